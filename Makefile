@@ -1,0 +1,44 @@
+# Everything runs from the .venv that `make venv` builds; nothing else needs installing.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# Optional: PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+PIP_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all lint format bench clean
+
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: $(VENV)/.ready  ## build .venv with everything that the commands below need
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: venv  ## train, inflate, round-trip and generate the circles, with pictures in out/demo/
+	$(BIN)/python demo.py --outdir out/demo
+
+test: venv  ## the test suite (CPU, no downloads)
+	$(BIN)/python -m pytest
+
+test-all: venv  ## the slow, gpu and data tests too
+	$(BIN)/python -m pytest -m ''
+
+lint: venv  ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: venv  ## apply the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: venv  ## rerun every benchmark; tables go to benchmarks/results/
+	$(BIN)/python -m benchmarks.integrators
+	$(BIN)/python -m benchmarks.toy_training
+
+clean:  ## remove what the commands made
+	rm -rf $(VENV) out

@@ -1,0 +1,155 @@
+"""Command lines: dash = underscore, one clear line on bad input, exit code 2.
+
+Every script builds its command from `command` or `group`, raises `UserError` for bad input, and
+takes the shared options from here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+class UserError(click.ClickException):
+    """Bad input: one line that names the option, its value and the remedy; exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        """Print the line on stderr, from rank 0 only."""
+        _say(self.format_message())
+
+
+class _OneLineErrors:
+    """Mixin: usage errors as one line instead of a usage block."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command; see click."""
+        kwargs["standalone_mode"] = False
+        try:
+            result = super().main(*args, **kwargs)  # type: ignore[misc]
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(2)
+        except click.ClickException as error:
+            hint = ""
+            ctx = getattr(error, "ctx", None)
+            if isinstance(error, click.UsageError) and ctx is not None:
+                hint = f" (see {ctx.command_path} --help)"
+            _say(" ".join(error.format_message().split()) + hint)
+            sys.exit(2)
+        except click.Abort:
+            _say("interrupted")
+            sys.exit(130)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+class Command(_OneLineErrors, click.Command):
+    """A click command with one-line errors."""
+
+
+class Group(_OneLineErrors, click.Group):
+    """A click group with one-line errors."""
+
+    command_class = Command
+
+
+SETTINGS = {
+    "token_normalize_func": lambda name: name.replace("-", "_"),
+    "show_default": True,
+    "max_content_width": 100,
+    "help_option_names": ["-h", "--help"],
+}
+
+
+def command(example: str, **kwargs: Any) -> Callable:
+    """Decorator: a script of one command; `example` is a runnable line for --help."""
+    return click.command(cls=Command, context_settings=SETTINGS, epilog=_epilog(example), **kwargs)
+
+
+def group(**kwargs: Any) -> Callable:
+    """Decorator: a script of several subcommands."""
+    return click.group(cls=Group, context_settings=SETTINGS, **kwargs)
+
+
+def subcommand(parent: click.Group, example: str, **kwargs: Any) -> Callable:
+    """Decorator: a subcommand of a group, with an example."""
+    return parent.command(context_settings=SETTINGS, epilog=_epilog(example), **kwargs)
+
+
+def options(*decorators: Callable) -> Callable:
+    """Several click options as one decorator, in the order given."""
+
+    def apply(function: Callable) -> Callable:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+device_option = click.option(
+    "--device",
+    "--device_name",
+    default="auto",
+    metavar="auto|cpu|cuda|mps",
+    help="where to compute",
+)
+plot_option = click.option("--plot/--no-plot", default=True, help="draw pictures of the results")
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="print the options and stop")
+
+
+def given(ctx: click.Context) -> set[str]:
+    """Names of the parameters that the user gave on the command line."""
+    source = click.core.ParameterSource.COMMANDLINE
+    return {name for name in ctx.params if ctx.get_parameter_source(name) == source}
+
+
+def check_writable(path: str | os.PathLike, option: str) -> Path:
+    """Check, before long work, that a folder exists or can be made, and can be written to.
+
+    Creates nothing.
+
+    Raises:
+        UserError: naming the option.
+    """
+    path = Path(path)
+    nearest = path
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"{option}={path}: {nearest} is a file, not a folder; name another folder")
+    if not os.access(nearest, os.W_OK | os.X_OK) or _read_only(nearest):
+        raise UserError(
+            f"{option}={path}: no permission to write in {nearest}; name another folder"
+        )
+    return path
+
+
+@contextmanager
+def user_errors(option: str = "") -> Iterator[None]:
+    """Turn a ValueError of the block, which says what is wrong, into a `UserError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"{option}: {error}" if option else str(error)) from error
+
+
+def _read_only(folder: Path) -> bool:
+    flags = getattr(os, "statvfs", None)
+    return bool(flags and flags(folder).f_flag & os.ST_RDONLY)
+
+
+def _epilog(example: str) -> str:
+    return "\b\nExample:\n" + "\n".join("  " + line for line in example.strip().splitlines())
+
+
+def _say(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(f"Error: {line}", err=True)

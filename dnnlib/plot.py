@@ -1,0 +1,181 @@
+"""Pictures of flows. NumPy arrays in, one file out, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.animation import FuncAnimation, PillowWriter
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dnnlib.util import atomic_path
+
+MAX_POINTS = 4000
+PLAIN = "#1f5f8b"
+
+
+def _save(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+
+
+def hues(points: np.ndarray) -> np.ndarray:
+    """A colour value in [0, 1] for each point [n, d], by which it is recognised in other panels."""
+    x = points - points.mean(0)
+    if x.shape[1] == 1:
+        return np.argsort(np.argsort(x[:, 0])) / max(len(x) - 1, 1)
+    return (np.arctan2(x[:, 1], x[:, 0]) / (2 * np.pi)) % 1.0
+
+
+def scatter(ax: Axes, points: np.ndarray, colour: np.ndarray | None, limit: float) -> None:
+    """Draw points [n, d] into axes: a histogram (d = 1), a scatter or a 3-D scatter."""
+    points = points[:MAX_POINTS]
+    style: dict = {"s": 2.0, "linewidths": 0}
+    if colour is None:
+        style["color"] = PLAIN
+    else:
+        style |= {"c": colour[:MAX_POINTS], "cmap": "hsv", "vmin": 0, "vmax": 1}
+    if points.shape[1] == 1:
+        ax.hist(points[:, 0], bins=100, range=(-limit, limit), color=PLAIN, density=True)
+        ax.set_yticks([])
+    else:
+        ax.scatter(*points[:, :3].T, **style)
+        ax.set_ylim(-limit, limit)
+        if points.shape[1] > 2:
+            ax.set_zlim(-limit, limit)
+            ax.view_init(elev=18, azim=-70)
+            ax.locator_params(nbins=5)
+        else:
+            ax.set_aspect("equal")
+    ax.set_xlim(-limit, limit)
+
+
+def limit_of(*clouds: np.ndarray) -> float:
+    """Half-width of axes that hold all but stray points of clouds [n, d]."""
+    return 1.1 * max(float(np.quantile(np.abs(c[:, :3]), 0.9995)) for c in clouds) + 1e-12
+
+
+def _row(n: int, d: int, size: float) -> tuple[Figure, list[Axes]]:
+    kind = {"projection": "3d"} if d > 2 else {}
+    figure, axes = plt.subplots(
+        1, n, figsize=(size * n, size), subplot_kw=kind, squeeze=False, layout="constrained"
+    )
+    return figure, list(axes[0])
+
+
+def panels(
+    path: str | os.PathLike,
+    clouds: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
+    title: str = "",
+) -> None:
+    """A row of scatter plots.
+
+    Args:
+        path: .png to write.
+        clouds: caption -> (points [n, d], colours [n] or None). More than 3 dimensions are drawn
+            by their first 3.
+        title: above the row.
+    """
+    d = next(iter(clouds.values()))[0].shape[1]
+    figure, axes = _row(len(clouds), d, 3.4)
+    for ax, (caption, (points, colour)) in zip(axes, clouds.items(), strict=True):
+        scatter(ax, points, colour, limit_of(points))
+        ax.set_title(caption, fontsize=10)
+        ax.tick_params(labelsize=7)
+    figure.suptitle(title + (f" (first 3 of {d} dimensions)" if d > 3 else ""), fontsize=11)
+    _save(figure, path)
+
+
+def strip(
+    path: str | os.PathLike, states: np.ndarray, times: np.ndarray, colour: np.ndarray, title: str
+) -> None:
+    """States of a trajectory, equally spaced in steps, side by side.
+
+    Args:
+        path: .png to write.
+        states: [k, n, d].
+        times: time of each state, [k].
+        colour: of each point, [n].
+        title: above the strip.
+    """
+    picks = np.unique(np.linspace(0, len(states) - 1, 7).round().astype(int))
+    figure, axes = _row(len(picks), states.shape[2], 2.2)
+    for ax, k in zip(axes, picks, strict=True):
+        scatter(ax, states[k], colour, limit_of(states[k]))
+        ax.set_title(f"t = {times[k]:.2f}", fontsize=9)
+        ax.set_xticks([])
+        ax.set_yticks([])
+        if states.shape[2] > 2:
+            ax.set_zticks([])
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def animate(
+    path: str | os.PathLike, states: np.ndarray, times: np.ndarray, colour: np.ndarray, title: str
+) -> None:
+    """The same trajectory as an animated GIF, there and back; arguments of `strip`."""
+    figure, (ax,) = _row(1, states.shape[2], 4.0)
+    order = [*range(len(states)), *range(len(states) - 2, 0, -1)]
+    limit = limit_of(*states)
+
+    def draw(k: int) -> None:
+        ax.clear()
+        scatter(ax, states[k][:1500], colour[:1500], limit)
+        ax.set_title(f"{title}, t = {times[k]:.2f}", fontsize=10)
+
+    film = FuncAnimation(figure, draw, frames=order)
+    with atomic_path(path) as temporary:
+        film.save(temporary, writer=PillowWriter(fps=15), dpi=80)
+    plt.close(figure)
+
+
+def curve(
+    path: str | os.PathLike,
+    x: np.ndarray,
+    lines: Mapping[str, np.ndarray],
+    labels: tuple[str, str],
+    title: str = "",
+    log: bool = False,
+) -> None:
+    """Curves over a common x.
+
+    Args:
+        path: .png to write.
+        x: abscissa, [n].
+        lines: legend -> ordinates, [n].
+        labels: of the two axes.
+        title: above the axes.
+        log: logarithmic ordinate.
+    """
+    figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    for name, y in lines.items():
+        ax.plot(x, y, label=name, lw=1.5, marker="o" if len(x) < 3 else None)
+    ax.set_xlabel(labels[0])
+    ax.set_ylabel(labels[1])
+    ax.set_title(title, fontsize=11)
+    if log:
+        ax.set_yscale("log")
+    ax.grid(alpha=0.3)
+    if len(lines) > 1:
+        ax.legend(fontsize=8)
+    _save(figure, path)
+
+
+def plot_loss(stats: str | os.PathLike, path: str | os.PathLike) -> None:
+    """The loss over training, from stats.jsonl."""
+    records = [json.loads(line) for line in Path(stats).read_text().splitlines()]
+    kimg = np.array([r["kimg"] for r in records])
+    loss = np.array([r["loss"] for r in records])
+    smooth = np.array([np.median(loss[max(0, i - 4) : i + 5]) for i in range(len(loss))])
+    lines = {"each tick": loss, "running median": smooth} if len(loss) > 4 else {"loss": loss}
+    curve(path, kimg, lines, ("kimg", "loss |F - F*|²"), "Training loss")

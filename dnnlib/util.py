@@ -1,0 +1,194 @@
+"""Files that appear whole or not at all, logs, downloads, and small conveniences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlparse
+
+import requests
+from tqdm import tqdm
+
+
+class EasyDict(dict):
+    """A dict whose items are attributes too."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        del self[name]
+
+
+def format_time(seconds: float) -> str:
+    """Seconds as "45s", "3m 05s", "2h 03m" or "5d 02h"."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m {s % 60:02d}s"
+    if s < 86400:
+        return f"{s // 3600}h {s // 60 % 60:02d}m"
+    return f"{s // 86400}d {s // 3600 % 24:02d}h"
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that replaces it, fsynced, if the block succeeds."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_json(path: str | os.PathLike, value: object) -> None:
+    """Write a value as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+class Logger:
+    """Copies everything printed to stdout into a file while the block lasts."""
+
+    def __init__(self, path: str | os.PathLike, mode: str = "a"):
+        self.file: IO[str] = open(path, mode, encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
+        self.stdout = sys.stdout
+
+    def __enter__(self) -> Logger:
+        sys.stdout = self
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.stdout = self.stdout
+        self.file.close()
+
+    def write(self, text: str) -> int:
+        """Write to both."""
+        self.file.write(text)
+        return self.stdout.write(text)
+
+    def flush(self) -> None:
+        """Flush both."""
+        self.file.flush()
+        self.stdout.flush()
+
+    def isatty(self) -> bool:
+        """Whether the real stdout is a terminal."""
+        return self.stdout.isatty()
+
+
+def cache_dir() -> Path:
+    """Folder of downloads: $INFLATIONARY_FLOWS_CACHE or ~/.cache/inflationary-flows."""
+    chosen = os.environ.get("INFLATIONARY_FLOWS_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "inflationary-flows"
+
+
+def open_url(url: str, sha256: str | None = None, timeout: float = 30.0) -> IO[bytes]:
+    """Open a local path, a file:// or an https:// address for reading; downloads are cached.
+
+    Args:
+        url: what to open.
+        sha256: digest that the content must have.
+        timeout: seconds to wait for the server.
+
+    Raises:
+        ValueError: for another scheme, a wrong digest, or a web page where a file was meant.
+        OSError: if the file or server cannot be reached.
+    """
+    parts = urlparse(str(url))
+    if len(parts.scheme) <= 1:  # a path, or a Windows drive letter
+        return _checked(Path(url), sha256)
+    if parts.scheme == "file":
+        return _checked(Path(requests.utils.unquote(parts.path)), sha256)
+    if parts.scheme != "https":
+        raise ValueError(f"{url}: only https:// and file:// addresses and paths are opened")
+    cached = (
+        cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{Path(parts.path).name}"
+    )
+    if not cached.exists():
+        _download(url, cached, timeout)
+    return _checked(cached, sha256)
+
+
+def _download(url: str, dest: Path, timeout: float) -> None:
+    with requests.get(url, stream=True, timeout=timeout) as response:
+        response.raise_for_status()
+        if "text/html" in response.headers.get("Content-Type", ""):
+            raise ValueError(f"{url}: the server sent a web page, not a file")
+        size = int(response.headers.get("Content-Length", 0))
+        with (
+            atomic_path(dest) as temporary,
+            open(temporary, "wb") as file,
+            tqdm(total=size, unit="B", unit_scale=True, desc=dest.name, disable=None) as bar,
+        ):
+            for chunk in response.iter_content(1 << 20):
+                file.write(chunk)
+                bar.update(len(chunk))
+
+
+def _checked(path: Path, sha256: str | None) -> IO[bytes]:
+    if sha256 is not None:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != sha256:
+            raise ValueError(f"{path}: sha256 is {found}, expected {sha256}")
+    return open(path, "rb")
+
+
+def next_run_dir(outdir: str | os.PathLike, description: str) -> Path:
+    """Create and return the next run folder {outdir}/{00000}-{description}.
+
+    The folder is made by an operation that only one process can win, so that two runs that start
+    together get two numbers.
+    """
+    outdir = Path(outdir)
+    outdir.mkdir(parents=True, exist_ok=True)
+    while True:
+        number = max((int(p.name[:5]) for p in run_dirs(outdir)), default=-1) + 1
+        claim = outdir / f".{number:05d}.claim"
+        try:
+            claim.touch(exist_ok=False)
+        except FileExistsError:
+            if time.time() - claim.stat().st_mtime > 60:  # its owner died between two steps
+                claim.unlink(missing_ok=True)
+            time.sleep(0.05)
+            continue
+        path = outdir / f"{number:05d}-{description}"
+        try:
+            if number not in {int(p.name[:5]) for p in run_dirs(outdir)}:
+                path.mkdir()
+                return path
+        finally:
+            claim.unlink(missing_ok=True)
+
+
+def run_dirs(outdir: str | os.PathLike) -> list[Path]:
+    """Run folders in a folder, oldest number first."""
+    outdir = Path(outdir)
+    found = outdir.iterdir() if outdir.is_dir() else []
+    return sorted(p for p in found if p.is_dir() and p.name[:5].isdigit() and p.name[5:6] == "-")

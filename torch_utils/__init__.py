@@ -1,0 +1,1 @@
+"""PyTorch plumbing: processes, network files."""

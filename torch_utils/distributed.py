@@ -1,0 +1,188 @@
+"""Processes and devices: the same code under torchrun with any number of processes and without it.
+
+The default device is set before the first collective runs, so no rank ever talks to another
+rank's GPU. Work on ODEs is never wrapped in DDP: each rank owns its samples (`share`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+_device = torch.device("cpu")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Turn --device (auto, cpu, cuda, cuda:N, mps) into this process's device.
+
+    Raises:
+        ValueError: if the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device={name}: no CUDA device here; use --device=cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device=mps: no Apple GPU here; use --device=cpu")
+    if name == "cuda":
+        name = f"cuda:{local_rank() % torch.cuda.device_count()}"
+    return torch.device(name)
+
+
+def init(device: str = "auto") -> torch.device:
+    """Choose this process's device and, under torchrun, join the process group.
+
+    Returns:
+        the device that this rank computes on.
+    """
+    global _device
+    _device = pick_device(device)
+    if _device.type == "cuda":
+        torch.cuda.set_device(_device)
+    if "RANK" in os.environ and not dist.is_initialized():
+        if os.name == "nt":
+            os.environ.setdefault("USE_LIBUV", "0")  # Windows builds lack libuv
+        on_gpu = _device.type == "cuda" and os.name != "nt"
+        dist.init_process_group(
+            backend="nccl" if on_gpu else "gloo",
+            init_method="env://",
+            timeout=timedelta(minutes=60),
+            device_id=_device if on_gpu else None,
+        )
+    return _device
+
+
+def shutdown() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def session(device: str = "auto") -> Iterator[torch.device]:
+    """`init` at the start of the block and `shutdown` at its end, whatever happens inside."""
+    try:
+        yield init(device)
+    finally:
+        shutdown()
+
+
+def device() -> torch.device:
+    """The device chosen by `init` (the CPU before it)."""
+    return _device
+
+
+def rank() -> int:
+    """Number of this process, 0 without torchrun; known before `init`."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Number of this process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def world_size() -> int:
+    """Number of processes, 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """Whether this is rank 0, the one that prints and writes."""
+    return rank() == 0
+
+
+def print0(*args: object) -> None:
+    """Print on rank 0 only."""
+    if is_main():
+        print(*args, flush=True)
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+@contextmanager
+def rank0_first() -> Iterator[None]:
+    """Run the block on rank 0, then on the others: downloads and caches are filled once."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+def broadcast(value: object) -> object:
+    """Rank 0's value, a plain Python object, on every rank."""
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=_device)
+    return box[0]
+
+
+def broadcast_(tensor: Tensor) -> Tensor:
+    """Overwrite a tensor with rank 0's, in place, and return it."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def all_sum_(tensor: Tensor) -> Tensor:
+    """Replace a tensor by its sum over all ranks, in place, and return it."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank."""
+    return bool(all_sum_(torch.tensor(float(flag), device=_device)) > 0)
+
+
+def share(count: int, block: int) -> list[range]:
+    """This rank's blocks of range(count): whole blocks of fixed size, dealt in turn.
+
+    Because blocks do not depend on the number of processes, neither do results computed block
+    by block.
+    """
+    blocks = [range(i, min(i + block, count)) for i in range(0, count, block)]
+    return blocks[rank() :: world_size()]
+
+
+def gather_blocks(blocks: list[Tensor], count: int, block: int) -> Tensor | None:
+    """Undo `share`: on rank 0 the rows of all ranks in order, [count, ...]; elsewhere None."""
+    mine = [b.cpu() for b in blocks]
+    if not dist.is_initialized():
+        return torch.cat(mine) if mine else None
+    boxes: list | None = [None] * world_size() if is_main() else None
+    dist.gather_object(mine, boxes, dst=0)
+    if boxes is None:
+        return None
+    number = -(-count // block)
+    return torch.cat([boxes[i % world_size()][i // world_size()] for i in range(number)])
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """The module ready for distributed training: DDP if there are several processes."""
+    if world_size() == 1 or not any(p.requires_grad for p in module.parameters()):
+        return module
+    ids = [_device] if _device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+
+
+def fail(message: str, code: int = 2) -> None:
+    """End the process with one line on stderr (from rank 0) and an exit code."""
+    if is_main():
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    shutdown()
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""The model (schedule, basis, preconditioner, networks), its training, and its flow."""

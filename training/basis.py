@@ -1,0 +1,102 @@
+"""The eigenbasis of the data: one streamed pass, the same on every rank.
+
+Covariances are accumulated in float64 from shifted data, summed over all ranks, and diagonalised
+once; the result is broadcast, so no two ranks ever disagree about a sign or a near-degenerate
+pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torch_utils import distributed
+
+EIGENVALUE_FLOOR = 1e-6  # of the largest eigenvalue: a constant pixel must not divide by zero
+
+
+@dataclass
+class Basis:
+    """Affine whitening of the data: raw = mean + scale * (W y_es), float64.
+
+    Attributes:
+        mean: centre of the raw data, [d].
+        scale: unit of each raw column, [d] (ones unless the user's vectors were standardised).
+        xi: eigenvalues of the covariance of (raw - mean)/scale, descending, floored, [d].
+        W: eigenvectors in columns, [d, d].
+        floored: how many eigenvalues the floor raised.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    xi: Tensor
+    W: Tensor
+    floored: int = 0
+
+    def isotropic(self) -> Basis:
+        """The same centre with one variance for all dimensions and no rotation (EDM, VP)."""
+        identity = torch.eye(len(self.xi), dtype=torch.float64)
+        return Basis(self.mean, self.scale, self.xi.mean().expand_as(self.xi), identity)
+
+
+def moments(batches: Iterable[Tensor], d: int) -> tuple[int, Tensor, Tensor]:
+    """Count, mean [d] and covariance [d, d] of a stream of batches [n, d], over all ranks.
+
+    Each rank streams its own share. Data is shifted by rank 0's first batch, so that a large mean
+    costs no digits.
+
+    Raises:
+        ValueError: if there are fewer than two samples in all.
+    """
+    device = distributed.device() if distributed.device().type != "mps" else torch.device("cpu")
+    batches = iter(batches)
+    first = next(batches, None)
+    shift = torch.zeros(d, dtype=torch.float64, device=device)
+    if first is not None and len(first):
+        shift = first.to(device, torch.float64).mean(0)
+    distributed.broadcast_(shift)
+    count = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.zeros(d, dtype=torch.float64, device=device)
+    outer = torch.zeros(d, d, dtype=torch.float64, device=device)
+    while first is not None:
+        x = first.to(device, torch.float64) - shift  # [n, d]
+        count += len(x)
+        total += x.sum(0)
+        outer.addmm_(x.T, x)
+        first = next(batches, None)
+    for tensor in (count, total, outer):
+        distributed.all_sum_(tensor)
+    n = int(count)
+    if n < 2:
+        raise ValueError(f"an eigenbasis needs at least 2 samples, got {n}")
+    mean = total / n
+    return n, mean + shift, outer / n - torch.outer(mean, mean)
+
+
+def eigenbasis(batches: Iterable[Tensor], d: int, scale: Tensor | None = None) -> Basis:
+    """Mean, eigenvalues and eigenvectors of a stream of raw batches [n, d], over all ranks.
+
+    Args:
+        batches: this rank's share of the data, in its raw units.
+        d: dimensions.
+        scale: units to divide the raw columns by before the covariance is taken, [d].
+
+    Returns:
+        the basis on the CPU, identical on every rank; each eigenvector's largest entry is positive.
+    """
+    _, mean, covariance = moments(batches, d)
+    scale = torch.ones_like(mean) if scale is None else scale.to(mean)
+    covariance = covariance / torch.outer(scale, scale)
+    xi, W = torch.linalg.eigh(covariance)
+    xi, W = xi.flip(0).contiguous(), W.flip(1).contiguous()
+    W = W * W.gather(0, W.abs().argmax(0, keepdim=True)).sign()
+    for tensor in (mean, xi, W):
+        distributed.broadcast_(tensor)
+    floor = EIGENVALUE_FLOOR * float(xi[0])
+    if floor <= 0:
+        raise ValueError("the data does not vary in any dimension")
+    floored = int((xi < floor).sum())
+    return Basis(mean.cpu(), scale.cpu(), xi.clamp_min(floor).cpu(), W.cpu(), floored)

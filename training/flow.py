@@ -1,0 +1,325 @@
+r"""The probability-flow ODE: one vector field for every use.
+
+In whitened coordinates u the ODE is du = -F dphi, F being what the network outputs. It is
+integrated in the arc length a of the angles, on a uniform grid, with a float64 state. The paper's
+coordinates are diagonal maps of u at the ends:
+
+    name           what                                   in the files
+    whitened       u, unit variance in every dimension
+    scaled_es      x~ = s(t) sqrt(S) u, eigenbasis        xs_es
+    scaled         W x~, the data's own axes              xs
+    unscaled_es    x = x~ / s(t), eigenbasis              tilde_xs_es
+    unscaled       mean + W x: the data at t = 0          tilde_xs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_utils import distributed
+from training import seeding
+from training.precond import FieldModel
+from training.schedule import Arc
+from training.solvers import PAPER_SOLVERS, SOLVERS
+
+Coordinates = Literal["whitened", "scaled_es", "scaled", "unscaled_es", "unscaled"]
+BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
+Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
+
+
+class Flow:
+    """An inflationary flow, ready to carry samples between data and latent.
+
+    Args:
+        model: exact or trained vector field with its schedule and basis.
+        dtype: dtype of the integrated state (float64; float32 where there is no float64).
+        info: what is known about the network (data, training), plain values.
+    """
+
+    def __init__(
+        self, model: FieldModel, dtype: torch.dtype = torch.float64, info: dict | None = None
+    ):
+        self.model = model
+        self.schedule = model.schedule
+        self.arc = Arc(model.schedule)
+        self.dtype = dtype
+        self.device = model.W.device
+        self.info = info or {}
+        self.evaluations = 0
+
+    # The field ---------------------------------------------------------------------------------
+
+    def field(self, u: Tensor, t: float) -> Tensor:
+        """The network output F(u, t), [n, d]; each call counts as one evaluation."""
+        self.evaluations += 1
+        when = torch.full((len(u),), t, dtype=self.model.W.dtype, device=u.device)
+        return self.model.field(u, when)
+
+    def velocity(self, a: float, u: Tensor) -> Tensor:
+        """du/da = -F dphi/da at arc length a, [n, d]."""
+        turn = torch.as_tensor(self.arc.turn(a), dtype=u.dtype, device=u.device)
+        return -turn * self.field(u, self.arc.time(a))
+
+    def paper_velocity(self, t: float, x: Tensor) -> Tensor:
+        """dx~/dt in the paper's coordinates, for x~ = scaled_es states, [n, d] (eq. 8).
+
+        Raises:
+            ValueError: for a schedule whose angle is not regular in t.
+        """
+        if self.schedule.proportional:
+            raise ValueError("g_type=proportional is not regular in t: use an angle solver")
+        s, ds = (v.to(x) for v in self.schedule.scale(t))
+        xi = self.schedule.xi.to(x)
+        gamma, dgamma = (v.to(x) for v in self.schedule.gamma(t))
+        S = xi + gamma
+        F = self.field(x / (s * S.sqrt()), t)
+        drift = dgamma / (2 * S) * x - 0.5 * s * self.schedule.rates.to(x) * (
+            (xi * gamma / S).sqrt() * F
+        )
+        return ds / s * x + drift
+
+    # Coordinates -------------------------------------------------------------------------------
+
+    def to_whitened(self, x: Tensor | np.ndarray, t: float, coords: Coordinates) -> Tensor:
+        """States x [n, d] of the named coordinates at time t to whitened ones."""
+        x = torch.as_tensor(x, device=self.device)
+        if x.dim() != 2 or x.shape[1] != self.schedule.data_dim:
+            raise ValueError(
+                f"this flow has {self.schedule.data_dim} dimensions; got an array of shape "
+                f"{tuple(x.shape)}, not [n, {self.schedule.data_dim}]"
+            )
+        x = x.to(self.dtype)
+        if coords == "whitened":
+            return x
+        if coords == "unscaled":
+            x = self.model.encode(x).to(self.dtype)
+        elif coords == "scaled":
+            x = x @ self.model.W.to(self.dtype)
+        return x / self._stretch(t, coords)
+
+    def from_whitened(self, u: Tensor, t: float, coords: Coordinates) -> Tensor:
+        """Inverse of `to_whitened`."""
+        if coords == "whitened":
+            return u
+        x = u * self._stretch(t, coords)
+        if coords == "unscaled":
+            return self.model.decode(x)
+        return x @ self.model.W.T.to(x) if coords == "scaled" else x
+
+    def _stretch(self, t: float, coords: Coordinates) -> Tensor:
+        stretch = self.schedule.total(t).sqrt()
+        if coords in ("scaled_es", "scaled"):
+            stretch = stretch * self.schedule.scale(t)[0]
+        elif coords not in ("unscaled_es", "unscaled"):
+            raise ValueError(f"coords={coords!r} is none of whitened, [un]scaled, [un]scaled_es")
+        return stretch.to(self.dtype)
+
+    # Integration -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def integrate(
+        self,
+        u: Tensor,
+        start: float,
+        stop: float,
+        solver: str = "rk4",
+        steps: int = 32,
+        times: Sequence[float] | None = None,
+        callback: Watcher | None = None,
+        **settings: float,
+    ) -> Tensor:
+        """Carry whitened states from time `start` to time `stop`.
+
+        Args:
+            u: states [n, d]; for the reversible solver also a pair [2, n, d].
+            start, stop: times in [0, tmax].
+            solver: a name of `SOLVERS` (uniform steps in arc length), or of `PAPER_SOLVERS`
+                (the paper's, in scaled coordinates, on `times`).
+            steps: steps of the angle solvers.
+            times: time grid of the paper's solvers, from start to stop.
+            callback: called with (step, t, whitened state) at every state.
+            settings: passed to the solver (rtol, atol, coupling).
+
+        Returns:
+            states of the shape of u.
+        """
+        if solver in PAPER_SOLVERS:
+            return self._integrate_paper(u, PAPER_SOLVERS[solver], times, callback)
+        lo, hi = (self.arc.position(t) for t in sorted((start, stop)))
+        grid = np.linspace(lo, hi, steps + 1).tolist()
+        grid = grid if stop >= start else grid[::-1]
+        watch = None
+        if callback is not None:
+
+            def watch(k: int, a: float, y: Tensor) -> None:
+                callback(k, self.arc.time(a), y)
+
+        if solver != "reversible":
+            return SOLVERS[solver](self.velocity, u, grid, watch, **settings)
+        pair = u if u.dim() == 3 else torch.stack([u, u])
+        pair = SOLVERS[solver](self.velocity, pair, grid, watch, **settings)
+        return pair if u.dim() == 3 else pair[0]
+
+    def _integrate_paper(
+        self, u: Tensor, method: Callable, times: Sequence[float] | None, callback: Watcher | None
+    ) -> Tensor:
+        if times is None:
+            raise ValueError("the paper's solvers need their time grid: see ifs_times")
+        watch = None
+        if callback is not None:
+
+            def watch(k: int, t: float, x: Tensor) -> None:
+                callback(k, t, self.to_whitened(x, t, "scaled_es"))
+
+        x = self.from_whitened(u, times[0], "scaled_es")
+        x = method(self.paper_velocity, x, times, watch)
+        return self.to_whitened(x, times[-1], "scaled_es")
+
+    def inflate(
+        self, x: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: object
+    ) -> Tensor:
+        """Data to latents.
+
+        Args:
+            x: data in its own units, [n, d].
+            coords: coordinates of the latents: "scaled_es" (the paper's, variances
+                `schedule.latent_variance()`) or "whitened" (unit variances), or any other.
+            how: solver, steps, callback, ... of `integrate`.
+
+        Returns:
+            latents [n, d], float64, on the flow's device.
+        """
+        T = self.schedule.tmax
+        u = self.to_whitened(x, 0.0, "unscaled")
+        u = self._in_blocks(u, lambda b: self.integrate(b, 0.0, T, **how), how)
+        return self.from_whitened(u, T, coords)
+
+    def generate(
+        self, z: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: object
+    ) -> Tensor:
+        """Latents to data: the inverse of `inflate`, same arguments.
+
+        Args:
+            z: latents in the coordinates `coords`, [n, d].
+            coords: see `inflate`.
+            how: see `inflate`.
+
+        Returns:
+            data in its own units, [n, d].
+        """
+        T = self.schedule.tmax
+        u = self.to_whitened(z, T, coords)
+        u = self._in_blocks(u, lambda b: self.integrate(b, T, 0.0, **how), how)
+        return self.from_whitened(u, 0.0, "unscaled")
+
+    def round_trip(self, x: Tensor | np.ndarray, **how: object) -> Tensor:
+        """Data to latent and back, [n, d] to [n, d]; exact with solver="reversible"."""
+        T = self.schedule.tmax
+
+        def there_and_back(u: Tensor) -> Tensor:
+            pair = torch.stack([u, u]) if how.get("solver") == "reversible" else u
+            pair = self.integrate(self.integrate(pair, 0.0, T, **how), T, 0.0, **how)
+            return pair[0] if pair.dim() == 3 else pair
+
+        u = self._in_blocks(self.to_whitened(x, 0.0, "unscaled"), there_and_back, how)
+        return self.from_whitened(u, 0.0, "unscaled")
+
+    def latents(self, n: int, seed: int, eps: float | None = None, start: int = 0) -> Tensor:
+        """Whitened Gaussian latents start..start+n of a seed's stream, [n, d].
+
+        Args:
+            n: how many.
+            seed: their seed; latent i is the same whatever n and start are.
+            eps: variance of the compressed dimensions in the paper's coordinates, where kept
+                ones then get A0^2; None for the schedule's own variances.
+            start: first index.
+        """
+        d = self.schedule.data_dim
+        z = seeding.normals(seed, "latents", start, start + n, d)
+        u = torch.from_numpy(z).to(self.device, self.dtype)
+        if eps is None:
+            return u
+        wanted = torch.full_like(self.schedule.xi, self.schedule.A0**2)
+        wanted[self.schedule.dims_to_keep :] = eps
+        return u * (wanted / self.schedule.latent_variance()).sqrt().to(u)
+
+    def sample(self, n: int, seed: int = 0, eps: float | None = None, **how: object) -> Tensor:
+        """Generate n samples in the data's own units, [n, d]; see `latents` and `inflate`."""
+        return self.generate(self.latents(n, seed, eps), coords="whitened", **how)
+
+    def steps_for(
+        self, u: Tensor, tolerance: float, solver: str = "rk4", limit: int = 1024
+    ) -> tuple[int, float]:
+        """Fewest steps (a power of two) that inflate and regenerate pilots to a tolerance.
+
+        Args:
+            u: whitened pilot states at t = 0, [n, d].
+            tolerance: rms error allowed in whitened latents and in the round trip.
+            solver: a fixed-step angle solver.
+            limit: most steps to try.
+
+        Returns:
+            steps, and the error estimated for them (latent: against twice the steps).
+        """
+        T = self.schedule.tmax
+        steps = 4
+        z = self.integrate(u, 0.0, T, solver, steps)
+        while True:
+            finer = self.integrate(u, 0.0, T, solver, 2 * steps)
+            back = self.integrate(z, T, 0.0, solver, steps)
+            error = max(_rms(z - finer), _rms(back - u))
+            if error <= tolerance or steps >= limit:
+                return steps, error
+            steps, z = 2 * steps, finer
+
+    @staticmethod
+    def _in_blocks(u: Tensor, step: Callable[[Tensor], Tensor], how: dict) -> Tensor:
+        """Apply `step` block by block, so that memory stays flat; a callback sees all at once."""
+        if how.get("callback") is not None or len(u) <= BLOCK:
+            return step(u)
+        return torch.cat([step(b) for b in u.split(BLOCK)])
+
+
+def ifs_times(steps: int, h: float, backward: bool = False) -> list[float]:
+    """The paper's toy grid: `steps` points from 0 to steps * h, or back."""
+    times = np.linspace(0.0, steps * h, steps)
+    return (times[::-1] if backward else times).tolist()
+
+
+def vp_ode_times(n: int, tmax: float, backward: bool = False, first: float = 1e-2) -> list[float]:
+    """The paper's image grid: n points from `first` to tmax, or back."""
+    times = tmax + np.arange(n) / (n - 1) * (first - tmax)
+    return (times if backward else times[::-1]).tolist()
+
+
+def load_flow(path: str | Path, device: str = "auto", dtype: torch.dtype | None = None) -> Flow:
+    """Open a network file as a flow.
+
+    Args:
+        path: network pickle, or a run folder (its latest snapshot).
+        device: auto, cpu, cuda or mps.
+        dtype: of the state; None for float64 (float32 on mps).
+
+    Raises:
+        ValueError: if the file is not a network, saying what it is.
+    """
+    from torch_utils import checkpoint
+    from training.model import network_from_dict
+
+    where = distributed.pick_device(device)
+    model, info = network_from_dict(checkpoint.load_network(path))
+    if where.type == "mps":
+        model = model.float()
+    model = model.to(where).eval().requires_grad_(False)
+    default = torch.float32 if where.type == "mps" else torch.float64
+    return Flow(model, dtype or default, info)
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())

@@ -1,0 +1,179 @@
+r"""The preconditioner: where a network becomes the vector field of the flow.
+
+With S = xi + gamma and phi = arctan sqrt(gamma/xi), the whitened noisy data is
+
+    u  = W^T (x - mean) / sqrt(S) = cos(phi) y + sin(phi) n,      y whitened data, n ~ N(0, I),
+
+and the network, given u, predicts F = sin(phi) y - cos(phi) n. The probability-flow ODE is then
+du = -F dphi. The EDM form D = c_skip x + c_out F(c_in x) of the paper is the same thing in other
+coordinates.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.basis import Basis
+from training.schedule import Schedule
+
+Space = Literal["ES", "IS"]
+
+
+class FieldModel(Protocol):
+    """What a flow needs: a schedule, a basis, and the field F in whitened coordinates."""
+
+    schedule: Schedule
+    mean: Tensor
+    scale: Tensor
+    W: Tensor
+
+    def field(self, u: Tensor, t: Tensor) -> Tensor:
+        """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t [n]."""
+        ...
+
+
+class BasisModule(nn.Module):
+    """Schedule and eigenbasis as buffers, and the map between raw data and the eigenbasis.
+
+    Args:
+        schedule: its xi belong to `basis`.
+        basis: affine whitening of the data.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    W: Tensor
+
+    def __init__(self, schedule: Schedule, basis: Basis):
+        super().__init__()
+        self.schedule = schedule
+        self.register_buffer("mean", basis.mean.double().clone())
+        self.register_buffer("scale", basis.scale.double().clone())
+        self.register_buffer("W", basis.W.double().clone())
+
+    @property
+    def basis(self) -> Basis:
+        """The eigenbasis as plain tensors."""
+        return Basis(self.mean, self.scale, self.schedule.xi, self.W)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Raw data [n, d] to centred eigenbasis coordinates y_es [n, d], in the buffers' dtype."""
+        return ((x.to(self.W.dtype) - self.mean) / self.scale) @ self.W
+
+    def decode(self, y: Tensor) -> Tensor:
+        """Inverse of `encode`."""
+        return (y @ self.W.T.to(y.dtype)) * self.scale.to(y.dtype) + self.mean.to(y.dtype)
+
+
+class InflationPrecond(BasisModule):
+    """A network with the schedule and eigenbasis that make it an inflationary flow.
+
+    Args:
+        model: network called as model(u, noise_labels, class_labels, augment_labels).
+        schedule: noise schedule in the eigenbasis.
+        basis: eigenbasis of the data.
+        space: coordinates of the network's input and output: "ES" the eigenbasis, "IS" the data's
+            own. An IS network is rotated at its door and nowhere else.
+        shape: shape that the network wants a sample in, e.g. (3, 32, 32); None for vectors.
+        time_input: what noise_labels are: "published" (999 t, [n]), "edm" (log(sigma)/4, [n]) or
+            "features" (`Schedule.features`, [n, 3]); None for the network's own `time_input`.
+
+    Reference: Inflationary Flows, appendix B.2; Karras et al. 2022, table 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        basis: Basis,
+        space: str = "ES",
+        shape: tuple[int, ...] | None = None,
+        time_input: str | None = None,
+    ):
+        super().__init__(schedule, basis)
+        if space not in ("ES", "IS"):
+            raise ValueError(f"space={space!r} is neither ES nor IS")
+        self.model = model
+        self.space = space
+        self.shape = shape
+        self.time_input = time_input or getattr(model, "time_input", "published")
+
+    def field(
+        self,
+        u: Tensor,
+        t: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The vector field F(u, t) in whitened eigenbasis coordinates.
+
+        Args:
+            u: states, [n, d], any float dtype.
+            t: times, [n].
+            class_labels: one-hot labels [n, classes] or None.
+            augment_labels: what augmentation did, [n, a], or None.
+
+        Returns:
+            F in the dtype of u, [n, d].
+        """
+        dtype = next(self.model.parameters()).dtype
+        v = u.to(dtype)
+        rotation = self.W.to(dtype) if self.space == "IS" else None
+        if rotation is not None:
+            v = v @ rotation.T
+        if self.shape is not None:
+            v = v.reshape(-1, *self.shape)
+        F = self.model(v, self._noise_labels(t, dtype), class_labels, augment_labels)
+        F = F.reshape(u.shape)
+        if rotation is not None:
+            F = F @ rotation
+        return F.to(u.dtype)
+
+    def forward(self, x: Tensor, t: Tensor, **labels: Tensor | None) -> Tensor:
+        """The denoiser D(x, t) = c_skip x + c_out F in the network's own coordinates (EDM form).
+
+        Args:
+            x: unscaled, centred noisy data in the network's space, [n, d].
+            t: times, [n].
+            labels: see `field`.
+        """
+        es = x @ self.W.to(x.dtype) if self.space == "IS" else x
+        xi, S = self.schedule.xi.to(x.dtype), self.schedule.total(t).to(x.dtype)
+        sin = self.schedule.cos_sin(t)[1].to(x.dtype)
+        F = self.field(es / S.sqrt(), t, **labels)
+        D = xi / S * es + xi.sqrt() * sin * F  # c_out = sqrt(xi gamma / S) = sqrt(xi) sin(phi)
+        return D @ self.W.T.to(x.dtype) if self.space == "IS" else D
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """The paper's weight 1/c_out on |D - y|, [n, d]; with it the loss is |F - F*|^2."""
+        return 1 / (self.schedule.xi.sqrt() * self.schedule.cos_sin(t)[1])
+
+    def _noise_labels(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.time_input == "features":
+            return self.schedule.features(t).to(dtype)
+        if self.time_input == "edm":
+            gamma = self.schedule.gamma(t)[0][..., 0]
+            return (gamma.log() / 8).to(dtype)
+        return 999.0 * t.to(dtype)
+
+
+def sigma_times(schedule: Schedule, q: Tensor, mean: float = -1.2, std: float = 1.2) -> Tensor:
+    """Times whose noise level sigma is log-normal, as EDM trains, from uniform q in (0, 1).
+
+    Args:
+        schedule: an isotropic schedule (all dimensions equal).
+        q: quantiles, [n].
+        mean: mean of log sigma.
+        std: standard deviation of log sigma.
+
+    Returns:
+        times in [0, tmax], [n]. Reference: Karras et al. 2022, table 1.
+    """
+    log_sigma = mean + std * torch.special.ndtri(q.double().clamp(1e-12, 1 - 1e-12))
+    rate = float(schedule.rates[0])
+    t = (2 * log_sigma - np.log(float(schedule.gamma0))) / rate
+    return t.clamp(0.0, schedule.tmax)

@@ -1,0 +1,47 @@
+"""Random numbers that depend on a seed and a position, never on batch size or process count.
+
+Sample i of any stream lies in block i // BLOCK, and each block has a generator of its own, so any
+process can draw any stretch of a stream without drawing what came before.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+BLOCK = 1024
+
+
+def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
+    """A generator for one purpose ("training", "latents", ...) and one index within it."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode()), index])
+
+
+def rows(
+    draw: Callable[[int, np.random.Generator], np.ndarray],
+    seed: int,
+    purpose: str,
+    start: int,
+    stop: int,
+) -> np.ndarray:
+    """Rows start..stop of an endless stream of samples.
+
+    Args:
+        draw: called as draw(BLOCK, generator), gives [BLOCK, ...].
+        seed: seed of the stream.
+        purpose: name of the stream; streams of different names are independent.
+        start, stop: range of samples.
+
+    Returns:
+        array [stop - start, ...].
+    """
+    first, last = start // BLOCK, -(-stop // BLOCK)
+    blocks = [draw(BLOCK, generator(seed, purpose, b)) for b in range(first, max(last, first + 1))]
+    return np.concatenate(blocks)[start - first * BLOCK : stop - first * BLOCK]
+
+
+def normals(seed: int, purpose: str, start: int, stop: int, d: int) -> np.ndarray:
+    """Standard normal rows start..stop of a stream, float64 [stop - start, d]."""
+    return rows(lambda n, rng: rng.standard_normal((n, d)), seed, purpose, start, stop)
