@@ -20,11 +20,11 @@ from training.vector_data import VectorSource
 # What the options that name no number default to. ToyConvUNet: the settings of the paper.
 PRESETS: dict[str, dict[str, Any]] = {
     "ToyMLP": {
-        "batch": 1024, "lr": 5e-3, "lr_rampup": 0.2, "lr_decay": "cosine", "ema": 0.3,
-        "duration": 6.0, "tick": 200.0, "snap": 10, "dump": 5,
+        "batch": 2048, "lr": 5e-3, "lr_rampup": 0.4, "lr_decay": "cosine", "clip": 1.0, "ema": 0.3,
+        "duration": 10.0, "tick": 250.0, "snap": 10, "dump": 4,
     },
     "ToyConvUNet": {
-        "batch": 8192, "lr": 1e-5, "lr_rampup": 0.0, "lr_decay": "none", "ema": 0.5,
+        "batch": 8192, "lr": 1e-5, "lr_rampup": 0.0, "lr_decay": "none", "clip": 0.0, "ema": 0.5,
         "duration": 50.0, "tick": 50.0, "snap": 20, "dump": 10,
     },
 }  # fmt: skip
@@ -72,6 +72,7 @@ training_options = cli.options(
     click.option("--lr", type=positive, help="learning rate"),
     click.option("--lr_rampup", type=click.FloatRange(min=0), help="warm-up, Mimg"),
     click.option("--lr_decay", type=click.Choice(["none", "cosine"]), help="after the warm-up"),
+    click.option("--clip", type=click.FloatRange(min=0), help="largest gradient norm, 0: no limit"),
     click.option("--ema", type=positive, help="half-life of the weight average, Mimg"),
     click.option("--tick", type=positive, help="kimg between status lines"),
     click.option("--snap", type=count, help="ticks between network snapshots"),

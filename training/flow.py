@@ -74,15 +74,18 @@ class Flow:
         """
         if self.schedule.proportional:
             raise ValueError("g_type=proportional is not regular in t: use an angle solver")
-        s, ds = (v.to(x) for v in self.schedule.scale(t))
-        xi = self.schedule.xi.to(x)
-        gamma, dgamma = (v.to(x) for v in self.schedule.gamma(t))
-        S = xi + gamma
-        F = self.field(x / (s * S.sqrt()), t)
-        drift = dgamma / (2 * S) * x - 0.5 * s * self.schedule.rates.to(x) * (
-            (xi * gamma / S).sqrt() * F
-        )
-        return ds / s * x + drift
+        stretch = self._stretch(t, "scaled_es")
+        return self.paper_rate(t, x, self.field(x / stretch, t))
+
+    def paper_rate(self, t: float, x: Tensor, F: Tensor) -> Tensor:
+        """dx~/dt for scaled_es states x and the field F at them, [n, d].
+
+        x~ = s sqrt(S) u, so dx~/dt = (s'/s + S'/2S) x~ - s sqrt(S) F dphi/dt: no division by gamma.
+        """
+        s, ds = self.schedule.scale(t)
+        dS, S = self.schedule.gamma(t)[1], self.schedule.total(t)
+        growth, turn = ds / s + dS / (2 * S), s * S.sqrt() * self.schedule.angle(t)[1]
+        return growth.to(x) * x - turn.to(x) * F
 
     # Coordinates -------------------------------------------------------------------------------
 
@@ -230,7 +233,14 @@ class Flow:
         u = self._in_blocks(self.to_whitened(x, 0.0, "unscaled"), there_and_back, how)
         return self.from_whitened(u, 0.0, "unscaled")
 
-    def latents(self, n: int, seed: int, eps: float | None = None, start: int = 0) -> Tensor:
+    def latents(
+        self,
+        n: int,
+        seed: int,
+        eps: float | None = None,
+        start: int = 0,
+        t: float | None = None,
+    ) -> Tensor:
         """Whitened Gaussian latents start..start+n of a seed's stream, [n, d].
 
         Args:
@@ -239,6 +249,7 @@ class Flow:
             eps: variance of the compressed dimensions in the paper's coordinates, where kept
                 ones then get A0^2; None for the schedule's own variances.
             start: first index.
+            t: time of the latents; None for tmax.
         """
         d = self.schedule.data_dim
         z = seeding.normals(seed, "latents", start, start + n, d)
@@ -247,19 +258,20 @@ class Flow:
             return u
         wanted = torch.full_like(self.schedule.xi, self.schedule.A0**2)
         wanted[self.schedule.dims_to_keep :] = eps
-        return u * (wanted / self.schedule.latent_variance()).sqrt().to(u)
+        return u * (wanted / self.schedule.latent_variance(t)).sqrt().to(u)
 
     def sample(self, n: int, seed: int = 0, eps: float | None = None, **how: object) -> Tensor:
         """Generate n samples in the data's own units, [n, d]; see `latents` and `inflate`."""
         return self.generate(self.latents(n, seed, eps), coords="whitened", **how)
 
     def steps_for(
-        self, u: Tensor, tolerance: float, solver: str = "rk4", limit: int = 1024
+        self, u: Tensor, stop: float, tolerance: float, solver: str = "rk4", limit: int = 1024
     ) -> tuple[int, float]:
         """Fewest steps (a power of two) that inflate and regenerate pilots to a tolerance.
 
         Args:
             u: whitened pilot states at t = 0, [n, d].
+            stop: end time of the flow.
             tolerance: rms error allowed in whitened latents and in the round trip.
             solver: a fixed-step angle solver.
             limit: most steps to try.
@@ -267,12 +279,11 @@ class Flow:
         Returns:
             steps, and the error estimated for them (latent: against twice the steps).
         """
-        T = self.schedule.tmax
         steps = 4
-        z = self.integrate(u, 0.0, T, solver, steps)
+        z = self.integrate(u, 0.0, stop, solver, steps)
         while True:
-            finer = self.integrate(u, 0.0, T, solver, 2 * steps)
-            back = self.integrate(z, T, 0.0, solver, steps)
+            finer = self.integrate(u, 0.0, stop, solver, 2 * steps)
+            back = self.integrate(z, stop, 0.0, solver, steps)
             error = max(_rms(z - finer), _rms(back - u))
             if error <= tolerance or steps >= limit:
                 return steps, error

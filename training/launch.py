@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -130,8 +131,11 @@ def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, 
 
 
 def network_of(options: dict[str, Any], source: Source) -> dict[str, Any]:
-    """Class and arguments of the network that the options name."""
-    return {"class": options["arch"], "kwargs": {"in_channels": source.dim}}
+    """Class and all arguments, defaults spelled out, of the network that the options name."""
+    signature = inspect.signature(NETWORKS[options["arch"]])
+    arguments = signature.bind(in_channels=source.dim)
+    arguments.apply_defaults()
+    return {"class": options["arch"], "kwargs": dict(arguments.arguments)}
 
 
 def _train(
@@ -158,6 +162,7 @@ def _train(
         lr_rampup=round(options["lr_rampup"] * 1e6),
         lr_decay=options["lr_decay"],
         ema=count["ema"],
+        clip=options["clip"],
         tmin=options["tmin"],
         t_sampling="lognormal" if options["precond"] == "edm" else "uniform",
         tick=count["tick"],

@@ -193,10 +193,15 @@ class Schedule(nn.Module):
         phi = torch.arctan(self._tangent(t)) / (np.pi / 2)
         return torch.stack([phi[..., self._fast], phi[..., self._slow], t / self.tmax], dim=-1)
 
-    def latent_variance(self) -> Tensor:
-        """Variances of the paper's latent x~(T), [d]: about A0^2 (kept), `eps` (compressed)."""
-        s = self.scale(self.tmax)[0]
-        return s * s * self.total(self.tmax)
+    def latent_variance(self, t: float | None = None) -> Tensor:
+        """Variances of the paper's latent x~(t), [d]: about A0^2 (kept), `eps` (compressed).
+
+        Args:
+            t: time of the latent; None for tmax.
+        """
+        t = self.tmax if t is None else t
+        s = self.scale(t)[0]
+        return s * s * self.total(t)
 
     def data_participation_ratio(self) -> float:
         """Participation ratio of the data."""
@@ -204,8 +209,7 @@ class Schedule(nn.Module):
 
     def participation_ratio(self, t: float) -> float:
         """Participation ratio of the scaled noisy data x~(t)."""
-        s = self.scale(t)[0]
-        return participation_ratio(s * s * self.total(t))
+        return participation_ratio(self.latent_variance(t))
 
     def warnings(self) -> list[str]:
         """What a user should know before trusting latents of this schedule, a sentence each."""

@@ -49,7 +49,7 @@ class ToyMLP(nn.Module):
     def __init__(self, in_channels: int, width: int = 64, depth: int = 4, bands: int = 4):
         super().__init__()
         self.register_buffer("freqs", math.pi * torch.arange(1, bands + 1, dtype=torch.float32))
-        emb = 64
+        emb = 32
         self.embed = nn.Sequential(
             nn.Linear(3 * (1 + 2 * bands), emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU()
         )

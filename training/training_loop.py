@@ -64,6 +64,7 @@ class TrainConfig:
         lr_decay: "none", or "cosine" to zero at `duration`.
         ema: half-life of the weight average.
         ema_rampup: the half-life is at most this share of the samples seen; None for no warm-up.
+        clip: largest norm of the gradient; 0 for no limit.
         tmin: times are uniform on (tmin, tmax).
         t_sampling: "uniform" or "lognormal" (EDM).
         tick: samples between status lines.
@@ -86,6 +87,7 @@ class TrainConfig:
     lr_rampup: int = 0
     lr_decay: str = "none"
     ema_rampup: float | None = 0.05
+    clip: float = 0.0
     tmin: float = 1e-7
     t_sampling: str = "uniform"
     snap: int = 10
@@ -184,6 +186,8 @@ class Trainer:
                 loss = errors.sum() / (len(mine) * self.source.dim)
                 loss.backward()
             total += loss.detach()
+        if c.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
         self.optimizer.step()
         self._update_ema()
         return total

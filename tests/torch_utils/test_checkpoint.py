@@ -1,0 +1,109 @@
+"""Network files: complete, atomic, and never executed."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from tests.helpers import random_basis
+from torch_utils import checkpoint
+from training.flow import load_flow
+from training.model import build, network_from_dict, network_to_dict
+
+NETWORK = {"class": "ToyMLP", "kwargs": {"in_channels": 3, "width": 16, "depth": 1, "bands": 2}}
+
+
+def _model(space="IS"):
+    basis = random_basis([2.0, 1.0, 0.5])
+    model = build(NETWORK, {"dims_to_keep": 2, "tmax": 5.0}, basis, {"space": space})
+    torch.nn.init.normal_(model.model.outlet.weight)
+    return model
+
+
+def test_a_network_file_means_the_same_afterwards(tmp_path):
+    model = _model()
+    info = {"data": {"kind": "toy", "name": "s_curve", "dim": 3}, "kimg": 1.5}
+    path = tmp_path / "net.pkl"
+    checkpoint.save(path, "network", network_to_dict(model, NETWORK, info))
+    flow = load_flow(path, "cpu")
+    u, t = torch.randn(7, 3).double(), torch.rand(7).double()
+    torch.testing.assert_close(flow.model.field(u, t), model.field(u, t), rtol=0, atol=0)
+    assert flow.schedule.settings() == model.schedule.settings()
+    assert flow.info == info
+    content = torch.load(path, weights_only=True)  # nothing but tensors and plain values
+    assert content["version"] == checkpoint.VERSION
+
+
+def test_opening_a_network_leaves_seeds_alone(tmp_path):
+    path = tmp_path / "net.pkl"
+    checkpoint.save(path, "network", network_to_dict(_model(), NETWORK, {}))
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    load_flow(path, "cpu")
+    assert torch.equal(torch.rand(4), expected)
+
+
+class Hostile:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda o, p: p.write_bytes(pickle.dumps(o))])
+def test_hostile_files_run_nothing(tmp_path, save):
+    canary, path = tmp_path / "canary", tmp_path / "net.pkl"
+    save({"format": "inflationary-flow-network", "state": Hostile(canary)}, path)
+    with pytest.raises(ValueError, match=r"net\.pkl: not a network file"):
+        checkpoint.load_network(path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 cut off", b"<html>"])
+def test_damaged_files_are_one_clear_line(tmp_path, content):
+    path = tmp_path / "net.pkl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"net\.pkl: not a network file") as error:
+        checkpoint.load_network(path)
+    assert "\n" not in str(error.value)
+
+
+def test_other_and_newer_files_are_refused(tmp_path):
+    path = tmp_path / "x.pkl"
+    checkpoint.save(path, "training-state", {})
+    with pytest.raises(ValueError, match="not a network file"):
+        checkpoint.load_network(path)
+    torch.save({"format": "inflationary-flow-network", "version": 99}, path)
+    with pytest.raises(ValueError, match="newer version"):
+        checkpoint.load_network(path)
+    with pytest.raises(ValueError, match="no such file"):
+        checkpoint.load_network(tmp_path / "absent.pkl")
+
+
+def test_a_folder_means_its_latest_snapshot(tmp_path):
+    for run, kimg in [("00000-a", 900000), ("00001-b", 50), ("00001-b", 1000000)]:
+        (tmp_path / run).mkdir(exist_ok=True)
+        (tmp_path / run / checkpoint.SNAPSHOT.format(kimg)).touch()
+    (tmp_path / "00002-empty").mkdir()
+    latest = tmp_path / "00001-b" / "network-snapshot-1000000.pkl"
+    assert checkpoint.find_network(tmp_path) == latest
+    assert checkpoint.find_network(tmp_path / "00001-b") == latest
+    with pytest.raises(ValueError, match="no network-snapshot"):
+        checkpoint.find_network(tmp_path / "00002-empty")
+
+
+@pytest.mark.parametrize("spoil", ["drop", "resize", "rename"])
+def test_inconsistent_networks_are_one_clear_line(spoil):
+    content = network_to_dict(_model(), NETWORK, {})
+    if spoil == "drop":
+        del content["state"]["W"]
+    elif spoil == "resize":
+        content["state"]["model.inlet.weight"] = torch.zeros(16, 9)
+    else:
+        content["network"] = {"class": "Unknown", "kwargs": {}}
+    with pytest.raises(ValueError, match=r"lacks the entry|does not fit|network class") as error:
+        network_from_dict(content)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,106 @@
+"""One process and two give the same numbers: basis, integration, generation, training."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import run_script
+from torch_utils import checkpoint, distributed
+
+WORKER = """
+import os
+import sys
+import time
+import numpy as np
+import torch
+from torch_utils import distributed
+from tests.helpers import three_blobs
+from training.basis import eigenbasis
+from training.simulation import Method, simulate
+from training.toy_data import ToySource
+
+with distributed.session("cpu"):
+    source = ToySource("s_curve")
+    basis = eigenbasis(source.basis_batches(), 3)
+    flow, _ = three_blobs(3, 2)
+    method = Method("rk4", 8, flow.schedule.tmax)
+    x = flow.sample(5000, seed=1, steps=2)
+
+    def data(_, block):
+        return flow.to_whitened(x[block.start : block.stop], 0.0, "unscaled")
+
+    def latents(_, block):
+        return flow.latents(len(block), 7, start=block.start)
+
+    melt = simulate(flow, method, 5000, data, False, None, "inflation")
+    gen = simulate(flow, method, 5000, latents, True, None, "generation")
+    with distributed.rank0_first():
+        if distributed.is_main():
+            time.sleep(0.5)
+            open(sys.argv[1] + ".first", "w").close()
+        assert os.path.exists(sys.argv[1] + ".first")
+    assert distributed.any_rank(distributed.rank() == distributed.world_size() - 1)
+    assert not distributed.any_rank(False)
+    # every rank holds the same basis, bit for bit
+    mine = torch.cat([basis.mean, basis.xi, basis.W.flatten()])
+    assert torch.equal(mine, distributed.broadcast_(mine.clone()))
+    if distributed.is_main():
+        np.savez(sys.argv[1], W=basis.W, xi=basis.xi, mean=basis.mean,
+                 melt=melt.arrays["xs_es"], gen=gen.arrays["tilde_xs"])
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "worker.py").write_text(WORKER)
+    results = []
+    for processes in (1, 2):
+        out = folder / f"{processes}.npz"
+        done = run_script(folder / "worker.py", out, processes=processes)
+        assert done.returncode == 0, done.stderr[-2000:]
+        results.append(dict(np.load(out)))
+    return results
+
+
+@pytest.mark.parametrize("key", ["mean", "xi", "W"])
+def test_basis_of_two_processes(outcomes, key):
+    one, two = outcomes  # sums are added in another order: rounding is all that may differ
+    np.testing.assert_allclose(one[key], two[key], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("key", ["melt", "gen"])
+def test_simulations_of_two_processes_are_identical(outcomes, key):
+    one, two = outcomes
+    assert one[key].shape == two[key].shape == (9, 5000, 3)
+    np.testing.assert_array_equal(one[key], two[key])
+
+
+def test_training_on_two_processes(tmp_path):
+    states = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        args = ["--outdir", out, "--data_name", "circles", "--duration", 0.02, "--batch", 1000]
+        args += ["--batch-gpu", 300, "--tick", 10, "--no-plot", "--device", "cpu"]
+        done = run_script("toy_train.py", *args, processes=processes)
+        assert done.returncode == 0, done.stderr[-2000:]
+        states.append(checkpoint.load_network(out)["state"])
+    one, two = states
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5)
+
+
+def test_shares_cover_everything_once(monkeypatch):
+    seen = []
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        seen += [i for block in distributed.share(1000, 64) for i in block]
+    assert sorted(seen) == list(range(1000))
+
+
+def test_a_missing_device_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device=cuda: no CUDA device here; use --device=cpu"):
+        distributed.pick_device("cuda")
+    assert distributed.pick_device("auto").type == "cpu"

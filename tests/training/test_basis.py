@@ -1,0 +1,54 @@
+"""The streamed eigenbasis against NumPy's covariance of everything at once."""
+
+import numpy as np
+import pytest
+import torch
+
+from training.basis import EIGENVALUE_FLOOR, eigenbasis, moments
+
+
+def _data(n=1000, d=5, offset=0.0):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, d)) @ rng.standard_normal((d, d)) + offset
+    return torch.from_numpy(x)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_streamed_moments_equal_those_of_all_data(offset):
+    x = _data(offset=offset)
+    n, mean, covariance = moments(x.split(137), 5)
+    assert n == 1000
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(covariance, np.cov(x.T, bias=True), rtol=1e-6, atol=1e-8)
+
+
+def test_eigenbasis_diagonalises_and_whitens():
+    x = _data(offset=3.0)
+    basis = eigenbasis(x.split(100), 5)
+    y = (x - basis.mean) @ basis.W
+    np.testing.assert_allclose(np.cov(y.T, bias=True), torch.diag(basis.xi), atol=1e-9)
+    assert (basis.xi.diff() <= 0).all()
+    largest = basis.W.gather(0, basis.W.abs().argmax(0, keepdim=True))
+    assert (largest > 0).all()
+    assert basis.floored == 0
+
+
+def test_a_constant_column_is_floored():
+    x = _data()
+    x[:, 2] = 4.0
+    basis = eigenbasis(x.split(100), 5)
+    assert basis.floored == 1
+    assert float(basis.xi[-1]) == pytest.approx(EIGENVALUE_FLOOR * float(basis.xi[0]))
+
+
+def test_scaled_columns_have_unit_variance():
+    x = _data()
+    basis = eigenbasis(x.split(100), 5, scale=x.std(0, correction=0))
+    assert float(basis.xi.sum()) == pytest.approx(5.0)
+
+
+def test_too_little_data_is_refused():
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        eigenbasis(iter([torch.ones(1, 3)]), 3)
+    with pytest.raises(ValueError, match="does not vary"):
+        eigenbasis(iter([torch.ones(10, 3)]), 3)

@@ -1,0 +1,276 @@
+"""Inflate, round-trip and generate toy data by the probability-flow ODE."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from dnnlib import cli, plot
+from dnnlib.cli import UserError
+from dnnlib.util import atomic_path, write_json
+from torch_utils import distributed
+from toy_train import data_options, open_source, schedule_options
+from training.basis import eigenbasis
+from training.flow import BLOCK, Flow, load_flow
+from training.mixture import MixtureField
+from training.schedule import Schedule
+from training.simulation import Method, choose_method, kept_steps, latent_summary, simulate
+from training.solvers import PAPER_SOLVERS, SOLVERS
+from training.toy_data import ToySource
+from training.training_loop import describe
+from training.vector_data import VectorSource
+
+NET_EXAMPLE = """
+python toy_pfODE_int.py net --save_dir=out/flow --network=out --data_name=circles
+"""
+DISCRETE_EXAMPLE = """
+python toy_pfODE_int.py discrete --save_dir=out --data_name=circles --data_dim=2 --dims_to_keep=1
+"""
+PILOTS = 256
+
+simulation_options = cli.options(
+    click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
+    click.option("--total_samples", type=click.IntRange(min=2), default=4000),
+    click.option("--steps", type=click.IntRange(min=1),
+                 help="solver steps; without --solver, points of the paper's Euler grid"),
+    click.option("--h", type=click.FloatRange(min=0, min_open=True),
+                 help="time step of the paper's Euler grid"),
+    click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
+                 help="[rk4 at --tol; paper_euler if --steps or --h is given]"),
+    click.option("--tol", type=click.FloatRange(min=1e-10), default=1e-4,
+                 help="rms error allowed on pilots, whitened units; also of --solver=adaptive"),
+    click.option("--eps", type=click.FloatRange(min=0, min_open=True),
+                 help="variance of compressed latents in generation [the schedule's own]"),
+    click.option("--save_freq", type=click.IntRange(min=1), help="save every so many steps [~36]"),
+    click.option("--seed", type=click.IntRange(min=0), default=0, help="of data and latents"),
+    click.option("--animate", is_flag=True, help="also draw an animated GIF"),
+    cli.device_option,
+    cli.plot_option,
+    cli.dry_run_option,
+)  # fmt: skip
+
+
+@cli.group()
+def main() -> None:
+    """Inflate, round-trip and generate toy data by the probability-flow ODE."""
+
+
+@cli.subcommand(main, NET_EXAMPLE)
+@click.option("--network", required=True, help="network file, or folder of runs (its latest)")
+@click.option("--data_name", help="toy data set [that of the network]")
+@click.option("--data", type=click.Path(), help="your own vectors [the network's training file]")
+@click.option("--data_dim", type=int, help="[read from the network]")
+@click.option("--dims_to_keep", type=int, help="[read from the network]")
+@simulation_options
+def net(**options: Any) -> None:
+    """Simulate with a trained network."""
+    with cli.user_errors("--network"):
+        flow = load_flow(options["network"], options["device"])
+    source = network_source(flow, options)
+    run(flow, source, options, "net_", describe(flow.model, 0))
+
+
+@cli.subcommand(main, DISCRETE_EXAMPLE)
+@data_options
+@schedule_options
+@click.option(
+    "--memory_mib", type=click.IntRange(min=1), default=256, help="bound on kernel tables"
+)
+@simulation_options
+def discrete(**options: Any) -> None:
+    """Simulate with the exact score of the samples themselves (a check, not a model)."""
+    source = open_source(options)
+    d = source.dim
+    keep = options["dims_to_keep"] or d
+    if options["data_dim"] not in (None, d):
+        raise UserError(f"--data_dim={options['data_dim']}: the data has {d} dimensions")
+    if keep > d:
+        raise UserError(f"--dims_to_keep={keep} is larger than --data_dim={d}; use at most {d}")
+    if options["steps"] and options["solver"] in (None, *PAPER_SOLVERS):
+        options["tmax"] = options["steps"] * (options["h"] or 1e-2)
+    points = data_of(source, options)
+    with cli.user_errors():
+        basis = eigenbasis(shared(points), d, source.scale)
+        settings = {
+            k: options[k]
+            for k in ("g_type", "inflation_gap", "g_rescaling", "rho", "gamma0", "tmax")
+        }
+        schedule = Schedule(basis.xi, keep, **settings)
+    bound = options["memory_mib"] * 2**20
+    model = MixtureField(schedule, basis, points, memory_bound=bound)
+    with cli.user_errors():
+        flow = Flow(model.to(distributed.pick_device(options["device"])))
+    run(flow, source, options, "", describe(model, basis.floored))
+
+
+def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSource:
+    """The data that a network is simulated on, checked against what it was trained on.
+
+    Raises:
+        UserError: naming the option and both values.
+    """
+    s, data = flow.schedule, flow.info.get("data", {})
+    for option, value in {"data_dim": s.data_dim, "dims_to_keep": s.dims_to_keep}.items():
+        if options[option] not in (None, value):
+            raise UserError(
+                f"--{option}={options[option]} contradicts the network, which has {option}={value} "
+                f"(schedule {s.name}); leave the option out or name another network"
+            )
+    if options["data"] is None and data.get("kind") == "vectors":
+        raise UserError(
+            f"the network was trained on vectors ({data['name']}): name their file with --data"
+        )
+    if options["data"] is not None:
+        with cli.user_errors("--data"):
+            source = VectorSource(options["data"])
+        if source.dim != s.data_dim:
+            raise UserError(
+                f"--data={options['data']} has {source.dim} columns; the network has {s.data_dim}"
+            )
+        return source
+    name = options["data_name"] or data.get("name")
+    if name is None:
+        raise UserError("--data_name is missing: this network does not say what it was trained on")
+    if data.get("name") not in (None, name):
+        raise UserError(
+            f"--data_name={name} contradicts the network, which was trained on {data['name']}"
+        )
+    embedding = {k: data[k] for k in ("augment_to", "embedding", "embedding_noise") if k in data}
+    with cli.user_errors():
+        source = ToySource(name, **embedding)
+    if source.dim != s.data_dim:
+        raise UserError(
+            f"--data_name={name} has {source.dim} dimensions; the network has {s.data_dim}"
+        )
+    return source
+
+
+def data_of(source: ToySource | VectorSource, options: dict[str, Any]) -> torch.Tensor:
+    """The samples to simulate, [total_samples, d]."""
+    if isinstance(source, VectorSource) and len(source.rows) < options["total_samples"]:
+        options["total_samples"] = len(source.rows)
+    return source.samples(options["seed"], 0, options["total_samples"])
+
+
+def shared(points: torch.Tensor):
+    """This rank's share of points that every rank holds."""
+    for block in distributed.share(len(points), BLOCK):
+        yield points[block.start : block.stop]
+
+
+def run(
+    flow: Flow,
+    source: ToySource | VectorSource,
+    options: dict[str, Any],
+    infix: str,
+    notes: list[str],
+) -> None:
+    """Inflate, round-trip and generate; write files and pictures."""
+    cli.check_writable(options["save_dir"], "--save_dir")
+    with distributed.session(options["device"]):
+        flow.model.to(distributed.device())
+        flow.device = distributed.device()
+        x = data_of(source, options)
+        pilot = flow.to_whitened(x[:PILOTS], 0.0, "unscaled")
+        with cli.user_errors():
+            method = choose_method(
+                flow, pilot, options["solver"], options["steps"], options["h"], options["tol"]
+            )
+        stem = f"{source.description()['name']}_{flow.schedule.name}_{infix}"
+        states = len(kept_steps(method, options["save_freq"]))
+        size = states * len(x) * flow.schedule.data_dim * 8 * 8 / 2**20
+        distributed.print0("\n".join(notes))
+        distributed.print0(
+            f"{len(x)} samples, {method.describe()}; {states} states saved, {size:.1f} MiB a file"
+        )
+        if options["dry_run"]:
+            return
+        report = simulate_all(flow, x, method, options, Path(options["save_dir"]), stem)
+        distributed.print0(json.dumps(report, indent=2))
+
+
+def simulate_all(
+    flow: Flow,
+    x: torch.Tensor,
+    method: Method,
+    options: dict[str, Any],
+    folder: Path,
+    stem: str,
+) -> dict[str, Any]:
+    """The three simulations; on rank 0 their files, pictures and a summary."""
+    total, started = len(x), time.time()
+    common = {"flow": flow, "method": method, "total": total, "save_freq": options["save_freq"]}
+
+    def data(_: int, block: range) -> torch.Tensor:
+        u = flow.to_whitened(x[block.start : block.stop], 0.0, "unscaled")
+        return torch.stack([u, u]) if method.solver == "reversible" else u
+
+    def latents(_: int, block: range) -> torch.Tensor:
+        return flow.latents(len(block), options["seed"], options["eps"], block.start, t=method.stop)
+
+    melt = simulate(**common, start=data, backward=False, label="inflation")
+    back = simulate(**common, start=lambda k, _: melt.final[k], backward=True, label="round trip")
+    gen = simulate(**common, start=latents, backward=True, label="generation")
+    if not distributed.is_main():
+        return {}
+    results = {"melt": melt.arrays, "roundtrip": back.arrays, "gen": gen.arrays}
+    for name, arrays in results.items():
+        with atomic_path(folder / f"{stem}{name}_results.npz") as temporary:
+            np.savez(temporary, **arrays)
+    error = back.arrays["tilde_xs"][-1] - melt.arrays["tilde_xs"][0]
+    report = {
+        "evaluations_one_way": melt.evaluations,
+        "round_trip_rmse": float(np.sqrt(np.mean(error**2))),
+        "round_trip_max": float(np.abs(error).max()),
+        **latent_summary(flow, melt.arrays["xs_es"][-1], method.stop),
+        "seconds": time.time() - started,
+    }
+    params = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
+    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
+    write_json(
+        folder / f"{stem}sim_params.json",
+        {"options": params, "schedule": schedule, "method": method.describe(), "results": report},
+    )
+    if options["plot"]:
+        draw(flow, results, folder, stem, options["animate"])
+    print(f"Results: {folder}/{stem}*", flush=True)
+    return report
+
+
+def draw(
+    flow: Flow, results: dict[str, dict[str, np.ndarray]], folder: Path, stem: str, animate: bool
+) -> None:
+    """Panels, a strip of the inflation, the participation ratio, and an animation if wanted."""
+    melt, back, gen = (results[k] for k in ("melt", "roundtrip", "gen"))
+    colour = plot.hues(melt["tilde_xs"][0])
+    title = f"{stem.split('_net_')[0].rstrip('_')}"
+    plot.panels(
+        folder / f"{stem}panels.png",
+        {
+            "data": (melt["tilde_xs"][0], colour),
+            "latent (inflated data)": (melt["xs_es"][-1], colour),
+            "round trip": (back["tilde_xs"][-1], colour),
+            "generated": (gen["tilde_xs"][-1], plot.hues(gen["tilde_xs"][-1])),
+        },
+        title,
+    )
+    plot.strip(folder / f"{stem}inflation.png", melt["xs_es"], melt["t"], colour, f"{title}: x̃(t)")
+    if animate:
+        plot.animate(folder / f"{stem}inflation.gif", melt["xs_es"], melt["t"], colour, title)
+    times = np.linspace(0, flow.schedule.tmax, 200)
+    ratios = {"schedule": np.array([flow.schedule.participation_ratio(t) for t in times])}
+    measured = melt["xs_es"].var(1)  # [states, d]
+    measured = measured.sum(1) ** 2 / (measured**2).sum(1)
+    ratios["inflated data"] = np.interp(times, melt["t"], measured)
+    labels = ("t", "participation ratio of x̃(t)")
+    plot.curve(folder / f"{stem}participation_ratio.png", times, ratios, labels, title)
+
+
+if __name__ == "__main__":
+    main()
