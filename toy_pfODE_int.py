@@ -105,7 +105,8 @@ def discrete(**options: Any) -> None:
     bound = options["memory_mib"] * 2**20
     model = MixtureField(schedule, basis, points, memory_bound=bound)
     with cli.user_errors():
-        flow = Flow(model.to(distributed.pick_device(options["device"])))
+        device = distributed.pick_device(options["device"])
+    flow = Flow(model.to(device))
     run(flow, source, options, "", describe(model, basis.floored))
 
 
@@ -254,22 +255,23 @@ def draw(
         folder / f"{stem}panels.png",
         {
             "data": (melt["tilde_xs"][0], colour),
-            "latent (inflated data)": (melt["xs_es"][-1], colour),
+            "latent (inflated data)": (melt["xs"][-1], colour),
             "round trip": (back["tilde_xs"][-1], colour),
             "generated": (gen["tilde_xs"][-1], plot.hues(gen["tilde_xs"][-1])),
         },
         title,
     )
-    plot.strip(folder / f"{stem}inflation.png", melt["xs_es"], melt["t"], colour, f"{title}: x̃(t)")
+    plot.strip(folder / f"{stem}inflation.png", melt["xs"], melt["t"], colour, f"{title}: x̃(t)")
     if animate:
-        plot.animate(folder / f"{stem}inflation.gif", melt["xs_es"], melt["t"], colour, title)
+        plot.animate(folder / f"{stem}inflation.gif", melt["xs"], melt["t"], colour, title)
     times = np.linspace(0, flow.schedule.tmax, 200)
     ratios = {"schedule": np.array([flow.schedule.participation_ratio(t) for t in times])}
     measured = melt["xs_es"].var(1)  # [states, d]
     measured = measured.sum(1) ** 2 / (measured**2).sum(1)
     ratios["inflated data"] = np.interp(times, melt["t"], measured)
     labels = ("t", "participation ratio of x̃(t)")
-    plot.curve(folder / f"{stem}participation_ratio.png", times, ratios, labels, title)
+    ylim = (0.0, 1.08 * max(r.max() for r in ratios.values()))
+    plot.curve(folder / f"{stem}participation_ratio.png", times, ratios, labels, title, ylim)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import click
 
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
+from torch_utils import distributed
 from training.flow import Flow
 from training.launch import find_run, launch
 from training.schedule import G_TYPES, default_rho, inflation_exponents
@@ -108,6 +109,8 @@ def main(ctx: click.Context, dry_run: bool, plot: bool, **options: Any) -> None:
     if dry_run:
         print(json.dumps(options, indent=2))
         return
+    with cli.user_errors():
+        distributed.pick_device(options["device"])
     if run_dir is None:
         cli.check_writable(options["outdir"], "--outdir")
 

@@ -12,9 +12,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.animation import FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from dnnlib.util import atomic_path
 
@@ -125,18 +125,20 @@ def animate(
 ) -> None:
     """The same trajectory as an animated GIF, there and back; arguments of `strip`."""
     figure, (ax,) = _row(1, states.shape[2], 4.0)
-    order = [*range(len(states)), *range(len(states) - 2, 0, -1)]
+    figure.set_dpi(80)
     limit = limit_of(*states)
-
-    def draw(k: int) -> None:
+    frames = []
+    for state, t in zip(states, times, strict=True):
         ax.clear()
-        scatter(ax, states[k][:1500], colour[:1500], limit)
-        ax.set_title(f"{title}, t = {times[k]:.2f}", fontsize=10)
-
-    film = FuncAnimation(figure, draw, frames=order)
-    with atomic_path(path) as temporary:
-        film.save(temporary, writer=PillowWriter(fps=15), dpi=80)
+        scatter(ax, state[:1500], colour[:1500], limit)
+        ax.set_title(f"{title}, t = {t:.2f}", fontsize=10)
+        figure.canvas.draw()
+        frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]))
     plt.close(figure)
+    film = [frame.quantize(64) for frame in frames]
+    film += film[-2:0:-1]
+    with atomic_path(path) as temporary:
+        film[0].save(temporary, save_all=True, append_images=film[1:], duration=70, loop=0)
 
 
 def curve(
@@ -145,7 +147,7 @@ def curve(
     lines: Mapping[str, np.ndarray],
     labels: tuple[str, str],
     title: str = "",
-    log: bool = False,
+    ylim: tuple[float, float] | None = None,
 ) -> None:
     """Curves over a common x.
 
@@ -155,7 +157,7 @@ def curve(
         lines: legend -> ordinates, [n].
         labels: of the two axes.
         title: above the axes.
-        log: logarithmic ordinate.
+        ylim: range of the ordinate; None for that of the curves.
     """
     figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     for name, y in lines.items():
@@ -163,8 +165,8 @@ def curve(
     ax.set_xlabel(labels[0])
     ax.set_ylabel(labels[1])
     ax.set_title(title, fontsize=11)
-    if log:
-        ax.set_yscale("log")
+    if ylim is not None:
+        ax.set_ylim(*ylim)
     ax.grid(alpha=0.3)
     if len(lines) > 1:
         ax.legend(fontsize=8)

@@ -27,6 +27,8 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"--device={name}: not one of auto, cpu, cuda, mps")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device={name}: no CUDA device here; use --device=cpu")
     if name == "mps" and not torch.backends.mps.is_available():

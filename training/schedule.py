@@ -279,12 +279,13 @@ class Arc:
         """Time at arc length a."""
         if self.proportional:
             return -2.0 * float(np.log(np.cos(a))) / self.rho
-        return float(np.clip(self._t(a), 0.0, self.tmax))
+        return float(np.clip(self._t(min(max(a, 0.0), self.length)), 0.0, self.tmax))
 
     def turn(self, a: float) -> np.ndarray:
         """dphi/da at arc length a, float64 [d]; zero where a dimension's noise does not grow."""
         if self.proportional:
             return np.ones_like(self._half_rates)
+        a = min(max(a, 0.0), self.length)
         return self._angle_rate(float(self._t(a))) * float(self._dt(a))
 
     def _angle_rate(self, t: float) -> np.ndarray:

@@ -98,7 +98,7 @@ def choose_method(
 def kept_steps(method: Method, save_freq: int | None) -> list[int]:
     """Steps whose states are saved: the first, every save_freq-th (None: about 36) and the last."""
     last = method.steps - 1 if method.times else method.steps
-    every = save_freq or max(1, last // 35)
+    every = save_freq or max(1, -(-last // 35))
     return sorted({*range(0, last, every), last})
 
 

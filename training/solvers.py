@@ -138,7 +138,8 @@ def adaptive(
 
     where = torch.tensor(list(grid), dtype=y.dtype, device=y.device)
     try:
-        states = odeint(traced, y, where, rtol=rtol, atol=atol, method="dopri5")
+        ends = {"step_t": where[-1:]}  # step onto the end, not over it
+        states = odeint(traced, y, where, rtol=rtol, atol=atol, method="dopri5", options=ends)
     except AssertionError as error:
         raise RuntimeError(
             f"adaptive solver gave up at arc length {last.get('a', float('nan')):.6g}, where the "
