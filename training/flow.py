@@ -1,8 +1,8 @@
 r"""The probability-flow ODE: one vector field for every use.
 
 In whitened coordinates u the ODE is du = -F dphi, F being what the network outputs. It is
-integrated in the arc length a of the angles, on a uniform grid, with a float64 state. The paper's
-coordinates are diagonal maps of u at the ends:
+integrated in the arc length a of the angles, with a float64 state. The paper's coordinates are
+diagonal maps of u at the ends:
 
     name           what                                   in the files
     whitened       u, unit variance in every dimension
@@ -142,7 +142,7 @@ class Flow:
         Args:
             u: states [n, d]; for the reversible solver also a pair [2, n, d].
             start, stop: times in [0, tmax].
-            solver: a name of `SOLVERS` (uniform steps in arc length), or of `PAPER_SOLVERS`
+            solver: a name of `SOLVERS` (steps of `Arc.grid`), or of `PAPER_SOLVERS`
                 (the paper's, in scaled coordinates, on `times`).
             steps: steps of the angle solvers.
             times: time grid of the paper's solvers, from start to stop.
@@ -154,9 +154,7 @@ class Flow:
         """
         if solver in PAPER_SOLVERS:
             return self._integrate_paper(u, PAPER_SOLVERS[solver], times, callback)
-        lo, hi = (self.arc.position(t) for t in sorted((start, stop)))
-        grid = np.linspace(lo, hi, steps + 1).tolist()
-        grid = grid if stop >= start else grid[::-1]
+        grid = self.arc.grid(start, stop, steps)
         watch = None
         if callback is not None:
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 GType = Literal["constant_inflation_gap", "orig", "proportional"]
 G_TYPES: tuple[str, ...] = get_args(GType)
+STEP_GROWTH = 5.0  # of solver steps from data to latent, see `Arc.grid`
 GAUSSIAN_RATIO = 30.0  # below this gamma(T)/xi a kept dimension's latent is visibly not Gaussian
 
 
@@ -246,9 +247,9 @@ class Schedule(nn.Module):
 class Arc:
     """The arc length a of the angles, da/dt = rms_i dphi_i/dt: the flow's integration variable.
 
-    A uniform grid in `a` puts equal turns of the state between its points, so fixed-step methods
-    need few of them. The map t(a) is a quintic spline whose own derivative enters the field, so
-    that what is integrated is the exact flow whatever the spline's (tiny) error.
+    Steps in `a` turn the state by comparable amounts, so fixed-step methods need few of them. The
+    map t(a) is a quintic spline whose own derivative enters the field, so that what is integrated
+    is the exact flow whatever the spline's (tiny) error.
 
     Args:
         schedule: the schedule; its values are read once, on the CPU, in float64.
@@ -270,6 +271,19 @@ class Arc:
         self._t = make_interp_spline(self._a(t), t, k=5)
         self._dt = self._t.derivative()
         self.length = float(self._a(self.tmax))
+
+    def grid(self, start: float, stop: float, steps: int) -> list[float]:
+        """Arc positions of `steps` + 1 states from time `start` to time `stop`.
+
+        Steps grow geometrically towards the latent, the last of the whole arc being STEP_GROWTH
+        times the first: data has structure finer than the noise only where there is little noise.
+        A grid from stop to start is the same one reversed, to the last bit.
+        """
+        r = STEP_GROWTH
+        ends = [self.position(t) / self.length for t in sorted((start, stop))]
+        tau = np.linspace(*(np.log1p((r - 1) * e) / np.log(r) for e in ends), steps + 1)
+        grid = (self.length * np.expm1(tau * np.log(r)) / (r - 1)).tolist()
+        return grid if stop >= start else grid[::-1]
 
     def position(self, t: float) -> float:
         """Arc length at time t."""

@@ -156,3 +156,15 @@ def test_born_compressed_dimensions_are_said():
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ValueError, match=r"\w+=|\w"):
         Schedule(XI, **bad)
+
+
+def test_grids_cover_the_arc_and_reverse_exactly(schedule):
+    arc = Arc(schedule)
+    grid = arc.grid(0.0, schedule.tmax, 16)
+    assert grid[0] == pytest.approx(0.0, abs=1e-12)
+    assert grid[-1] == pytest.approx(arc.length)
+    assert arc.grid(schedule.tmax, 0.0, 16) == grid[::-1]
+    steps = np.diff(grid)
+    np.testing.assert_allclose(steps[1:] / steps[:-1], steps[1] / steps[0])
+    part = arc.grid(1.0, 3.0, 5)
+    assert (arc.time(part[0]), arc.time(part[-1])) == pytest.approx((1.0, 3.0))

@@ -1,0 +1,1 @@
+"""Benchmarks: each prints a table, its yardstick measured in the same run, and the machine."""

@@ -1,0 +1,68 @@
+"""What the benchmarks share: the machine's name, trained networks, tables."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from training.flow import Flow, load_flow
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORKS = ROOT / "out" / "bench"
+CIRCLES = ["--data_name=circles", "--data_dim=2", "--tmax=7.01", "--seed=0"]
+RECIPES = {
+    "PRP": [*CIRCLES, "--dims_to_keep=2"],
+    "PRR to 1-D, orig": [*CIRCLES, "--dims_to_keep=1", "--g_type=orig"],
+    "PRR to 1-D, gap 1.02": [*CIRCLES, "--dims_to_keep=1", "--inflation_gap=0.02"],
+}
+
+
+def machine() -> str:
+    """One line on what the figures were measured on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x
+        ]
+        model = names[0] if names else model
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}, "
+        f"torch {torch.__version__}, Python {platform.python_version()}"
+    )
+
+
+def trained(name: str) -> tuple[Flow, Path]:
+    """The flow of a recipe, trained with the default settings if it is not there yet."""
+    folder = NETWORKS / name.replace(" ", "-").replace(",", "")
+    subprocess.run(
+        [sys.executable, "toy_train.py", f"--outdir={folder}", *RECIPES[name], "--resume=latest"],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return load_flow(folder), folder
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Aligned columns."""
+    cells = [[str(c) for c in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells]
+    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+
+
+def report(name: str, title: str, parts: Sequence[str]) -> None:
+    """Print a result and commit it to benchmarks/results/{name}.txt."""
+    today = datetime.date.today().isoformat()
+    text = "\n\n".join([f"{title}\n{today}; {machine()}", *parts]) + "\n"
+    print(text)
+    (ROOT / "benchmarks" / "results" / f"{name}.txt").write_text(text)

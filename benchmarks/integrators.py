@@ -1,0 +1,88 @@
+"""Network evaluations against latent and round-trip error, beside the paper's Euler-701.
+
+python -m benchmarks.integrators
+"""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.common import RECIPES, report, table, trained
+from training.flow import Flow, ifs_times
+from training.toy_data import ToySource
+
+SAMPLES = 2000
+REFERENCE_STEPS = 1000  # of RK4: 4,000 evaluations
+PAPER = ("paper_euler", 701)
+METHODS = [
+    PAPER, ("euler", 64), ("ab2", 16), ("ab2", 32), ("ab2", 64), ("heun", 16), ("heun", 32),
+    ("rk4", 8), ("rk4", 16), ("rk4", 32), ("rk4", 64), ("reversible", 8), ("reversible", 16),
+]  # fmt: skip
+# What the project set out to reach: (figure, evaluations at most, value at most).
+TARGETS = [("round trip", 33, 1e-3), ("round trip", 128, 1e-5), ("latent", 64, 1e-3)]
+
+
+def measure(flow: Flow, u: torch.Tensor, exact: torch.Tensor, solver: str, steps: int) -> dict:
+    """Evaluations one way, latent rmse (whitened) and round-trip rmse (whitened)."""
+    T = flow.schedule.tmax
+    times = ifs_times(steps, T / steps) if solver == PAPER[0] else None
+    back = times[::-1] if times else None
+    start = torch.stack([u, u]) if solver == "reversible" else u
+    flow.evaluations = 0
+    z = flow.integrate(start, 0.0, T, solver, steps, times=times)
+    evaluations = flow.evaluations
+    x = flow.integrate(z, T, 0.0, solver, steps, times=back)
+    if solver == "reversible":
+        z, x = z[0], x[0]
+    return {
+        "evaluations": evaluations,
+        "latent": float((z - exact).square().mean().sqrt()),
+        "round trip": float((x - u).square().mean().sqrt()),
+    }
+
+
+def main() -> None:
+    """Measure and write the tables."""
+    parts, verdicts = [], []
+    for name in RECIPES:
+        flow, _ = trained(name)
+        x = ToySource("circles").samples(0, 0, SAMPLES)
+        u = flow.to_whitened(x, 0.0, "unscaled")
+        exact = flow.integrate(u, 0.0, flow.schedule.tmax, "rk4", REFERENCE_STEPS)
+        figures = {m: measure(flow, u, exact, *m) for m in METHODS}
+        paper = figures[PAPER]
+        rows = [
+            (
+                f"{solver}-{steps}",
+                f["evaluations"],
+                f"{f['latent']:.1e}",
+                f"{f['round trip']:.1e}",
+                f"{paper['evaluations'] / f['evaluations']:.1f}",
+                f"{paper['latent'] / f['latent']:.2g}",
+                f"{paper['round trip'] / f['round trip']:.2g}",
+            )
+            for (solver, steps), f in figures.items()
+        ]
+        header = ("method", "evals one way", "latent rmse", "round-trip rmse")
+        ratios = ("evals: paper/ours", "latent: paper/ours", "round trip: paper/ours")
+        parts.append(f"{name}\n" + table(header + ratios, rows))
+        for figure, most, value in TARGETS:
+            within = [
+                f for m, f in figures.items() if f["evaluations"] <= most and m[0] != "reversible"
+            ]
+            best = min(f[figure] for f in within)
+            verdicts.append((name, f"{figure} rmse at <= {most} evaluations", f"{value:.0e}",
+                             f"{best:.1e}", "yes" if best <= value else "NO"))  # fmt: skip
+        exactness = min(f["round trip"] for m, f in figures.items() if m[0] == "reversible")
+        verdicts.append((name, "round trip rmse, reversible", "1e-12", f"{exactness:.1e}",
+                         "yes" if exactness <= 1e-12 else "NO"))  # fmt: skip
+    parts.append("Targets\n" + table(("network", "figure", "target", "reached", "met"), verdicts))
+    title = (
+        f"Integrators on trained circles networks ({SAMPLES} points, whitened units, errors "
+        f"against RK4-{REFERENCE_STEPS})"
+    )
+    report("integrators", title, parts)
+
+
+if __name__ == "__main__":
+    main()
