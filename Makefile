@@ -19,8 +19,13 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: venv  ## train, inflate, round-trip and generate the circles, with pictures in out/demo/
-	$(BIN)/python demo.py --outdir out/demo
+DEMO := --data_name=circles --data_dim=2 --tmax=7.01 --duration=5 --resume=latest
+demo: venv  ## train, inflate, round-trip and generate the circles; pictures in out/demo/
+	$(BIN)/python toy_train.py --outdir=out/demo/train-PRP $(DEMO) --dims_to_keep=2
+	$(BIN)/python toy_train.py --outdir=out/demo/train-PRRto1D $(DEMO) --dims_to_keep=1
+	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRP --save_dir=out/demo --animate
+	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRRto1D --save_dir=out/demo --animate
+	@echo; echo "Look at these:"; ls out/demo/*.png out/demo/*.gif
 
 test: venv  ## the test suite (CPU, no downloads)
 	$(BIN)/python -m pytest

@@ -107,7 +107,8 @@ def discrete(**options: Any) -> None:
     with cli.user_errors():
         device = distributed.pick_device(options["device"])
     flow = Flow(model.to(device))
-    run(flow, source, options, "", describe(model, basis.floored))
+    bounded = f"Kernel tables of at most {options['memory_mib']} MiB at a time"
+    run(flow, source, options, "", [*describe(model, basis.floored), bounded])
 
 
 def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSource:

@@ -101,6 +101,11 @@ def launch(
         UserError: if options and data do not go together.
         FloatingPointError: if the loss is not finite.
     """
+    if options["batch"] < distributed.world_size():
+        raise UserError(
+            f"--batch={options['batch']} is less than one sample for each of the "
+            f"{distributed.world_size()} processes"
+        )
     with distributed.session(options["device"]) as device:
         model, floored = prepare(options, source)
         name = description(model.schedule.name)

@@ -183,7 +183,7 @@ class Trainer:
                 x, noise = self._batch(piece)
                 t = times[piece.start : piece.stop].to(self.device)
                 errors = flow_loss(self.model, x, t, noise, net=net)
-                loss = errors.sum() / (len(mine) * self.source.dim)
+                loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 loss.backward()
             total += loss.detach()
         if c.clip:

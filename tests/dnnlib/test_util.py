@@ -1,0 +1,148 @@
+"""Files appear whole or not at all; run folders are claimed once; downloads are checked."""
+
+import hashlib
+import json
+import stat
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+import requests
+
+from dnnlib import util
+
+
+def test_atomic_path_replaces_or_leaves_alone(tmp_path):
+    target = tmp_path / "sub" / "file.txt"
+    with util.atomic_path(target) as temporary:
+        assert temporary.parent == target.parent
+        temporary.write_text("first")
+        assert not target.exists()
+    assert target.read_text() == "first"
+
+    def fail_halfway():
+        with util.atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
+    assert target.read_text() == "first"
+    assert [p.name for p in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_atomic_files_have_ordinary_permissions(tmp_path):
+    (tmp_path / "plain").touch()
+    util.write_json(tmp_path / "ours.json", {"a": [1, None]})
+    assert json.loads((tmp_path / "ours.json").read_text()) == {"a": [1, None]}
+    modes = [stat.S_IMODE((tmp_path / n).stat().st_mode) for n in ("plain", "ours.json")]
+    assert modes[0] == modes[1]
+
+
+def _claim(folder):
+    return str(util.next_run_dir(folder, "run"))
+
+
+def test_runs_that_start_together_get_two_numbers(tmp_path):
+    with ProcessPoolExecutor(4) as pool:
+        made = list(pool.map(_claim, [tmp_path] * 12))
+    assert len(set(made)) == 12
+    assert [p.name[:5] for p in util.run_dirs(tmp_path)] == [f"{i:05d}" for i in range(12)]
+    assert len(list(tmp_path.iterdir())) == 12
+
+
+def test_run_numbers_go_on_after_the_largest(tmp_path):
+    (tmp_path / "00007-x").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "00099-file").touch()
+    assert util.next_run_dir(tmp_path, "y").name == "00008-y"
+
+
+def test_logger_copies_what_is_printed(tmp_path, capsys):
+    with util.Logger(tmp_path / "log.txt"):
+        print("hello")
+    print("not this")
+    assert (tmp_path / "log.txt").read_text() == "hello\n"
+    assert capsys.readouterr().out == "hello\nnot this\n"
+
+
+def test_easy_dict_and_times():
+    d = util.EasyDict(a=1)
+    d.b = 2
+    del d.a
+    assert d == {"b": 2}
+    with pytest.raises(AttributeError, match="missing"):
+        _ = d.missing
+    times = [util.format_time(s) for s in (45, 185, 7380, 439200)]
+    assert times == ["45s", "3m 05s", "2h 03m", "5d 02h"]
+
+
+class FakeResponse:
+    def __init__(self, body, content_type="application/octet-stream", status=200):
+        self.body, self.status = body, status
+        self.headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        return None
+
+    def raise_for_status(self):
+        if self.status != 200:
+            raise requests.HTTPError(f"status {self.status}")
+
+    def iter_content(self, size):
+        yield from (self.body[i : i + 3] for i in range(0, len(self.body), 3))
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    calls = []
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
+
+    def serve(response):
+        def get(url, **kwargs):
+            calls.append(url)
+            return response
+
+        monkeypatch.setattr(util.requests, "get", get)
+        return calls
+
+    return serve
+
+
+def test_downloads_are_cached(server):
+    calls = server(FakeResponse(b"0123456789"))
+    for _ in range(2):
+        with util.open_url("https://example.org/a/net.pkl") as file:
+            assert file.read() == b"0123456789"
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("response", "error"),
+    [
+        (FakeResponse(b"<html>", "text/html; charset=utf-8"), "a web page, not a file"),
+        (FakeResponse(b"x", status=404), "404"),
+    ],
+)
+def test_failed_downloads_leave_nothing(server, response, error):
+    server(response)
+    with pytest.raises((ValueError, OSError), match=error):
+        util.open_url("https://example.org/net.pkl")
+    cache = util.cache_dir()
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_paths_digests_and_schemes(tmp_path):
+    path = tmp_path / "a b.bin"
+    path.write_bytes(b"content")
+    good = hashlib.sha256(b"content").hexdigest()
+    for url in (str(path), path.as_uri()):
+        with util.open_url(url, sha256=good) as file:
+            assert file.read() == b"content"
+        with pytest.raises(ValueError, match="sha256 is"):
+            util.open_url(url, sha256="0" * 64)
+    for url in ("http://example.org/x", "ftp://example.org/x", "s3://bucket/x"):
+        with pytest.raises(ValueError, match="only https"):
+            util.open_url(url)

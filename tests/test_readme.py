@@ -1,0 +1,56 @@
+"""Every command of the README is accepted as printed, and its Python runs."""
+
+import importlib
+import re
+import shlex
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import toy_train
+from tests.helpers import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+LINES = re.sub(r" \\\n\s+", " ", TEXT).splitlines()
+COMMANDS = [x.strip() for x in LINES if re.match(r"    (python|torchrun) .*\.py", x)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder in which the README's paths exist."""
+    folder = tmp_path_factory.mktemp("readme")
+    args = [f"--outdir={folder / 'out'}", "--data_name=circles", "--duration=0.003"]
+    result = CliRunner().invoke(toy_train.main, [*args, "--batch=500", "--no-plot"])
+    assert result.exit_code == 0, result.output
+    np.savetxt(folder / "measurements.csv", np.random.default_rng(0).random((20, 4)), delimiter=",")
+    return folder
+
+
+def test_the_readme_has_the_published_commands():
+    assert len(COMMANDS) >= 6
+    published = "torchrun --rdzv_endpoint=0.0.0.0:29501 toy_train.py --outdir=out "
+    published += "--data_name=circles --data_dim=2 --dims_to_keep=2 --tmax=7.01"
+    assert published in COMMANDS
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command, place, monkeypatch):
+    monkeypatch.chdir(place)
+    words = shlex.split(command.replace("/networks/network.pkl", "out"))
+    script = next(w for w in words if w.endswith(".py"))
+    args = words[words.index(script) + 1 :]
+    main = importlib.import_module(script.removesuffix(".py")).main
+    before = sorted(place.rglob("*"))
+    result = CliRunner().invoke(main, [*args, "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert sorted(place.rglob("*")) == before
+
+
+def test_the_python_example(place, monkeypatch):
+    monkeypatch.chdir(place)
+    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    names = {"x": np.random.default_rng(0).standard_normal((10, 2))}
+    exec(code, names)
+    assert names["x"].shape == (1000, 2)
+    assert names["z"].shape == names["u"].shape == (10, 2)
