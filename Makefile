@@ -19,10 +19,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
-DEMO := --data_name=circles --data_dim=2 --tmax=7.01 --duration=5 --resume=latest
+DEMO := --data_name=circles --duration=5 --resume=latest
+# The reducing schedule of the paper's coverage and HMC experiments: all latents are Gaussian.
+REDUCE := --dims_to_keep=1 --g_type=orig --g_rescaling=0.15 --rho=1 --tmax=15.01
 demo: venv  ## train, inflate, round-trip and generate the circles; pictures in out/demo/
-	$(BIN)/python toy_train.py --outdir=out/demo/train-PRP $(DEMO) --dims_to_keep=2
-	$(BIN)/python toy_train.py --outdir=out/demo/train-PRRto1D $(DEMO) --dims_to_keep=1
+	$(BIN)/python toy_train.py --outdir=out/demo/train-PRP $(DEMO) --dims_to_keep=2 --tmax=7.01
+	$(BIN)/python toy_train.py --outdir=out/demo/train-PRRto1D $(DEMO) $(REDUCE)
 	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRP --save_dir=out/demo --animate
 	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRRto1D --save_dir=out/demo --animate
 	@echo; echo "Look at these:"; ls out/demo/*.png out/demo/*.gif

@@ -21,7 +21,7 @@ from training.vector_data import VectorSource
 # What the options that name no number default to. ToyConvUNet: the settings of the paper.
 PRESETS: dict[str, dict[str, Any]] = {
     "ToyMLP": {
-        "batch": 2048, "lr": 5e-3, "lr_rampup": 0.4, "lr_decay": "cosine", "clip": 1.0, "ema": 0.3,
+        "batch": 2048, "lr": 5e-3, "lr_rampup": None, "lr_decay": "cosine", "clip": 1.0, "ema": 0.3,
         "duration": 10.0, "tick": 250.0, "snap": 10, "dump": 4,
     },
     "ToyConvUNet": {
@@ -71,7 +71,7 @@ training_options = cli.options(
     click.option("--batch", type=count, help="samples a step over all processes"),
     click.option("--batch-gpu", type=count, help="most samples at once in one process"),
     click.option("--lr", type=positive, help="learning rate"),
-    click.option("--lr_rampup", type=click.FloatRange(min=0), help="warm-up, Mimg"),
+    click.option("--lr_rampup", type=click.FloatRange(min=0), help="warm-up, Mimg [5 %]"),
     click.option("--lr_decay", type=click.Choice(["none", "cosine"]), help="after the warm-up"),
     click.option("--clip", type=click.FloatRange(min=0), help="largest gradient norm, 0: no limit"),
     click.option("--ema", type=positive, help="half-life of the weight average, Mimg"),
@@ -104,6 +104,8 @@ def main(ctx: click.Context, dry_run: bool, plot: bool, **options: Any) -> None:
         run_dir, found = find_run(options["resume"], options["outdir"], explicit)
         options |= found
     options |= {k: v for k, v in PRESETS[options["arch"]].items() if options[k] is None}
+    if options["lr_rampup"] is None:
+        options["lr_rampup"] = min(0.4, 0.05 * options["duration"])
     source = open_source(options)
     check(options, source)
     if dry_run:

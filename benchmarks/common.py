@@ -20,6 +20,14 @@ CIRCLES = ["--data_name=circles", "--data_dim=2", "--tmax=7.01", "--seed=0"]
 RECIPES = {
     "PRP": [*CIRCLES, "--dims_to_keep=2"],
     "PRR to 1-D, orig": [*CIRCLES, "--dims_to_keep=1", "--g_type=orig"],
+    "PRR to 1-D, rescaled": [
+        *CIRCLES,
+        "--dims_to_keep=1",
+        "--g_type=orig",
+        "--g_rescaling=0.15",
+        "--rho=1",
+        "--tmax=15.01",
+    ],
     "PRR to 1-D, gap 1.02": [*CIRCLES, "--dims_to_keep=1", "--inflation_gap=0.02"],
 }
 

@@ -23,15 +23,16 @@ from training.mixture import MixtureField
 from training.toy_data import ToySource, exact_mixture
 
 POINTS = 8000
-TIMES = np.linspace(0.0, 7.01, 15)
 SAMPLES = 20_000
-LIMITS = {"PRP": 0.005, "PRR to 1-D, orig": 0.015}
+# "rescaled" is the schedule of the paper's coverage and HMC networks, whose latents are Gaussian
+# in every dimension; "orig" leaves the compressed one as it is in the data.
+LIMITS = {"PRP": 0.005, "PRR to 1-D, orig": 0.015, "PRR to 1-D, rescaled": 0.015}
 SECONDS = 120.0
 BASELINES = {
     # The published settings, and the same network with a learning rate that suits two minutes.
     "ToyConvUNet, as published": ["--arch=ToyConvUNet", "--duration=0.065536", "--tick=8"],
     "ToyConvUNet, batch 256, lr 1e-3": [
-        "--arch=ToyConvUNet", "--duration=0.08", "--batch=256", "--lr=1e-3", "--tick=2",
+        "--arch=ToyConvUNet", "--duration=0.25", "--batch=256", "--lr=1e-3", "--tick=5",
         "--lr_decay=cosine", "--ema=0.01", "--clip=1",
     ],
 }  # fmt: skip
@@ -45,7 +46,7 @@ class Truth:
         y = flow.model.encode(ToySource("circles").samples(1, 0, POINTS)) / flow.schedule.xi.sqrt()
         rng = np.random.default_rng(0)
         self.cases = []
-        for t in TIMES:
+        for t in np.linspace(0.0, flow.schedule.tmax, 15):
             when = torch.full((POINTS,), t, dtype=torch.float64)
             cos, sin = flow.schedule.cos_sin(when)
             u = cos * y + sin * torch.from_numpy(rng.standard_normal(y.shape))
@@ -148,7 +149,7 @@ def main() -> None:
         "toy_training",
         "Training ToyMLP on the circles with the default settings",
         [
-            "Error: mean over 15 times in [0, 7.01] of E|F-F*|^2, over the mean of E|F*|^2, F* "
+            "Error: mean over 15 times in [0, tmax] of E|F-F*|^2, over the mean of E|F*|^2, F* "
             f"exact\n(target within {SECONDS:.0f} s of the whole command)\n" + table(header, rows),
             f"Energy distance of {SAMPLES} generated to {SAMPLES} true points, beside that of true "
             "sets\n(target: ratio <= 1.5)\n"

@@ -225,6 +225,15 @@ class Schedule(nn.Module):
                 f"(< {GAUSSIAN_RATIO:g}) in a kept dimension, whose latent is then not Gaussian; "
                 f"use --tmax {needed:.4g} or a larger --rho"
             )
+        rest = slice(self.dims_to_keep, None)
+        ratios = (self.gamma(self.tmax)[0] / self.xi)[rest]
+        if len(ratios) and float(ratios.min()) < GAUSSIAN_RATIO:
+            notes.append(
+                f"compressed latents keep some of the data's own shape (noise/data variance at "
+                f"tmax={self.tmax:g} is {float(ratios.min()):.3g} < {GAUSSIAN_RATIO:g}): round "
+                "trips are unaffected, samples generated from Gaussian latents are; a longer "
+                "--tmax with a small --g_rescaling (the paper: 15.01 and 0.15) inflates these too"
+            )
         born = int((self.xi < self.gamma0).sum())
         if born and not self.proportional:
             notes.append(

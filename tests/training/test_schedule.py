@@ -143,6 +143,13 @@ def test_under_inflation_is_said_and_the_remedy_works():
     assert Schedule(torch.ones(2), 2, tmax=7.01).warnings() == []
 
 
+def test_compressed_latents_that_are_not_gaussian_are_said():
+    (note,) = Schedule(torch.ones(2), 1, g_type="orig").warnings()
+    assert "compressed latents keep" in note
+    paper = {"g_type": "orig", "g_rescaling": 0.15, "rho": 1.0, "tmax": 15.01}
+    assert Schedule(torch.ones(2), 1, **paper).warnings() == []
+
+
 def test_born_compressed_dimensions_are_said():
     notes = Schedule(torch.tensor([1.0, 1e-4]), 2, tmax=15.01).warnings()
     assert any("1 of 2 dimensions" in note for note in notes)

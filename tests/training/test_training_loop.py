@@ -62,7 +62,7 @@ def test_interrupted_training_is_bit_identical(tmp_path, arch):
 
 
 def test_n_then_n_more_is_2n(tmp_path):
-    common = [*QUICK, "--lr_decay=none"]
+    common = [*QUICK, "--lr_decay=none", "--lr_rampup=0.002"]
     train("--outdir", tmp_path / "whole", *common, "--duration=0.04")
     train("--outdir", tmp_path / "parts", *common, "--duration=0.02048")
     run = tmp_path / "parts" / "00000-circles-PRP"
