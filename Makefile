@@ -35,9 +35,10 @@ test: venv  ## the test suite (CPU, no downloads)
 test-all: venv  ## the slow, gpu and data tests too
 	$(BIN)/python -m pytest -m ''
 
-lint: venv  ## check style
+lint: venv  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: venv  ## apply the style
 	$(BIN)/ruff check --fix .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,12 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
         )
     if options["data"] is not None:
         with cli.user_errors("--data"):
-            source = VectorSource(options["data"])
-        if source.dim != s.data_dim:
+            vectors = VectorSource(options["data"])
+        if vectors.dim != s.data_dim:
             raise UserError(
-                f"--data={options['data']} has {source.dim} columns; the network has {s.data_dim}"
+                f"--data={options['data']} has {vectors.dim} columns; the network has {s.data_dim}"
             )
-        return source
+        return vectors
     name = options["data_name"] or data.get("name")
     if name is None:
         raise UserError("--data_name is missing: this network does not say what it was trained on")
@@ -160,7 +161,7 @@ def data_of(source: ToySource | VectorSource, options: dict[str, Any]) -> torch.
     return source.samples(options["seed"], 0, options["total_samples"])
 
 
-def shared(points: torch.Tensor):
+def shared(points: torch.Tensor) -> Iterator[torch.Tensor]:
     """This rank's share of points that every rank holds."""
     for block in distributed.share(len(points), BLOCK):
         yield points[block.start : block.stop]
@@ -224,7 +225,7 @@ def simulate_all(
     results = {"melt": melt.arrays, "roundtrip": back.arrays, "gen": gen.arrays}
     for name, arrays in results.items():
         with atomic_path(folder / f"{stem}{name}_results.npz") as temporary:
-            np.savez(temporary, **arrays)
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
     error = back.arrays["tilde_xs"][-1] - melt.arrays["tilde_xs"][0]
     report = {
         "evaluations_one_way": melt.evaluations,

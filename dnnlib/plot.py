@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -36,7 +36,7 @@ def hues(points: np.ndarray) -> np.ndarray:
     return (np.arctan2(x[:, 1], x[:, 0]) / (2 * np.pi)) % 1.0
 
 
-def scatter(ax: Axes, points: np.ndarray, colour: np.ndarray | None, limit: float) -> None:
+def scatter(ax: Any, points: np.ndarray, colour: np.ndarray | None, limit: float) -> None:
     """Draw points [n, d] into axes: a histogram (d = 1), a scatter or a 3-D scatter."""
     points = points[:MAX_POINTS]
     style: dict = {"s": 2.0, "linewidths": 0}
@@ -64,7 +64,7 @@ def limit_of(*clouds: np.ndarray) -> float:
     return 1.1 * max(float(np.quantile(np.abs(c[:, :3]), 0.9995)) for c in clouds) + 1e-12
 
 
-def _row(n: int, d: int, size: float) -> tuple[Figure, list[Axes]]:
+def _row(n: int, d: int, size: float) -> tuple[Figure, list[Any]]:
     kind = {"projection": "3d"} if d > 2 else {}
     figure, axes = plt.subplots(
         1, n, figsize=(size * n, size), subplot_kw=kind, squeeze=False, layout="constrained"
@@ -126,14 +126,15 @@ def animate(
     """The same trajectory as an animated GIF, there and back; arguments of `strip`."""
     figure, (ax,) = _row(1, states.shape[2], 4.0)
     figure.set_dpi(80)
+    canvas: Any = figure.canvas
     limit = limit_of(*states)
     frames = []
     for state, t in zip(states, times, strict=True):
         ax.clear()
         scatter(ax, state[:1500], colour[:1500], limit)
         ax.set_title(f"{title}, t = {t:.2f}", fontsize=10)
-        figure.canvas.draw()
-        frames.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]))
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
     plt.close(figure)
     film = [frame.quantize(64) for frame in frames]
     film += film[-2:0:-1]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -183,7 +183,7 @@ class Flow:
         return self.to_whitened(x, times[-1], "scaled_es")
 
     def inflate(
-        self, x: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: object
+        self, x: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: Any
     ) -> Tensor:
         """Data to latents.
 
@@ -202,7 +202,7 @@ class Flow:
         return self.from_whitened(u, T, coords)
 
     def generate(
-        self, z: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: object
+        self, z: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: Any
     ) -> Tensor:
         """Latents to data: the inverse of `inflate`, same arguments.
 
@@ -219,7 +219,7 @@ class Flow:
         u = self._in_blocks(u, lambda b: self.integrate(b, T, 0.0, **how), how)
         return self.from_whitened(u, 0.0, "unscaled")
 
-    def round_trip(self, x: Tensor | np.ndarray, **how: object) -> Tensor:
+    def round_trip(self, x: Tensor | np.ndarray, **how: Any) -> Tensor:
         """Data to latent and back, [n, d] to [n, d]; exact with solver="reversible"."""
         T = self.schedule.tmax
 
@@ -258,7 +258,7 @@ class Flow:
         wanted[self.schedule.dims_to_keep :] = eps
         return u * (wanted / self.schedule.latent_variance(t)).sqrt().to(u)
 
-    def sample(self, n: int, seed: int = 0, eps: float | None = None, **how: object) -> Tensor:
+    def sample(self, n: int, seed: int = 0, eps: float | None = None, **how: Any) -> Tensor:
         """Generate n samples in the data's own units, [n, d]; see `latents` and `inflate`."""
         return self.generate(self.latents(n, seed, eps), coords="whitened", **how)
 

@@ -109,9 +109,9 @@ def launch(
     with distributed.session(options["device"]) as device:
         model, floored = prepare(options, source)
         name = description(model.schedule.name)
-        run_dir = distributed.broadcast(
-            run_dir or (next_run_dir(options["outdir"], name) if distributed.is_main() else None)
-        )
+        if run_dir is None and distributed.is_main():
+            run_dir = next_run_dir(options["outdir"], name)
+        run_dir = Path(str(distributed.broadcast(run_dir and str(run_dir))))
         if not distributed.is_main():
             return _train(options, run_dir, source, model, device, None)
         with Logger(run_dir / "log.txt"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from training.precond import InflationPrecond
@@ -12,7 +14,7 @@ def flow_loss(
     x: Tensor,
     t: Tensor,
     noise: Tensor,
-    net: object | None = None,
+    net: Callable[..., Tensor] | None = None,
     **labels: Tensor | None,
 ) -> Tensor:
     """Squared error of the field at random times, every dimension and sample apart.

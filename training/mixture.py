@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from training.basis import Basis
-from training.precond import BasisModule
+from training.precond import FieldModel
 from training.schedule import Schedule
 
 MEMORY_BOUND = 256 * 2**20  # bytes that one chunk's pairwise tables may take
 
 
-class MixtureField(BasisModule):
+class MixtureField(FieldModel):
     """The exact vector field of data distributed as a Gaussian mixture.
 
     Args:

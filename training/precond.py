@@ -11,8 +11,6 @@ coordinates.
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,24 +18,9 @@ from torch import Tensor, nn
 from training.basis import Basis
 from training.schedule import Schedule
 
-Space = Literal["ES", "IS"]
 
-
-class FieldModel(Protocol):
-    """What a flow needs: a schedule, a basis, and the field F in whitened coordinates."""
-
-    schedule: Schedule
-    mean: Tensor
-    scale: Tensor
-    W: Tensor
-
-    def field(self, u: Tensor, t: Tensor) -> Tensor:
-        """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t [n]."""
-        ...
-
-
-class BasisModule(nn.Module):
-    """Schedule and eigenbasis as buffers, and the map between raw data and the eigenbasis.
+class FieldModel(nn.Module):
+    """What a flow needs: schedule and eigenbasis as buffers, and the field F(u, t).
 
     Args:
         schedule: its xi belong to `basis`.
@@ -60,6 +43,10 @@ class BasisModule(nn.Module):
         """The eigenbasis as plain tensors."""
         return Basis(self.mean, self.scale, self.schedule.xi, self.W)
 
+    def field(self, u: Tensor, t: Tensor) -> Tensor:
+        """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t [n]."""
+        raise NotImplementedError
+
     def encode(self, x: Tensor) -> Tensor:
         """Raw data [n, d] to centred eigenbasis coordinates y_es [n, d], in the buffers' dtype."""
         return ((x.to(self.W.dtype) - self.mean) / self.scale) @ self.W
@@ -69,7 +56,7 @@ class BasisModule(nn.Module):
         return (y @ self.W.T.to(y.dtype)) * self.scale.to(y.dtype) + self.mean.to(y.dtype)
 
 
-class InflationPrecond(BasisModule):
+class InflationPrecond(FieldModel):
     """A network with the schedule and eigenbasis that make it an inflationary flow.
 
     Args:

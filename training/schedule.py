@@ -289,8 +289,9 @@ class Arc:
         A grid from stop to start is the same one reversed, to the last bit.
         """
         r = STEP_GROWTH
-        ends = [self.position(t) / self.length for t in sorted((start, stop))]
-        tau = np.linspace(*(np.log1p((r - 1) * e) / np.log(r) for e in ends), steps + 1)
+        ends = np.array([self.position(t) / self.length for t in sorted((start, stop))])
+        low, high = np.log1p((r - 1) * ends) / np.log(r)
+        tau = np.linspace(low, high, steps + 1)
         grid = (self.length * np.expm1(tau * np.log(r)) / (r - 1)).tolist()
         return grid if stop >= start else grid[::-1]
 

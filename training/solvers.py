@@ -43,7 +43,10 @@ def increment(f: Field, tableau: Tableau, a: float, h: float, y: Tensor) -> Tens
             if w:
                 shifted = shifted + (h * w) * k
         stages.append(f(a + c * h, shifted))
-    return sum((h * b) * k for b, k in zip(tableau.b, stages, strict=True))
+    change = torch.zeros_like(y)
+    for b, k in zip(tableau.b, stages, strict=True):
+        change = change + (h * b) * k
+    return change
 
 
 def _runge_kutta(tableau: Tableau) -> Callable[..., Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -185,7 +186,7 @@ class ToySource:
         return described
 
 
-def exact_mixture(name: str, points: int = 512) -> dict[str, Tensor]:
+def exact_mixture(name: str, points: int = 512) -> dict[str, Any]:
     """The Gaussian mixture that a toy set is: arguments of `mixture.MixtureField`.
 
     The circles are mixtures over their rings; `points` equally spaced centres a ring reproduce

@@ -45,6 +45,7 @@ class ToyMLP(nn.Module):
     """
 
     time_input = "features"
+    freqs: Tensor
 
     def __init__(self, in_channels: int, width: int = 64, depth: int = 4, bands: int = 4):
         super().__init__()
@@ -90,11 +91,10 @@ class FourierEmbedding(nn.Module):
         return torch.cat([phase.sin(), phase.cos()], dim=1)
 
 
-def _xavier(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
+def _xavier(layer: nn.Linear) -> None:
     nn.init.xavier_uniform_(layer.weight)
-    with torch.no_grad():
-        layer.weight.mul_(gain)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 class ResampledConv(nn.Module):
@@ -177,7 +177,7 @@ class ToyConvUNet(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 _xavier(layer)
-        _xavier(self.dense81, gain=1e-5)
+        nn.init.xavier_uniform_(self.get_parameter("dense81.weight"), gain=1e-5)
 
     def forward(
         self,
@@ -195,18 +195,18 @@ class ToyConvUNet(nn.Module):
         x = x.reshape(-1, 1, 8, 8)
         skips = []
         for k in range(1, 5):
-            x = getattr(self, f"downresblock{k}")(x, conv)
+            x = self.get_submodule(f"downresblock{k}")(x, conv)
             skips.append(x)
-        x = self.upresblock1(x, conv)
+        x = self.get_submodule("upresblock1")(x, conv)
         for k in range(2, 5):
-            x = getattr(self, f"upresblock{k}")(torch.cat([x, skips[4 - k]], dim=1), conv)
+            x = self.get_submodule(f"upresblock{k}")(torch.cat([x, skips[4 - k]], dim=1), conv)
         x = self._dense(5, x.flatten(1), fc)
         x = nnf.silu(self._dense(6, x, fc))
         x = nnf.silu(self._dense(7, x, fc))
-        return self.dense81(x)
+        return self.get_submodule("dense81")(x)
 
     def _dense(self, k: int, x: Tensor, emb: Tensor) -> Tensor:
-        return getattr(self, f"dense{k}1")(x) + getattr(self, f"dense{k}2")(emb)
+        return self.get_submodule(f"dense{k}1")(x) + self.get_submodule(f"dense{k}2")(emb)
 
 
 TOY_NETWORKS: dict[str, type[nn.Module]] = {"ToyMLP": ToyMLP, "ToyConvUNet": ToyConvUNet}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from training import seeding
 from training.flow import Flow
 from training.loss import flow_loss
 from training.model import network_to_dict
-from training.precond import InflationPrecond, sigma_times
+from training.precond import FieldModel, InflationPrecond, sigma_times
 
 STATES_KEPT = 2
 
@@ -36,7 +36,19 @@ STATES_KEPT = 2
 class Source(Protocol):
     """Where training samples come from."""
 
-    dim: int
+    @property
+    def dim(self) -> int:
+        """Dimensions of a sample, d."""
+        ...
+
+    @property
+    def scale(self) -> Tensor:
+        """Units of the columns, [d]."""
+        ...
+
+    def basis_batches(self) -> Iterator[Tensor]:
+        """This rank's share of the samples that the eigenbasis is computed from."""
+        ...
 
     def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
         """Samples start..stop of a seed's stream, [stop - start, d]."""
@@ -137,7 +149,8 @@ class Trainer:
         if distributed.is_main():
             self.stats = StatsWriter(c.run_dir, self.nimg / 1000, self.device)
         tick = self.nimg // c.tick
-        loss_sum, tick_start, tick_nimg = 0.0, time.time(), self.nimg
+        loss_sum = torch.zeros((), device=self.device)
+        tick_start, tick_nimg = time.time(), self.nimg
         bar = tqdm(
             total=c.duration / 1000, initial=self.nimg / 1000, unit="kimg", leave=False,
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} kimg [{elapsed}<{remaining}]",
@@ -157,7 +170,8 @@ class Trainer:
                 self._snapshot()
             if tick % c.dump == 0 or done:
                 self._save_state()
-            loss_sum, tick_start, tick_nimg = 0.0, time.time(), self.nimg
+            loss_sum = torch.zeros_like(loss_sum)
+            tick_start, tick_nimg = time.time(), self.nimg
         bar.close()
         if self.stats is not None:
             self.stats.close()
@@ -179,7 +193,7 @@ class Trainer:
         pieces = [mine[i : i + size] for i in range(0, len(mine), size)]
         for piece in pieces:
             last = piece is pieces[-1]
-            with nullcontext() if last or world == 1 else net.no_sync():
+            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
                 x, noise = self._batch(piece)
                 t = times[piece.start : piece.stop].to(self.device)
                 errors = flow_loss(self.model, x, t, noise, net=net)
@@ -300,7 +314,7 @@ def learning_rate(c: TrainConfig, nimg: int) -> float:
     return c.lr * warmup * decay
 
 
-def describe(model: InflationPrecond, floored: int) -> list[str]:
+def describe(model: FieldModel, floored: int) -> list[str]:
     """What a run says about its schedule before it starts: participation ratios and warnings."""
     s = model.schedule
     rates = s.rates.cpu().numpy()
