@@ -21,10 +21,6 @@ class UserError(click.ClickException):
 
     exit_code = 2
 
-    def show(self, file: Any = None) -> None:
-        """Print the line on stderr, from rank 0 only."""
-        _say(self.format_message())
-
 
 class _OneLineErrors:
     """Mixin: usage errors as one line instead of a usage block."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dnnlib.util import atomic_path, run_dirs
+from dnnlib.util import atomic_path, open_url, run_dirs
 
 FORMAT = "inflationary-flow"
 VERSION = 1
@@ -39,13 +39,12 @@ def load(path: str | Path, kind: str) -> dict[str, Any]:
     Raises:
         ValueError: one line on why the file cannot be used.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
     try:
-        with warnings.catch_warnings():
+        with open_url(str(path)) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
     except Exception as error:  # a hostile or damaged file fails in any way it likes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -62,19 +61,19 @@ def load(path: str | Path, kind: str) -> dict[str, Any]:
 
 
 def load_network(path: str | Path) -> dict[str, Any]:
-    """Read a network file, or the latest snapshot of a run folder or of a folder of runs."""
+    """Read a network file, an https:// address, or the latest in a run folder or folder of runs."""
     return load(find_network(path), "network")
 
 
-def find_network(path: str | Path) -> Path:
-    """The network file that a path means: itself, or the latest snapshot in a folder.
+def find_network(path: str | Path) -> str | Path:
+    """The network file that a path or address means: itself, or the latest in a folder of runs.
 
     Raises:
         ValueError: if there is none.
     """
-    path = Path(path)
-    if not path.is_dir():
+    if not Path(path).is_dir():
         return path
+    path = Path(path)
     for folder in [path, *reversed(run_dirs(path))]:
         snapshots = numbered(folder, SNAPSHOT)
         if snapshots:

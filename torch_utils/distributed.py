@@ -7,7 +7,6 @@ rank's GPU. Work on ODEs is never wrapped in DDP: each rank owns its samples (`s
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -180,11 +179,3 @@ def data_parallel(module: nn.Module) -> nn.Module:
         return module
     ids = [_device] if _device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
-
-
-def fail(message: str, code: int = 2) -> None:
-    """End the process with one line on stderr (from rank 0) and an exit code."""
-    if is_main():
-        print(f"error: {message}", file=sys.stderr, flush=True)
-    shutdown()
-    sys.exit(code)

@@ -175,6 +175,8 @@ def _train(
         dump=options["dump"],
         seed=options["seed"],
     )
+    if device.type == "mps":  # which has no float64
+        model = model.float()
     Trainer(config, source, model.to(device), on_snapshot).run()
     if distributed.is_main():
         latest = checkpoint.find_network(run_dir)

@@ -195,7 +195,7 @@ class Trainer:
             last = piece is pieces[-1]
             with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
                 x, noise = self._batch(piece)
-                t = times[piece.start : piece.stop].to(self.device)
+                t = self._place(times[piece.start : piece.stop])
                 errors = flow_loss(self.model, x, t, noise, net=net)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 loss.backward()
@@ -211,7 +211,11 @@ class Trainer:
         lo, hi = self.nimg + piece.start, self.nimg + piece.stop
         x = self.source.samples(self.config.seed, lo, hi, purpose="training")
         noise = seeding.normals(self.config.seed, "noise", lo, hi, self.source.dim)
-        return x.to(self.device), torch.from_numpy(noise).to(self.device)
+        return self._place(x), self._place(torch.from_numpy(noise))
+
+    def _place(self, x: Tensor) -> Tensor:
+        """Onto this rank's device, in the precision that schedule and basis have there."""
+        return x.to(self.model.W.dtype).to(self.device)
 
     def _times(self) -> Tensor:
         """Stratified random times of the whole batch, [batch]."""

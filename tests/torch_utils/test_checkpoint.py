@@ -107,3 +107,20 @@ def test_inconsistent_networks_are_one_clear_line(spoil):
     with pytest.raises(ValueError, match=r"lacks the entry|does not fit|network class") as error:
         network_from_dict(content)
     assert "\n" not in str(error.value)
+
+
+def test_a_network_can_be_opened_from_an_address(tmp_path, monkeypatch):
+    from dnnlib import util
+
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
+    checkpoint.save(tmp_path / "net.pkl", "network", network_to_dict(_model(), NETWORK, {}))
+
+    def download(url, dest, timeout):
+        dest.parent.mkdir()
+        dest.write_bytes((tmp_path / "net.pkl").read_bytes())
+
+    monkeypatch.setattr(util, "_download", download)
+    for _ in range(2):  # the second time from the cache: mkdir would fail
+        assert load_flow("https://example.org/net.pkl", "cpu").schedule.data_dim == 3
+    with pytest.raises(ValueError, match="only https"):
+        load_flow("http://example.org/net.pkl", "cpu")
