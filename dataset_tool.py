@@ -1,0 +1,181 @@
+"""Convert images to the data set format of this suite: a zip of PNG files with dataset.json."""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+from PIL import Image
+
+from dnnlib import cli
+from dnnlib.cli import UserError
+from dnnlib.util import atomic_path, write_json
+from training.image_archives import open_source
+from training.image_convert import TRANSFORMS, Plan, RefusedImagesError, convert, scan
+from training.image_files import ImageSet
+
+EXAMPLE = """
+python dataset_tool.py --source=digits --dest=datasets/digits-8x8.zip
+python dataset_tool.py --source=downloads/cifar10/cifar-10-python.tar.gz \\
+    --dest=datasets/cifar10-32x32.zip
+python dataset_tool.py --source=downloads/afhqv2 --dest=datasets/afhqv2-32x32.zip --resolution=32x32
+"""
+
+
+class Resolution(click.ParamType):
+    """WIDTHxHEIGHT as two whole numbers."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Parse "32x32"."""
+        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not of the form WxH, such as 32x32", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@cli.command(EXAMPLE)
+@click.option(
+    "--source",
+    required=True,
+    metavar="PATH|digits",
+    help="folder or .zip of images, CIFAR-10 .tar.gz, MNIST images .gz (labels file "
+    "beside it), LSUN lmdb folder, or the word digits",
+)
+@click.option("--dest", required=True, metavar="PATH", help=".zip file, or folder, to write")
+@click.option(
+    "--resolution",
+    type=Resolution(),
+    metavar="WxH",
+    help="size of the result  [that of the images]",
+)
+@click.option(
+    "--transform",
+    type=click.Choice(TRANSFORMS),
+    metavar="|".join(TRANSFORMS),
+    help="cut out the centre: a square, or a part of the shape of --resolution that is "
+    "filled up to a square with black bars",
+)
+@click.option("--max-images", type=click.IntRange(min=1), help="only the first so many")
+@click.option("--channels", type=click.Choice(["1", "3"]), help="convert to grey (1) or colour (3)")
+@cli.plot_option
+@click.option("-n", "--dry-run", is_flag=True, help="check every image and stop")
+def main(
+    source: str,
+    dest: str,
+    resolution: tuple[int, int] | None,
+    transform: str | None,
+    max_images: int | None,
+    channels: str | None,
+    plot: bool,
+    dry_run: bool,
+) -> None:
+    """Convert images to a zip of uncompressed PNG files with dataset.json.
+
+    Labels come from the source's dataset.json, else from its top-level folders in alphabetical
+    order, else from CIFAR-10, MNIST or digits themselves. Every image is checked before anything is
+    written. The same input gives the same file. Transparent parts become white. Beside the result
+    lie the options ({dest}-options.json) and a picture of some images ({dest}-images.png).
+    """
+    target = check_dest(source, dest)
+    with cli.user_errors():
+        plan = Plan(resolution, transform, None if channels is None else int(channels))
+    options = {"source": source, "dest": dest, "resolution": resolution, "transform": transform,
+               "max_images": max_images, "channels": plan.channels}  # fmt: skip
+    with warnings.catch_warnings(), cli.user_errors("--source"):
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # listed with the others
+        with open_source(source) as images:
+            count = min(len(images.names), max_images or len(images.names))
+            found = check_images(source, images, plan, count)
+            if dry_run:
+                return
+            try:
+                convert(images, plan, count, target)
+                beside = str(target.with_suffix("") if target.suffix == ".zip" else target)
+                write_json(f"{beside}-options.json", {"options": options, "result": found})
+                if plot:
+                    picture(images, plan, count, Path(f"{beside}-images.png"))
+            except OSError as error:
+                raise UserError(f"--dest={dest}: {error.strerror or error}") from error
+    print(f"Done. Data set: {target}")
+
+
+def check_images(source: str, images: ImageSet, plan: Plan, count: int) -> dict[str, int]:
+    """Check every image and say what was found; see `scan`.
+
+    Raises:
+        UserError: after a line for each image that cannot be used.
+    """
+    try:
+        found = scan(images, plan, count)
+    except RefusedImagesError as error:
+        for line in error.lines():
+            click.echo(f"  {line}", err=True)
+        raise UserError(f"--source={source}: {error}") from None
+    report(images, count, found)
+    return found
+
+
+def check_dest(source: str, dest: str) -> Path:
+    """The path to write to.
+
+    Raises:
+        UserError: if it cannot be written, or writing it would change the source.
+    """
+    target = Path(dest)
+    if target.suffix.lower() == ".zip":
+        target = target.with_suffix(".zip")
+        if target.is_dir():
+            raise UserError(f"--dest={dest}: is a folder; name a file")
+    elif target.suffix and not target.is_dir():
+        raise UserError(
+            f"--dest={dest}: ends in {target.suffix}; name a .zip file, or a folder without a dot"
+        )
+    elif target.is_file():
+        raise UserError(f"--dest={dest}: is a file; name a .zip file or a folder")
+    elif target.is_dir() and any(target.iterdir()):
+        raise UserError(f"--dest={dest}: the folder is not empty; name another or empty it")
+    origin = Path(source).resolve()
+    inside = target.suffix != ".zip" and origin in target.resolve().parents
+    if source != "digits" and (target.resolve() == origin or inside):
+        raise UserError(f"--dest={dest}: lies in --source={source}; name another place")
+    cli.check_writable(target.parent, "--dest")
+    return target
+
+
+def report(images: ImageSet, count: int, found: dict[str, int]) -> None:
+    """Say what was found."""
+    size, kind = found["size"], "grey" if found["channels"] == 1 else "colour"
+    print(f"{count} images become {size}x{size} {kind}, {found['channels'] * size**2} dimensions")
+    if found["enlarged"]:
+        print(f"Warning: {found['enlarged']} images are smaller than that and are enlarged")
+    if images.labels is None:
+        print("Labels: none")
+    else:
+        classes = images.classes or sorted({str(k) for k in images.labels}, key=int)
+        named = ", ".join(f"{i} {name}" if images.classes else name
+                          for i, name in enumerate(classes[:20]))  # fmt: skip
+        print(f"Labels: {len(classes)} classes ({named}{', ...' if len(classes) > 20 else ''})")
+    sys.stdout.flush()
+
+
+def picture(images: ImageSet, plan: Plan, count: int, path: Path, across: int = 8) -> None:
+    """Draw up to across^2 converted images, spread evenly over the set, in a square grid."""
+    picks = [i * count // min(count, across**2) for i in range(min(count, across**2))]
+    tiles = [plan.apply(images.image(i)) for i in picks]
+    size = tiles[0].width * max(1, 64 // tiles[0].width)  # whole pixels, large enough to see
+    sheet = Image.new(tiles[0].mode, (across * size, -(-len(tiles) // across) * size))
+    for i, tile in enumerate(tiles):
+        enlarged = tile.resize((size, size), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (i % across * size, i // across * size))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)
+
+
+if __name__ == "__main__":
+    main()

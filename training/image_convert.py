@@ -1,0 +1,282 @@
+"""Conversion of an image set: first every image is checked, then all are written, atomically.
+
+The same input gives the same bytes: fixed order, fixed timestamps, nothing of the machine.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from dnnlib.util import atomic_path
+from training.image_files import (
+    LABELS_FILE,
+    TOO_DEEP,
+    TOO_LARGE,
+    UNREADABLE,
+    BadImageError,
+    ImageSet,
+    in_order,
+)
+
+TRANSFORMS = ("center-crop", "center-crop-wide")
+Put = Callable[[str, bytes], None]
+
+OTHER_SIZE = "of another size"
+NOT_SQUARE = "not square"
+NOT_POWER = "not a power of two in size"
+GREY = "grey among colour"
+COLOUR = "colour among grey"
+REMEDIES = {
+    UNREADABLE: "repair or remove them",
+    TOO_LARGE: "make them smaller or remove them",
+    TOO_DEEP: "save them with 8 bits a channel",
+    OTHER_SIZE: "give --resolution=WxH, with --transform=center-crop if shapes differ",
+    NOT_SQUARE: "give --transform=center-crop",
+    NOT_POWER: "give --resolution, such as 32x32",
+    GREY: "give --channels=3 or --channels=1",
+    COLOUR: "give --channels=3 or --channels=1",
+}
+
+
+class RefusedImagesError(ValueError):
+    """Images that cannot be converted as asked.
+
+    Args:
+        offenders: (name, kind of REMEDIES, detail) of each.
+        total: how many images were checked.
+    """
+
+    def __init__(self, offenders: list[tuple[str, str, str]], total: int):
+        kinds = Counter(kind for _, kind, _ in offenders)
+        parts = [f"{n} {kind} ({REMEDIES[kind]})" for kind, n in kinds.items()]
+        super().__init__(
+            f"{len(offenders)} of {total} images cannot be used: {'; '.join(parts)}; nothing was "
+            "written"
+        )
+        self.offenders, self.total = offenders, total
+
+    def lines(self) -> list[str]:
+        """One line an offender; a single line if every image has the same flaw."""
+        flaws = {(kind, detail) for _, kind, detail in self.offenders}
+        if len(flaws) == 1 and len(self.offenders) == self.total > 1:
+            ((kind, detail),) = flaws
+            return [f"all {self.total} images: {kind}: {detail}"]
+        return [f"{name}: {kind}: {detail}" for name, kind, detail in self.offenders]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to each image.
+
+    Attributes:
+        resolution: width and height to resize to (Lanczos), or None to leave the size.
+        transform: "center-crop" cuts the largest central square first; "center-crop-wide" cuts the
+            largest central part of the resolution's shape, and fills up to a square with black
+            bars above and below.
+        channels: 1 or 3 to convert to grey or colour, or None to leave them.
+
+    Raises:
+        ValueError: if the settings contradict each other.
+    """
+
+    resolution: tuple[int, int] | None = None
+    transform: str | None = None
+    channels: int | None = None
+
+    def __post_init__(self):
+        wide = self.transform == "center-crop-wide"
+        if self.resolution is None:
+            if wide:
+                raise ValueError("--transform=center-crop-wide needs --resolution, such as 64x36")
+            return
+        w, h = self.resolution
+        given = f"--resolution={w}x{h}"
+        if wide and h >= w:
+            raise ValueError(
+                f"{given}: --transform=center-crop-wide needs a width above the height"
+            )
+        if not wide and w != h:
+            raise ValueError(
+                f"{given}: not square; give {w}x{w}, or --transform=center-crop-wide for bars"
+            )
+        if w & (w - 1):
+            raise ValueError(
+                f"{given}: {w} is not a power of two; give 32, 64, 128 or such (networks halve it)"
+            )
+
+    def output_size(self, w: int, h: int) -> tuple[int, int]:
+        """Width and height that an image of width w and height h ends with."""
+        if self.resolution is not None:
+            return self.resolution[0], self.resolution[0]  # wide ones are filled up
+        return (min(w, h),) * 2 if self.transform else (w, h)
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """The converted image."""
+        if self.channels is not None:
+            image = image.convert("L" if self.channels == 1 else "RGB")
+        if self.transform is not None:
+            w, h = self.resolution or (1, 1)
+            image = _cut(image, w, h)
+        if self.resolution is not None and image.size != self.resolution:
+            image = image.resize(self.resolution, Image.Resampling.LANCZOS)
+        if self.transform == "center-crop-wide":
+            w, h = image.size
+            square = Image.new(image.mode, (w, w))
+            square.paste(image, (0, (w - h) // 2))
+            image = square
+        return image
+
+
+def _cut(image: Image.Image, w: int, h: int) -> Image.Image:
+    """The largest central part of shape w : h."""
+    W, H = image.size
+    width = min(W, max(1, round(H * w / h)))
+    height = min(H, max(1, round(W * h / w)))
+    left, top = (W - width) // 2, (H - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def scan(images: ImageSet, plan: Plan, count: int) -> dict[str, int]:
+    """Decode every image and check that all can be converted; writes nothing.
+
+    Args:
+        images: the source.
+        plan: what is to happen to each.
+        count: how many to check, from the first.
+
+    Returns:
+        "images", "size" and "channels" of the result, and "enlarged": how many images are smaller.
+
+    Raises:
+        RefusedImagesError: naming every image that cannot.
+    """
+    facts: list[tuple[int, int, str] | BadImageError] = []
+    for fact in tqdm(in_order(lambda i: _look(images, i), count), "checking", count, disable=None):
+        facts.append(fact)
+    good = [f for f in facts if not isinstance(f, BadImageError)]
+    sizes = Counter(plan.output_size(w, h) for w, h, _ in good)
+    modes = Counter(mode for _, _, mode in good)
+    if plan.channels is not None:
+        modes = Counter({"L" if plan.channels == 1 else "RGB": len(good)})
+    size = sizes.most_common(1)[0][0] if good else (0, 0)
+    mode = "L" if modes["L"] > modes["RGB"] else "RGB"
+    offenders = []
+    for name, fact in zip(images.names, facts, strict=False):
+        flaw = _flaw(fact, plan, size, mode)
+        if flaw is not None:
+            offenders.append((name, *flaw))
+    if offenders:
+        raise RefusedImagesError(offenders, count)
+    w, h = plan.resolution or size
+    enlarged = sum(1 for fact in good if fact[0] < w or fact[1] < h)
+    channels = 1 if mode == "L" else 3
+    return {"images": count, "size": size[0], "channels": channels, "enlarged": enlarged}
+
+
+def _look(images: ImageSet, i: int) -> tuple[int, int, str] | BadImageError:
+    try:
+        image = images.image(i)
+    except BadImageError as error:
+        return error
+    return image.width, image.height, image.mode
+
+
+def _flaw(
+    fact: tuple[int, int, str] | BadImageError, plan: Plan, size: tuple[int, int], mode: str
+) -> tuple[str, str] | None:
+    """What is wrong with an image, given the size and mode of most."""
+    if isinstance(fact, BadImageError):
+        return fact.kind, fact.detail
+    w, h, own_mode = fact
+    out = plan.output_size(w, h)
+    if out != size:
+        return OTHER_SIZE, f"{w}x{h} gives {out[0]}x{out[1]}, most give {size[0]}x{size[1]}"
+    if w != h and plan.transform is None:
+        return NOT_SQUARE, f"{w}x{h}"
+    if out[0] & (out[0] - 1):
+        return NOT_POWER, f"{out[0]}x{out[1]}"
+    if plan.channels is None and own_mode != mode:
+        return (GREY, "grey") if own_mode == "L" else (COLOUR, "colour")
+    return None
+
+
+def convert(images: ImageSet, plan: Plan, count: int, dest: Path) -> None:
+    """Write the first `count` images, which `scan` has passed, and their labels.
+
+    Args:
+        images: the source.
+        plan: what is to happen to each.
+        count: how many to write.
+        dest: a .zip file, which is replaced, or a folder that is absent or empty.
+
+    Raises:
+        ValueError: if an image changed after the scan; nothing is left behind.
+        OSError: if the disk is full, say; nothing is left behind.
+    """
+
+    def png(i: int) -> bytes:
+        buffer = io.BytesIO()
+        try:
+            plan.apply(images.image(i)).save(buffer, "PNG", compress_level=0)
+        except BadImageError as error:
+            raise ValueError(f"{images.names[i]} changed meanwhile: {error}") from None
+        return buffer.getvalue()
+
+    names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(count)]
+    with (_zip_file if dest.suffix == ".zip" else _folder)(dest) as put:
+        for name, data in zip(
+            names, tqdm(in_order(png, count), "writing", count, disable=None), strict=True
+        ):
+            put(name, data)
+        labels = None
+        if images.labels is not None:
+            labels = [list(pair) for pair in zip(names, images.labels, strict=False)]
+        put(LABELS_FILE, json.dumps({"labels": labels}).encode())
+
+
+@contextmanager
+def _zip_file(dest: Path) -> Iterator[Put]:
+    with atomic_path(dest) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+
+        def put(name: str, data: bytes) -> None:
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system = 3  # the same bytes on every system
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data, zipfile.ZIP_STORED)
+
+        yield put
+
+
+@contextmanager
+def _folder(dest: Path) -> Iterator[Put]:
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+
+    def put(name: str, data: bytes) -> None:
+        path = temporary / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+
+    try:
+        yield put
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if dest.exists():
+            dest.rmdir()
+        temporary.rename(dest)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
