@@ -186,7 +186,7 @@ class ToySource:
         return described
 
 
-def exact_mixture(name: str, points: int = 512) -> dict[str, Any]:
+def exact_mixture(name: str, points: int = 192) -> dict[str, Any]:
     """The Gaussian mixture that a toy set is: arguments of `mixture.MixtureField`.
 
     The circles are mixtures over their rings; `points` equally spaced centres a ring reproduce
