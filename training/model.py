@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from training.basis import Basis
+from training.networks import IMAGE_NETWORKS
 from training.precond import InflationPrecond
 from training.schedule import Schedule
 from training.toy_networks import TOY_NETWORKS
 
-NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS}
+NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS}
 
 
 def build(

@@ -1,0 +1,198 @@
+r"""The preconditioners of Karras et al. 2022, table 1, and the losses that go with them.
+
+A denoiser D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) of noisy data x = y + sigma n, with one
+noise level for all dimensions. They stand beside the inflationary preconditioner
+(`training.precond`), whose noise differs from dimension to dimension.
+
+    losses   sigma ~ a distribution, given by its quantiles; |D - y|^2 with a weight
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+SIGMA_DATA = 0.5
+VP_BETA_D, VP_BETA_MIN, VP_FIRST_TIME = 19.9, 0.1, 1e-5
+VE_SIGMA_MIN, VE_SIGMA_MAX = 0.02, 100.0
+
+Scalings = tuple[Tensor | float, Tensor | float, Tensor | float, Tensor]
+
+
+class SigmaPrecond(nn.Module, ABC):
+    """A network as a denoiser; subclasses say how sigma scales it.
+
+    Args:
+        model: network called as model(x, noise_labels, class_labels, augment_labels).
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    @abstractmethod
+    def scalings(self, sigma: Tensor) -> Scalings:
+        """(c_skip, c_out, c_in, c_noise) at noise levels sigma: of sigma's shape, or constants."""
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        class_labels: Tensor | None = None,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The denoiser D(x, sigma), in float32 at least.
+
+        Args:
+            x: noisy data, [n, ...].
+            sigma: noise levels, [n], or one for all.
+            class_labels: one-hot labels [n, classes] or None.
+            augment_labels: what augmentation did, [n, a], or None.
+
+        Returns:
+            denoised data of the shape of x.
+        """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
+        column = sigma.reshape(-1, *[1] * (x.dim() - 1))  # [n, 1, ...]
+        c_skip, c_out, c_in, c_noise = self.scalings(column)
+        dtype = next(self.model.parameters()).dtype
+        F = self.model((c_in * x).to(dtype), c_noise.flatten(), class_labels, augment_labels)
+        return c_skip * x + c_out * F.to(x.dtype)
+
+
+class EDMPrecond(SigmaPrecond):
+    """The preconditioner of EDM: network inputs and targets of unit variance.
+
+    Args:
+        model: see `SigmaPrecond`.
+        sigma_data: standard deviation of the data.
+    """
+
+    def __init__(self, model: nn.Module, sigma_data: float = SIGMA_DATA):
+        super().__init__(model)
+        self.sigma_data = sigma_data
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        """See `SigmaPrecond.scalings`."""
+        sd = self.sigma_data
+        S = sigma.square() + sd**2
+        return sd**2 / S, sigma * sd * S.rsqrt(), S.rsqrt(), sigma.log() / 4
+
+
+class VPPrecond(SigmaPrecond):
+    """The preconditioner of the variance preserving (VP) diffusion: the network predicts noise.
+
+    Args:
+        model: see `SigmaPrecond`.
+        beta_d: extent of the noise schedule.
+        beta_min: its first slope.
+        M: time steps of the original discrete training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        beta_d: float = VP_BETA_D,
+        beta_min: float = VP_BETA_MIN,
+        M: int = 1000,
+    ):
+        super().__init__(model)
+        self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        """See `SigmaPrecond.scalings`."""
+        t = vp_time(sigma, self.beta_d, self.beta_min)
+        return 1.0, -sigma, (sigma.square() + 1).rsqrt(), (self.M - 1) * t
+
+
+class VEPrecond(SigmaPrecond):
+    """The preconditioner of the variance exploding (VE) diffusion.
+
+    Args:
+        model: see `SigmaPrecond`.
+    """
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        """See `SigmaPrecond.scalings`."""
+        return 1.0, sigma, 1.0, (sigma / 2).log()
+
+
+def vp_sigma(t: Tensor, beta_d: float = VP_BETA_D, beta_min: float = VP_BETA_MIN) -> Tensor:
+    """Noise level sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1) of the VP diffusion at times t."""
+    return torch.expm1(t * (beta_d / 2 * t + beta_min)).sqrt()
+
+
+def vp_time(sigma: Tensor, beta_d: float = VP_BETA_D, beta_min: float = VP_BETA_MIN) -> Tensor:
+    """Inverse of `vp_sigma`, in the form of the quadratic's root that does not cancel."""
+    twice_log = 2 * torch.log1p(sigma.square())
+    return twice_log / (beta_min + (beta_min**2 + beta_d * twice_log).sqrt())
+
+
+def edm_levels(
+    q: Tensor, mean: float = -1.2, std: float = 1.2, sigma_data: float = SIGMA_DATA
+) -> tuple[Tensor, Tensor]:
+    """EDM's log-normal noise levels from uniform q in (0, 1), and their loss weights.
+
+    Args:
+        q: quantiles, [n].
+        mean: mean of log sigma.
+        std: standard deviation of log sigma.
+        sigma_data: standard deviation of the data.
+
+    Returns:
+        sigma and weight 1/c_out^2, each [n].
+    """
+    tiny = torch.finfo(q.dtype).eps
+    sigma = (mean + std * torch.special.ndtri(q.clamp(tiny, 1 - tiny))).exp()
+    return sigma, sigma.pow(-2) + sigma_data**-2
+
+
+def vp_levels(q: Tensor) -> tuple[Tensor, Tensor]:
+    """VP's noise levels, uniform in time, and loss weights 1/sigma^2; see `edm_levels`."""
+    sigma = vp_sigma(VP_FIRST_TIME + (1 - VP_FIRST_TIME) * q)
+    return sigma, sigma.pow(-2)
+
+
+def ve_levels(q: Tensor) -> tuple[Tensor, Tensor]:
+    """VE's log-uniform noise levels and loss weights 1/sigma^2; see `edm_levels`."""
+    sigma = VE_SIGMA_MIN * (q * math.log(VE_SIGMA_MAX / VE_SIGMA_MIN)).exp()
+    return sigma, sigma.pow(-2)
+
+
+def denoising_loss(
+    precond: SigmaPrecond,
+    x: Tensor,
+    levels: tuple[Tensor, Tensor],
+    noise: Tensor,
+    net: Callable[..., Tensor] | None = None,
+    **labels: Tensor | None,
+) -> Tensor:
+    """Weighted squared error of the denoiser, every dimension and sample apart.
+
+    Args:
+        precond: the denoiser.
+        x: clean data, [n, ...].
+        levels: noise levels and weights, each [n], e.g. `edm_levels(q)`.
+        noise: standard normal, of the shape of x.
+        net: module to call instead of `precond` (its DDP wrapper).
+        labels: class_labels and augment_labels of `SigmaPrecond.forward`.
+
+    Returns:
+        weight |D(x + sigma n, sigma) - x|^2, of the shape of x.
+    """
+    sigma, weight = (v.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)) for v in levels)
+    D = (net or precond)(x + sigma * noise, sigma.flatten(), **labels)
+    return weight * (D - x).square()
+
+
+# Name -> preconditioner and its noise levels, as the option --precond names them.
+EDM_FAMILY: dict[str, tuple[type[SigmaPrecond], Callable[[Tensor], tuple[Tensor, Tensor]]]] = {
+    "edm": (EDMPrecond, edm_levels),
+    "vp": (VPPrecond, vp_levels),
+    "ve": (VEPrecond, ve_levels),
+}
