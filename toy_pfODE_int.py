@@ -16,7 +16,7 @@ from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.util import atomic_path, write_json
 from torch_utils import distributed
-from toy_train import data_options, open_source, schedule_options
+from toy_train import data_options, open_source
 from training.basis import eigenbasis
 from training.flow import BLOCK, Flow, load_flow
 from training.mixture import MixtureField
@@ -79,7 +79,6 @@ def net(**options: Any) -> None:
 
 @cli.subcommand(main, DISCRETE_EXAMPLE)
 @data_options
-@schedule_options
 @click.option(
     "--memory_mib", type=click.IntRange(min=1), default=256, help="bound on kernel tables"
 )

@@ -182,3 +182,25 @@ def plot_loss(stats: str | os.PathLike, path: str | os.PathLike) -> None:
     smooth = np.array([np.median(loss[max(0, i - 4) : i + 5]) for i in range(len(loss))])
     lines = {"each tick": loss, "running median": smooth} if len(loss) > 4 else {"loss": loss}
     curve(path, kimg, lines, ("kimg", "loss |F - F*|²"), "Training loss")
+
+
+def image_grid(path: str | os.PathLike, images: np.ndarray, columns: int) -> None:
+    """Images side by side, small ones enlarged pixel by pixel.
+
+    Args:
+        path: .png to write.
+        images: uint8 [n, H, W, C].
+        columns: images a row.
+    """
+    n, h, w, c = images.shape
+    rows = -(-n // columns)
+    sheet = np.full((rows * columns, h, w, c), 255, np.uint8)
+    sheet[:n] = images
+    sheet = sheet.reshape(rows, columns, h, w, c).transpose(0, 2, 1, 3, 4)
+    picture = Image.fromarray(sheet.reshape(rows * h, columns * w, c).squeeze())
+    zoom = max(1, 64 // h)
+    picture = picture.resize(
+        (picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST
+    )
+    with atomic_path(path) as temporary:
+        picture.save(temporary)

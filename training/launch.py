@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dnnlib.cli import UserError
-from dnnlib.util import Logger, next_run_dir, run_dirs, write_json
+from dnnlib.util import Logger, cache_dir, next_run_dir, run_dirs, write_json
 from torch_utils import checkpoint, distributed
-from training.basis import eigenbasis
+from training.augment import LABELS, AugmentPipe
+from training.basis import Basis, eigenbasis
+from training.batches import Source
 from training.model import NETWORKS, build
+from training.networks import PRESETS
 from training.precond import InflationPrecond
-from training.training_loop import Snapshot, Source, TrainConfig, Trainer, describe
+from training.training_loop import Snapshot, TrainConfig, Trainer, describe
 
 OPTIONS_FILE = "training_options.json"
 SCHEDULE_OPTIONS = (
@@ -108,6 +113,8 @@ def launch(
         )
     with distributed.session(options["device"]) as device:
         model, floored = prepare(options, source)
+        if options.get("transfer"):
+            distributed.print0(transfer(model, options["transfer"]))
         name = description(model.schedule.name)
         if run_dir is None and distributed.is_main():
             run_dir = next_run_dir(options["outdir"], name)
@@ -123,11 +130,12 @@ def launch(
 
 def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, int]:
     """The preconditioned network of the options, seeded, on the CPU; and floored eigenvalues."""
-    basis = eigenbasis(source.basis_batches(), source.dim, source.scale)
+    basis = basis_of(source)
+    options |= {"augment": _augmentation(options.get("augment", 0.0), basis)}
     precond: dict[str, Any] = {"space": options["space"], "shape": getattr(source, "shape", None)}
     if options["precond"] == "edm":  # one variance for all dimensions, no rotation
         basis = basis.isotropic()
-        network = NETWORKS[options["arch"]]
+        network = NETWORKS[network_of(options, source)["class"]]
         if getattr(network, "time_input", "published") == "published":
             precond["time_input"] = "edm"
     torch.manual_seed(options["seed"])
@@ -135,12 +143,91 @@ def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, 
     return build(network_of(options, source), schedule, basis, precond), basis.floored
 
 
+def _augmentation(wanted: float | None, basis: Basis) -> float:
+    """The --augment that goes with the data; None stands for the paper's, where it is possible.
+
+    Augmentation moves image content into pixels that never vary in the data. Whitening would
+    divide it by their floored variance.
+    """
+    if wanted is None:
+        return 0.0 if basis.floored else 0.12
+    if wanted and basis.floored:
+        raise UserError(
+            f"--augment={wanted:g} moves image content into directions that never vary in this "
+            f"data ({basis.floored} of {len(basis.xi)}); use --augment=0"
+        )
+    return wanted
+
+
+def basis_of(source: Source) -> Basis:
+    """The eigenbasis of a source; for data that can be told by its content, computed only once.
+
+    It is kept beside the data, or in the cache folder where that cannot be written to.
+    """
+    content_hash = getattr(source, "content_hash", None)
+    if content_hash is None:
+        return eigenbasis(source.basis_batches(), source.dim, source.scale)
+    mirrored = "-xflip" if source.xflip else ""  # type: ignore[attr-defined]
+    data = Path(source.path)  # type: ignore[attr-defined]
+    name = f"{data.stem}.basis-{content_hash()[:16]}{mirrored}.pt"
+    folder = data.parent if os.access(data.parent, os.W_OK) else cache_dir()
+    path = folder / name
+    if distributed.broadcast(path.exists()):
+        with suppress(ValueError):  # a damaged file is computed again
+            stored = checkpoint.load(path, "basis")
+            return Basis(**{k: stored[k] for k in ("mean", "scale", "xi", "W", "floored")})
+    basis = eigenbasis(source.basis_batches(), source.dim, source.scale)
+    if distributed.is_main():
+        checkpoint.save(path, "basis", vars(basis))
+    return basis
+
+
+def transfer(model: InflationPrecond, path: str) -> str:
+    """Start from the weights of another network, where names and shapes agree.
+
+    Raises:
+        UserError: if none do.
+    """
+    try:
+        theirs = checkpoint.load_network(path)["state"]
+    except (ValueError, KeyError) as error:
+        raise UserError(f"--transfer: {error}") from None
+    ours = {k: v for k, v in model.state_dict().items() if k.startswith("model.")}
+    shared = {k: theirs[k] for k, v in ours.items() if k in theirs and theirs[k].shape == v.shape}
+    if not shared:
+        raise UserError(f"--transfer={path}: none of its weights fit this network")
+    model.load_state_dict(shared, strict=False)
+    return f"Transferred {len(shared)} of {len(ours)} tensors from {path}"
+
+
 def network_of(options: dict[str, Any], source: Source) -> dict[str, Any]:
     """Class and all arguments, defaults spelled out, of the network that the options name."""
+    if options["arch"] in PRESETS:
+        return _image_network(options, source)
     signature = inspect.signature(NETWORKS[options["arch"]])
     arguments = signature.bind(in_channels=source.dim)
     arguments.apply_defaults()
     return {"class": options["arch"], "kwargs": dict(arguments.arguments)}
+
+
+def _image_network(options: dict[str, Any], source: Any) -> dict[str, Any]:
+    preset = PRESETS[options["arch"]]
+    channels, resolution, _ = source.shape
+    kwargs = preset["kwargs"] | {
+        "img_resolution": resolution,
+        "in_channels": channels,
+        "out_channels": channels,
+        "label_dim": source.classes,
+        "augment_dim": LABELS if options["augment"] else 0,
+        "dropout": options["dropout"],
+    }
+    if options["cbase"]:
+        kwargs["model_channels"] = options["cbase"]
+    if options["cres"]:
+        kwargs["channel_mult"] = list(options["cres"])
+    if resolution < 32:  # attention at half the resolution, as CIFAR-size networks have it
+        kwargs["attn_resolutions"] = [resolution // 2]
+    return {"class": preset["class"], "kwargs": kwargs}
 
 
 def _train(
@@ -174,7 +261,13 @@ def _train(
         snap=options["snap"],
         dump=options["dump"],
         seed=options["seed"],
+        augment=AugmentPipe(options["augment"]) if options.get("augment") else None,
+        precision=options.get("precision", "fp32"),
+        loss_scale=options.get("ls", 2.0**16),
+        compile=options.get("compile", False),
     )
+    if model.shape is not None:
+        model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "mps":  # which has no float64
         model = model.float()
     Trainer(config, source, model.to(device), on_snapshot).run()

@@ -87,6 +87,7 @@ class InflationPrecond(FieldModel):
         self.model = model
         self.space = space
         self.shape = shape
+        self.amp_dtype: torch.dtype | None = None  # of the network's inside, where not its own
         self.time_input = time_input or getattr(model, "time_input", "published")
 
     def field(
@@ -114,8 +115,10 @@ class InflationPrecond(FieldModel):
             v = v @ rotation.T
         if self.shape is not None:
             v = v.reshape(-1, *self.shape)
-        F = self.model(v, self._noise_labels(t, dtype), class_labels, augment_labels)
-        F = F.reshape(u.shape)
+        noise_labels = self._noise_labels(t, dtype)
+        with torch.autocast(v.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            F = self.model(v, noise_labels, class_labels, augment_labels)
+        F = F.to(dtype).reshape(u.shape)
         if rotation is not None:
             F = F @ rotation
         return F.to(u.dtype)
@@ -146,6 +149,24 @@ class InflationPrecond(FieldModel):
             gamma = self.schedule.gamma(t)[0][..., 0]
             return (gamma.log() / 8).to(dtype)
         return 999.0 * t.to(dtype)
+
+
+class Conditioned(FieldModel):
+    """A class-conditional network with the classes of its samples fixed.
+
+    Args:
+        model: the network.
+        class_labels: one-hot classes of the samples that will pass through together, [n, classes].
+    """
+
+    def __init__(self, model: InflationPrecond, class_labels: Tensor):
+        super().__init__(model.schedule, model.basis)
+        self.model = model
+        self.class_labels = class_labels.to(model.W.device)
+
+    def field(self, u: Tensor, t: Tensor) -> Tensor:
+        """See `FieldModel.field`; u must have as many rows as there are labels."""
+        return self.model.field(u, t, class_labels=self.class_labels)
 
 
 def sigma_times(schedule: Schedule, q: Tensor, mean: float = -1.2, std: float = 1.2) -> Tensor:

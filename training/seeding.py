@@ -19,6 +19,12 @@ def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), index])
 
 
+def integer(seed: int, purpose: str, *where: int) -> int:
+    """A 63-bit seed for another library's generator, for one purpose and position."""
+    sequence = np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), *where])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 def rows(
     draw: Callable[[int, np.random.Generator], np.ndarray],
     seed: int,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,38 +25,14 @@ from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed
 from torch_utils.training_stats import StatsWriter
 from training import seeding
+from training.augment import AugmentPipe
+from training.batches import Batches, Source
 from training.flow import Flow
 from training.loss import flow_loss
 from training.model import network_to_dict
-from training.precond import FieldModel, InflationPrecond, sigma_times
+from training.precond import FieldModel, InflationPrecond
 
 STATES_KEPT = 2
-
-
-class Source(Protocol):
-    """Where training samples come from."""
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a sample, d."""
-        ...
-
-    @property
-    def scale(self) -> Tensor:
-        """Units of the columns, [d]."""
-        ...
-
-    def basis_batches(self) -> Iterator[Tensor]:
-        """This rank's share of the samples that the eigenbasis is computed from."""
-        ...
-
-    def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
-        """Samples start..stop of a seed's stream, [stop - start, d]."""
-        ...
-
-    def description(self) -> dict:
-        """What the network file says about its data."""
-        ...
 
 
 @dataclass
@@ -83,6 +59,10 @@ class TrainConfig:
         snap: ticks between network snapshots.
         dump: ticks between training states.
         seed: seed of data, noise and weights.
+        augment: augmentation of images; None for none.
+        precision: of the network's inside: "fp32", "bf16", or "fp16" with a dynamic loss scale.
+        loss_scale: at which that starts.
+        compile: compile the network.
         progress: whether to show a progress bar.
     """
 
@@ -105,6 +85,10 @@ class TrainConfig:
     snap: int = 10
     dump: int = 10
     seed: int = 0
+    augment: AugmentPipe | None = None
+    precision: str = "fp32"
+    loss_scale: float = 2.0**16
+    compile: bool = False
     progress: bool = True
 
 
@@ -133,6 +117,18 @@ class Trainer:
         self.device = distributed.device()
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.999))
+        self.batches = Batches(
+            source,
+            model.schedule,
+            config.seed,
+            config.batch,
+            self.device,
+            model.W.dtype,
+            config.tmin,
+            config.t_sampling,
+            config.augment,
+        )
+        self._set_precision()
         self.nimg = 0
         self.stats: StatsWriter | None = None
 
@@ -177,6 +173,18 @@ class Trainer:
             self.stats.close()
         distributed.barrier()
 
+    def _set_precision(self) -> None:
+        """Half precision inside the network only; weights, schedule and loss stay as they are."""
+        half = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+        self.model.amp_dtype = half[self.config.precision]
+        self.scaler = torch.amp.GradScaler(
+            self.device.type,
+            init_scale=self.config.loss_scale,
+            enabled=self.config.precision == "fp16",
+        )
+        if self.config.compile:
+            self.model.model.compile()
+
     # One step ----------------------------------------------------------------------------------
 
     def _step(self, net: nn.Module) -> Tensor:
@@ -186,46 +194,28 @@ class Trainer:
             group["lr"] = learning_rate(c, self.nimg)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        times = self._times()
+        times = self.batches.times(self.nimg)
         rank, world = distributed.rank(), distributed.world_size()
+        torch.manual_seed(seeding.integer(c.seed, "dropout", self.nimg, rank))
         mine = range(rank * c.batch // world, (rank + 1) * c.batch // world)
         size = min(c.batch_gpu or len(mine), len(mine))
         pieces = [mine[i : i + size] for i in range(0, len(mine), size)]
         for piece in pieces:
             last = piece is pieces[-1]
             with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
-                x, noise = self._batch(piece)
-                t = self._place(times[piece.start : piece.stop])
-                errors = flow_loss(self.model, x, t, noise, net=net)
+                x, noise, labels = self.batches.piece(self.nimg, piece)
+                t = times[piece.start : piece.stop]
+                errors = flow_loss(self.model, x, t, noise, net=net, **labels)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
-                loss.backward()
+                self.scaler.scale(loss).backward()
             total += loss.detach()
         if c.clip:
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self._update_ema()
         return total
-
-    def _batch(self, piece: range) -> tuple[Tensor, Tensor]:
-        """Data and noise of positions `piece` within the batch at `nimg`, each [n, d]."""
-        lo, hi = self.nimg + piece.start, self.nimg + piece.stop
-        x = self.source.samples(self.config.seed, lo, hi, purpose="training")
-        noise = seeding.normals(self.config.seed, "noise", lo, hi, self.source.dim)
-        return self._place(x), self._place(torch.from_numpy(noise))
-
-    def _place(self, x: Tensor) -> Tensor:
-        """Onto this rank's device, in the precision that schedule and basis have there."""
-        return x.to(self.model.W.dtype).to(self.device)
-
-    def _times(self) -> Tensor:
-        """Stratified random times of the whole batch, [batch]."""
-        c = self.config
-        rng = seeding.generator(c.seed, "times", self.nimg)
-        q = torch.from_numpy((rng.permutation(c.batch) + rng.random()) / c.batch)
-        schedule = self.model.schedule
-        if c.t_sampling == "lognormal":
-            return sigma_times(schedule, q)
-        return c.tmin + (schedule.tmax - c.tmin) * q
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -274,6 +264,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         run_dir = self.config.run_dir
         path = run_dir / checkpoint.STATE.format(self.nimg // 1000)
@@ -293,6 +284,7 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state["ema"])
             self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state.get("scaler", {}))
             distributed.print0(f"Resuming at {self.nimg / 1000:.1f} kimg from {path}")
             break
 

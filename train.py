@@ -1,0 +1,144 @@
+"""Train an inflationary flow on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from dnnlib import cli, plot
+from dnnlib.cli import UserError
+from training.flow import Flow
+from training.image_data import ImageSource
+from training.networks import PRESETS as NETWORKS
+from training.options import count, positive, run, schedule_options, training_options
+from training.precond import Conditioned
+from training.training_loop import Snapshot
+
+# The paper's settings for CIFAR-size images.
+SETTINGS = {
+    "batch": 512, "lr": 1e-3, "lr_rampup": 10.0, "lr_decay": "none", "clip": 0.0, "ema": 0.5,
+    "duration": 200.0, "tick": 50.0, "snap": 50, "dump": 50,
+}  # fmt: skip
+GRID = 8  # images a side in snapshots
+
+EXAMPLE = """
+python dataset_tool.py --source=digits --dest=datasets/digits-8x8.zip
+python train.py --outdir=out --data=datasets/digits-8x8.zip --cbase=32 --cres=1,2 --batch=128 \\
+    --duration=1 --lr_rampup=0.02
+torchrun --nproc_per_node=8 train.py --outdir=out --data=datasets/cifar10-32x32.zip
+"""
+
+
+class Multipliers(click.ParamType):
+    """Comma-separated channel multipliers, one a resolution."""
+
+    name = "int,int,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """Parse "1,2,2" to [1, 2, 2]."""
+        if isinstance(value, list):
+            return value
+        try:
+            numbers = [int(part) for part in value.split(",")]
+        except ValueError:
+            numbers = []
+        if not numbers or min(numbers) < 1:
+            self.fail(f"{value!r} is not a list of positive integers such as 1,2,2", param, ctx)
+        return numbers
+
+
+image_options = cli.options(
+    click.option("--data", type=click.Path(), required=False,
+                 help="zip or folder of equal images, see dataset_tool.py  [required]"),
+    click.option("--cond", is_flag=True, help="condition on the data's class labels"),
+    click.option("--xflip", is_flag=True, help="add the mirror image of every image"),
+    click.option("--max_size", type=count, help="use so many images only"),
+    click.option("--cbase", type=count, help="channels of the network [128, adm 192]"),
+    click.option("--cres", type=Multipliers(), help="channel multipliers [2,2,2, adm 1,2,3,4]"),
+    click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.13),
+    click.option("--augment", type=click.FloatRange(0, 1),
+                 help="probability of each augmentation [0.12; 0 for data with constant pixels]"),
+    click.option("--fp16", is_flag=True, help="network in float16, with a dynamic loss scale"),
+    click.option("--bf16", is_flag=True, help="network in bfloat16"),
+    click.option("--ls", type=positive, default=2.0**16, help="first loss scale of --fp16"),
+    click.option("--compile", is_flag=True, help="compile the network"),
+    click.option("--transfer", metavar="NETWORK", help="start from another network's weights"),
+    schedule_options(inflation_gap=0.02, tmax=15.01, space="IS"),
+)  # fmt: skip
+
+
+@cli.command(EXAMPLE)
+@image_options
+@training_options(list(NETWORKS))
+@click.pass_context
+def main(ctx: click.Context, dry_run: bool, plot: bool, **options: Any) -> None:
+    """Train an inflationary flow on images.
+
+    The run folder {outdir}/{00000}-{data}-{schedule} gets networks, states, stats.jsonl, a loss
+    curve and grids of generated images. After an interruption the same command with
+    --resume=latest goes on. The eigenbasis is computed once and kept beside the data.
+    """
+    if options["fp16"] and options["bf16"]:
+        raise UserError("--fp16 and --bf16 exclude each other; give one of them")
+    if options["transfer"] and options["resume"]:
+        raise UserError("--transfer starts a run and --resume goes on with one; give one of them")
+    presets = dict.fromkeys(NETWORKS, SETTINGS)
+    run(ctx, options, dry_run, presets, open_source, draw_samples if plot else None)
+
+
+def open_source(options: dict[str, Any]) -> ImageSource:
+    """The images that the options name.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if options["data"] is None:
+        raise UserError("--data is missing: name a zip or folder made by dataset_tool.py")
+    options["precision"] = {(1, 0): "fp16", (0, 1): "bf16"}.get(
+        (options["fp16"], options["bf16"]), "fp32"
+    )
+    with cli.user_errors("--data"):
+        source = ImageSource(
+            options["data"],
+            use_labels=options["cond"],
+            xflip=options["xflip"],
+            max_size=options["max_size"],
+            seed=options["seed"],
+        )
+    _, height, width = source.shape
+    levels = len(options["cres"] or NETWORKS[options["arch"]]["kwargs"]["channel_mult"])
+    if height != width or height % 2 ** (levels - 1):
+        raise UserError(
+            f"--data={options['data']}: {levels} resolutions need square images whose side divides "
+            f"by {2 ** (levels - 1)}, not {width}x{height}; see --cres and dataset_tool.py"
+        )
+    return source
+
+
+def draw_samples(source: ImageSource) -> Snapshot:
+    """A callback that writes a grid of generated images at every snapshot."""
+
+    def draw(flow: Flow, run_dir: Path, kimg: int) -> None:
+        n = GRID * GRID
+        if source.classes:  # one class a column
+            classes = torch.arange(n) % GRID % source.classes
+            labels = torch.nn.functional.one_hot(classes, source.classes).float()
+            flow = Flow(Conditioned(flow.model, labels), info=flow.info)  # type: ignore[arg-type]
+        x = flow.sample(n, seed=0, solver="ab2", steps=32).cpu()
+        plot.image_grid(run_dir / f"samples-{kimg:06d}.png", to_pixels(x, source.shape), GRID)
+
+    return draw
+
+
+def to_pixels(x: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Samples in [-1, 1], [n, d], to images, uint8 [n, H, W, C]."""
+    pixels = (x.reshape(-1, *shape).double() * 127.5 + 127.5).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+if __name__ == "__main__":
+    main()

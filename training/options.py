@@ -1,0 +1,152 @@
+"""Options of the training scripts: what toys and images share, from command line to launch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from dnnlib import cli
+from dnnlib.cli import UserError
+from torch_utils import distributed
+from training.batches import Source
+from training.launch import find_run, launch
+from training.schedule import G_TYPES, default_rho, inflation_exponents
+from training.training_loop import Snapshot
+
+positive = click.FloatRange(min=0, min_open=True)
+nonnegative = click.FloatRange(min=0)
+count = click.IntRange(min=1)
+
+
+def schedule_options(inflation_gap: float, tmax: float, space: str) -> Callable:
+    """Options of the schedule and of what the network sees, with a script's defaults."""
+    return cli.options(
+        click.option("--data_dim", type=count, help="dimensions of the data [those of the data]"),
+        click.option("--dims_to_keep", type=count,
+                     help="dimensions that inflate fully; fewer than --data_dim compresses "
+                     "[data_dim]"),
+        click.option("--g_type", type=click.Choice(G_TYPES), default="constant_inflation_gap"),
+        click.option("--inflation_gap", type=nonnegative, default=inflation_gap,
+                     help="the paper's effective gap minus 1"),
+        click.option("--g_rescaling", type=positive, default=1.0, help="factor on all of g"),
+        click.option("--rho", type=positive,
+                     help="growth rate [2 for PRP, 1 for PRR: 2/(1+max g)]"),
+        click.option("--gamma0", type=positive, default=5e-4, help="noise variance at t = 0"),
+        click.option("--tmin", type=nonnegative, default=1e-7, help="smallest time"),
+        click.option("--tmax", type=positive, default=tmax, help="end of the flow"),
+        click.option("--space", type=click.Choice(["ES", "IS"]), default=space,
+                     help="the network's coordinates: eigenbasis or the data's own"),
+        click.option("--precond", type=click.Choice(["ifs", "edm"]), default="ifs"),
+    )  # fmt: skip
+
+
+def training_options(networks: list[str]) -> Callable:
+    """Options of the loop; the first network is the default."""
+    return cli.options(
+        click.option("--outdir", type=click.Path(), help="where run folders go  [required]"),
+        click.option("--arch", type=click.Choice(networks), default=networks[0]),
+        click.option("--duration", type=positive, help="training length, Mimg (million samples)"),
+        click.option("--stop_after", type=positive, help="save and stop after so many Mimg"),
+        click.option("--batch", type=count, help="samples a step over all processes"),
+        click.option("--batch-gpu", type=count, help="most samples at once in one process"),
+        click.option("--lr", type=positive, help="learning rate"),
+        click.option("--lr_rampup", type=nonnegative, help="warm-up, Mimg"),
+        click.option("--lr_decay", type=click.Choice(["none", "cosine"]), help="after the warm-up"),
+        click.option("--clip", type=nonnegative, help="largest gradient norm, 0: no limit"),
+        click.option("--ema", type=positive, help="half-life of the weight average, Mimg"),
+        click.option("--tick", type=positive, help="kimg between status lines"),
+        click.option("--snap", type=count, help="ticks between network snapshots"),
+        click.option("--dump", type=count, help="ticks between training states"),
+        click.option("--seed", type=click.IntRange(min=0), default=0,
+                     help="of data, noise, weights"),
+        click.option("--resume", metavar="DIR|latest", help="go on with a run"),
+        cli.device_option,
+        cli.plot_option,
+        cli.dry_run_option,
+    )  # fmt: skip
+
+
+def run(
+    ctx: click.Context,
+    options: dict[str, Any],
+    dry_run: bool,
+    presets: dict[str, dict[str, Any]],
+    open_source: Callable[[dict[str, Any]], Any],
+    on_snapshot: Callable[[Any], Snapshot] | None,
+) -> None:
+    """Resolve the options, check them against the data, and train.
+
+    Args:
+        ctx: click's context, which knows what the user gave.
+        options: options of the script.
+        dry_run: print the resolved options and stop.
+        presets: network -> defaults of the options that are still None.
+        open_source: options -> data.
+        on_snapshot: data -> callback that draws samples of a snapshot; None to draw nothing.
+
+    Raises:
+        UserError: naming the option, its value and the remedy, before anything is written.
+    """
+    explicit = {k: options[k] for k in cli.given(ctx) & options.keys()}
+    run_dir = None
+    if options["resume"]:
+        run_dir, found = find_run(options["resume"], options["outdir"], explicit)
+        options |= found
+    options |= {k: v for k, v in presets[options["arch"]].items() if options[k] is None}
+    if options["lr_rampup"] is None:
+        options["lr_rampup"] = min(0.4, 0.05 * options["duration"])
+    if options["outdir"] is None:
+        raise UserError("--outdir is missing: name the folder that run folders go to")
+    with cli.user_errors():
+        distributed.pick_device(options["device"])
+    source = open_source(options)
+    check(options, source)
+    if dry_run:
+        print(json.dumps(options, indent=2))
+        return
+    if run_dir is None:
+        cli.check_writable(options["outdir"], "--outdir")
+
+    def description(schedule: str) -> str:
+        return f"{source.description()['name']}-{schedule}"
+
+    try:
+        launch(options, run_dir, description, source, on_snapshot and on_snapshot(source))
+    except FloatingPointError as error:
+        raise UserError(str(error)) from error
+
+
+def check(options: dict[str, Any], source: Source) -> None:
+    """Fill in dimensions and rate, and check that the options agree with data and each other.
+
+    Raises:
+        UserError: naming the option, its value and the remedy.
+    """
+    d = source.dim
+    if options["data_dim"] not in (None, d):
+        name = options.get("data_name") or options["data"]
+        raise UserError(
+            f"--data_dim={options['data_dim']}: {name} has {d} dimensions; use --data_dim={d}"
+            + (" or --augment_to to embed it" if options.get("data_name") else "")
+        )
+    keep = options["dims_to_keep"] = options["dims_to_keep"] or d
+    options["data_dim"] = d
+    if keep > d:
+        raise UserError(f"--dims_to_keep={keep} is larger than --data_dim={d}; use at most {d}")
+    with cli.user_errors("--g_type"):
+        g = inflation_exponents(
+            d, keep, options["g_type"], options["inflation_gap"], options["g_rescaling"]
+        )
+    if options["precond"] == "edm" and (keep < d or options["g_type"] == "proportional"):
+        raise UserError("--precond=edm has one noise level: use it with --dims_to_keep=--data_dim")
+    if options["rho"] is None:
+        options["rho"] = default_rho(g)
+    if options["tmin"] >= options["tmax"]:
+        raise UserError(f"--tmin={options['tmin']} is not below --tmax={options['tmax']}")
+    if options["batch"] > options["duration"] * 1e6:
+        raise UserError(
+            f"--duration={options['duration']} Mimg is less than one --batch={options['batch']}"
+        )
