@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import dataset_tool
 import toy_train
 from tests.helpers import ROOT
+from tests.image_fixtures import write_cifar
 
 TEXT = (ROOT / "README.md").read_text()
 LINES = re.sub(r" \\\n\s+", " ", TEXT).splitlines()
@@ -23,6 +25,15 @@ def place(tmp_path_factory):
     args = [f"--outdir={folder / 'out'}", "--data_name=circles", "--duration=0.003"]
     result = CliRunner().invoke(toy_train.main, [*args, "--batch=500", "--no-plot"])
     assert result.exit_code == 0, result.output
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
+    archive = folder / "downloads/cifar10/cifar-10-python.tar.gz"
+    archive.parent.mkdir(parents=True)
+    write_cifar(archive, images, [k % 10 for k in range(600)])
+    for source, dest in ((archive, "cifar10-32x32.zip"), ("digits", "digits-8x8.zip")):
+        args = [f"--source={source}", f"--dest={folder / 'datasets' / dest}", "--no-plot"]
+        result = CliRunner().invoke(dataset_tool.main, args)
+        assert result.exit_code == 0, result.output
     np.savetxt(folder / "measurements.csv", np.random.default_rng(0).random((20, 4)), delimiter=",")
     return folder
 

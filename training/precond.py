@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from training.basis import Basis
+from training.edm_precond import edm_levels
 from training.schedule import Schedule
 
 
@@ -145,6 +146,7 @@ class InflationPrecond(FieldModel):
     def _noise_labels(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         if self.time_input == "features":
             return self.schedule.features(t).to(dtype)
+        dtype = torch.promote_types(dtype, torch.float32)  # 999 t would lose its digits in halves
         if self.time_input == "edm":
             gamma = self.schedule.gamma(t)[0][..., 0]
             return (gamma.log() / 8).to(dtype)
@@ -169,19 +171,16 @@ class Conditioned(FieldModel):
         return self.model.field(u, t, class_labels=self.class_labels)
 
 
-def sigma_times(schedule: Schedule, q: Tensor, mean: float = -1.2, std: float = 1.2) -> Tensor:
-    """Times whose noise level sigma is log-normal, as EDM trains, from uniform q in (0, 1).
+def sigma_times(schedule: Schedule, q: Tensor) -> Tensor:
+    """Times at which the noise level is distributed as EDM trains.
 
     Args:
         schedule: an isotropic schedule (all dimensions equal).
-        q: quantiles, [n].
-        mean: mean of log sigma.
-        std: standard deviation of log sigma.
+        q: uniform quantiles in (0, 1), [n].
 
     Returns:
-        times in [0, tmax], [n]. Reference: Karras et al. 2022, table 1.
+        times in [0, tmax], [n].
     """
-    log_sigma = mean + std * torch.special.ndtri(q.double().clamp(1e-12, 1 - 1e-12))
-    rate = float(schedule.rates[0])
-    t = (2 * log_sigma - np.log(float(schedule.gamma0))) / rate
+    log_gamma = 2 * edm_levels(q.double())[0].log()
+    t = (log_gamma - np.log(float(schedule.gamma0))) / float(schedule.rates[0])
     return t.clamp(0.0, schedule.tmax)
