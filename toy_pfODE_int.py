@@ -37,7 +37,8 @@ PILOTS = 256
 
 simulation_options = cli.options(
     click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
-    click.option("--total_samples", type=click.IntRange(min=2), default=4000),
+    click.option("--total_samples", type=click.IntRange(min=2),
+                 help="samples of each simulation [4000; discrete, whose cost is quadratic: 1000]"),
     click.option("--steps", type=click.IntRange(min=1),
                  help="solver steps; without --solver, points of the paper's Euler grid"),
     click.option("--h", type=click.FloatRange(min=0, min_open=True),
@@ -71,6 +72,7 @@ def main() -> None:
 @simulation_options
 def net(**options: Any) -> None:
     """Simulate with a trained network."""
+    options["total_samples"] = options["total_samples"] or 4000
     with cli.user_errors("--network"):
         flow = load_flow(options["network"], options["device"])
     source = network_source(flow, options)
@@ -85,6 +87,7 @@ def net(**options: Any) -> None:
 @simulation_options
 def discrete(**options: Any) -> None:
     """Simulate with the exact score of the samples themselves (a check, not a model)."""
+    options["total_samples"] = options["total_samples"] or 1000
     source = open_source(options)
     d = source.dim
     keep = options["dims_to_keep"] or d
