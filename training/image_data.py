@@ -72,8 +72,6 @@ class ImageSource:
         self.shape = tuple(self.pixels.shape[1:])
         self.dim = int(np.prod(self.shape))
         self.scale = torch.ones(self.dim, dtype=torch.float64)
-        self._epoch = (-1, -1)
-        self._order = np.arange(0)
 
     def __len__(self) -> int:
         """How many images there are, mirrored ones included."""
@@ -138,22 +136,11 @@ class ImageSource:
     def _picks(self, seed: int, start: int, stop: int, purpose: str) -> np.ndarray:
         """Which images the positions start..stop of a stream are."""
         n = len(self)
-        index = np.arange(start, stop)
-        if purpose != "training":
-            if stop > n:
-                raise ValueError(f"{self.path}: holds {n} images, {stop} were asked for")
-            return index
-        picks = np.empty_like(index)
-        for epoch in range(start // n, -(-stop // n)):
-            here = index // n == epoch
-            picks[here] = self._shuffled(seed, epoch)[index[here] % n]
-        return picks
-
-    def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
-        if self._epoch != (seed, epoch):
-            self._order = seeding.generator(seed, "epoch", epoch).permutation(len(self))
-            self._epoch = (seed, epoch)
-        return self._order
+        if purpose == "training":
+            return seeding.epochs(seed, start, stop, n)
+        if stop > n:
+            raise ValueError(f"{self.path}: holds {n} images, {stop} were asked for")
+        return np.arange(start, stop)
 
 
 # Decoding --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ process can draw any stretch of a stream without drawing what came before.
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable
 
@@ -51,3 +52,21 @@ def rows(
 def normals(seed: int, purpose: str, start: int, stop: int, d: int) -> np.ndarray:
     """Standard normal rows start..stop of a stream, float64 [stop - start, d]."""
     return rows(lambda n, rng: rng.standard_normal((n, d)), seed, purpose, start, stop)
+
+
+def epochs(seed: int, start: int, stop: int, n: int) -> np.ndarray:
+    """Which of n items the positions start..stop of an endless stream are, [stop - start].
+
+    Every n positions are one epoch, in which each item comes once, in an order of its own.
+    """
+    index = np.arange(start, stop)
+    picks = np.empty_like(index)
+    for epoch in range(start // n, -(-stop // n)):
+        here = index // n == epoch
+        picks[here] = _epoch_order(seed, epoch, n)[index[here] % n]
+    return picks
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    return generator(seed, "epoch", epoch).permutation(n)

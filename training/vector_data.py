@@ -35,8 +35,6 @@ class VectorSource:
         if len(self.constant) == self.dim:
             raise ValueError(f"{self.path}: every column is constant; there is nothing to learn")
         self.scale = torch.where(sd > tiny, sd, torch.ones_like(sd))
-        self._epoch = (-1, -1)
-        self._order = np.arange(len(self.rows))
 
     def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
         """Rows start..stop of a stream, float64 [stop - start, d].
@@ -54,12 +52,7 @@ class VectorSource:
             if stop > n:
                 raise ValueError(f"{self.path}: holds {n} rows, {stop} were asked for")
             return self.rows[start:stop]
-        index = np.arange(start, stop)
-        picks = np.empty_like(index)
-        for epoch in range(start // n, (stop - 1) // n + 1):
-            here = index // n == epoch
-            picks[here] = self._shuffled(seed, epoch)[index[here] % n]
-        return self.rows[torch.from_numpy(picks)]
+        return self.rows[torch.from_numpy(seeding.epochs(seed, start, stop, n))]
 
     def basis_batches(self) -> Iterator[Tensor]:
         """This rank's share of all rows."""
@@ -69,12 +62,6 @@ class VectorSource:
     def description(self) -> dict:
         """What the network file says about its data."""
         return {"kind": "vectors", "name": self.path.stem, "dim": self.dim, "rows": len(self.rows)}
-
-    def _shuffled(self, seed: int, epoch: int) -> np.ndarray:
-        if self._epoch != (seed, epoch):
-            self._order = seeding.generator(seed, "epoch", epoch).permutation(len(self.rows))
-            self._epoch = (seed, epoch)
-        return self._order
 
 
 def read_vectors(path: Path) -> np.ndarray:
