@@ -174,8 +174,9 @@ def next_run_dir(outdir: str | os.PathLike, description: str) -> Path:
         try:
             claim.touch(exist_ok=False)
         except FileExistsError:
-            if time.time() - claim.stat().st_mtime > 60:  # its owner died between two steps
-                claim.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # its owner may be done with it by now
+                if time.time() - claim.stat().st_mtime > 60:  # or have died between two steps
+                    claim.unlink()
             time.sleep(0.05)
             continue
         path = outdir / f"{number:05d}-{description}"
