@@ -19,7 +19,9 @@ from torch_utils import distributed
 from toy_train import data_options, open_source
 from training.basis import eigenbasis
 from training.flow import BLOCK, Flow, load_flow
+from training.launch import SCHEDULE_OPTIONS
 from training.mixture import MixtureField
+from training.options import check_dimensions
 from training.schedule import Schedule
 from training.simulation import Method, choose_method, kept_steps, latent_summary, simulate
 from training.solvers import PAPER_SOLVERS, SOLVERS
@@ -76,7 +78,8 @@ def net(**options: Any) -> None:
     with cli.user_errors("--network"):
         flow = load_flow(options["network"], options["device"])
     source = network_source(flow, options)
-    run(flow, source, options, "net_", describe(flow.model, 0))
+    with distributed.session(options["device"]):
+        run(flow, source, options, "net_", describe(flow.model, 0))
 
 
 @cli.subcommand(main, DISCRETE_EXAMPLE)
@@ -89,29 +92,21 @@ def discrete(**options: Any) -> None:
     """Simulate with the exact score of the samples themselves (a check, not a model)."""
     options["total_samples"] = options["total_samples"] or 1000
     source = open_source(options)
-    d = source.dim
-    keep = options["dims_to_keep"] or d
-    if options["data_dim"] not in (None, d):
-        raise UserError(f"--data_dim={options['data_dim']}: the data has {d} dimensions")
-    if keep > d:
-        raise UserError(f"--dims_to_keep={keep} is larger than --data_dim={d}; use at most {d}")
+    check_dimensions(options, source)
     if options["steps"] and options["solver"] in (None, *PAPER_SOLVERS):
         options["tmax"] = options["steps"] * (options["h"] or 1e-2)
     points = data_of(source, options)
     with cli.user_errors():
-        basis = eigenbasis(shared(points), d, source.scale)
-        settings = {
-            k: options[k]
-            for k in ("g_type", "inflation_gap", "g_rescaling", "rho", "gamma0", "tmax")
-        }
-        schedule = Schedule(basis.xi, keep, **settings)
-    bound = options["memory_mib"] * 2**20
-    model = MixtureField(schedule, basis, points, memory_bound=bound)
-    with cli.user_errors():
         device = distributed.pick_device(options["device"])
-    flow = Flow(model.to(device))
-    bounded = f"Kernel tables of at most {options['memory_mib']} MiB at a time"
-    run(flow, source, options, "", [*describe(model, basis.floored), bounded])
+    with distributed.session(options["device"]):
+        with cli.user_errors():
+            basis = eigenbasis(shared(points), source.dim, source.scale)
+            schedule = Schedule(basis.xi, **{k: options[k] for k in SCHEDULE_OPTIONS})
+        bound = options["memory_mib"] * 2**20
+        model = MixtureField(schedule, basis, points, memory_bound=bound)
+        bounded = f"Kernel tables of at most {options['memory_mib']} MiB at a time"
+        notes = [*describe(model, basis.floored), bounded]
+        run(Flow(model.to(device)), source, options, "", notes)
 
 
 def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSource:
@@ -176,28 +171,25 @@ def run(
     infix: str,
     notes: list[str],
 ) -> None:
-    """Inflate, round-trip and generate; write files and pictures."""
+    """Inflate, round-trip and generate, within a session; write files and pictures."""
     cli.check_writable(options["save_dir"], "--save_dir")
-    with distributed.session(options["device"]):
-        flow.model.to(distributed.device())
-        flow.device = distributed.device()
-        x = data_of(source, options)
-        pilot = flow.to_whitened(x[:PILOTS], 0.0, "unscaled")
-        with cli.user_errors():
-            method = choose_method(
-                flow, pilot, options["solver"], options["steps"], options["h"], options["tol"]
-            )
-        stem = f"{source.description()['name']}_{flow.schedule.name}_{infix}"
-        states = len(kept_steps(method, options["save_freq"]))
-        size = states * len(x) * flow.schedule.data_dim * 8 * 8 / 2**20
-        distributed.print0("\n".join(notes))
-        distributed.print0(
-            f"{len(x)} samples, {method.describe()}; {states} states saved, {size:.1f} MiB a file"
+    x = data_of(source, options)
+    pilot = flow.to_whitened(x[:PILOTS], 0.0, "unscaled")
+    with cli.user_errors():
+        method = choose_method(
+            flow, pilot, options["solver"], options["steps"], options["h"], options["tol"]
         )
-        if options["dry_run"]:
-            return
-        report = simulate_all(flow, x, method, options, Path(options["save_dir"]), stem)
-        distributed.print0(json.dumps(report, indent=2))
+    stem = f"{source.description()['name']}_{flow.schedule.name}_{infix}"
+    states = len(kept_steps(method, options["save_freq"]))
+    size = states * len(x) * flow.schedule.data_dim * 8 * 8 / 2**20
+    distributed.print0("\n".join(notes))
+    distributed.print0(
+        f"{len(x)} samples, {method.describe()}; {states} states saved, {size:.1f} MiB a file"
+    )
+    if options["dry_run"]:
+        return
+    report = simulate_all(flow, x, method, options, Path(options["save_dir"]), stem)
+    distributed.print0(json.dumps(report, indent=2))
 
 
 def simulate_all(

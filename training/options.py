@@ -119,8 +119,8 @@ def run(
         raise UserError(str(error)) from error
 
 
-def check(options: dict[str, Any], source: Source) -> None:
-    """Fill in dimensions and rate, and check that the options agree with data and each other.
+def check_dimensions(options: dict[str, Any], source: Source) -> None:
+    """Fill in --data_dim and --dims_to_keep, and check that they agree with the data.
 
     Raises:
         UserError: naming the option, its value and the remedy.
@@ -136,6 +136,16 @@ def check(options: dict[str, Any], source: Source) -> None:
     options["data_dim"] = d
     if keep > d:
         raise UserError(f"--dims_to_keep={keep} is larger than --data_dim={d}; use at most {d}")
+
+
+def check(options: dict[str, Any], source: Source) -> None:
+    """Fill in dimensions and rate, and check that the options agree with data and each other.
+
+    Raises:
+        UserError: naming the option, its value and the remedy.
+    """
+    check_dimensions(options, source)
+    d, keep = options["data_dim"], options["dims_to_keep"]
     with cli.user_errors("--g_type"):
         g = inflation_exponents(
             d, keep, options["g_type"], options["inflation_gap"], options["g_rescaling"]

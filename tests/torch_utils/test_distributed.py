@@ -76,6 +76,18 @@ def test_simulations_of_two_processes_are_identical(outcomes, key):
     np.testing.assert_array_equal(one[key], two[key])
 
 
+def test_discrete_flow_on_two_processes(tmp_path):
+    states = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        args = ["discrete", "--save_dir", out, "--data_name=circles", "--dims_to_keep=1"]
+        args += ["--total_samples=2500", "--solver=ab2", "--steps=4", "--no-plot", "--device=cpu"]
+        done = run_script("toy_pfODE_int.py", *args, processes=processes)
+        assert done.returncode == 0, done.stderr[-2000:]
+        states.append(np.load(out / "circles_PRRto1D_melt_results.npz")["xs_es"])
+    np.testing.assert_allclose(states[0], states[1], rtol=0, atol=1e-10)
+
+
 def test_training_on_two_processes(tmp_path):
     states = []
     for processes in (1, 2):
