@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format bench clean
+.PHONY: help venv demo demo-images test test-all lint format bench clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,22 @@ demo: venv  ## train, inflate, round-trip and generate the circles; pictures in 
 	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRRto1D --save_dir=out/demo --animate
 	@echo; echo "Look at these:"; ls out/demo/*.png out/demo/*.gif
 
+IMAGES := out/demo-images
+DIGITS := --data=$(IMAGES)/digits-8x8.zip --cond --cbase=32 --cres=1,2 --num_blocks=1 --dropout=0 \
+	--batch=64 --lr=3e-3 --lr_decay=cosine --lr_rampup=0.01 --ema=0.01 --tick=20 --resume=latest
+demo-images: venv  ## the same on real images, 8x8 digits; pictures in out/demo-images/
+	test -f $(IMAGES)/digits-8x8.zip || $(BIN)/python dataset_tool.py --source=digits --dest=$(IMAGES)/digits-8x8.zip
+	$(BIN)/python train.py --outdir=$(IMAGES)/train-PRP $(DIGITS) --tmax=6.51 --duration=0.14
+	$(BIN)/python train.py --outdir=$(IMAGES)/train-PRRto8D $(DIGITS) --dims_to_keep=8 --tmax=10.01 --duration=0.14
+	for s in PRP PRRto8D; do \
+	  $(BIN)/python pfODE_int.py --network=$(IMAGES)/train-$$s --data_root=$(IMAGES)/digits-8x8.zip --save_dir=$(IMAGES) --bs=64 --solver=rk4 --steps=16 && \
+	  $(BIN)/python calc_roundtrip_mse.py --network=$(IMAGES)/train-$$s --data_root=$(IMAGES)/digits-8x8.zip --save_dir=$(IMAGES) --total_samples=500 && \
+	  $(BIN)/python gen_fid_samples.py --network=$(IMAGES)/train-$$s --save_dir=$(IMAGES)/generated-$$s --seeds=0-999 || exit 1; \
+	done
+	$(BIN)/python -m experiments.digit_quality --data=$(IMAGES)/digits-8x8.zip --images=$(IMAGES)/generated-PRP \
+	  --images=$(IMAGES)/generated-PRRto8D --dest=$(IMAGES)/quality.json
+	@echo; echo "Look at these:"; ls $(IMAGES)/*.png
+
 test: venv  ## the test suite (CPU, no downloads)
 	$(BIN)/python -m pytest
 
@@ -47,6 +63,9 @@ format: venv  ## apply the style
 bench: venv  ## rerun every benchmark; tables go to benchmarks/results/
 	$(BIN)/python -m benchmarks.integrators
 	$(BIN)/python -m benchmarks.toy_training
+	$(BIN)/python -m benchmarks.unet
+	$(BIN)/python -m benchmarks.basis
+	$(BIN)/python -m benchmarks.image_round_trips
 
 clean:  ## remove what the commands made
 	rm -rf $(VENV) out

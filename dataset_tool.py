@@ -78,9 +78,10 @@ def main(
     """Convert images to a zip of uncompressed PNG files with dataset.json.
 
     Labels come from the source's dataset.json, else from its top-level folders in alphabetical
-    order, else from CIFAR-10, MNIST or digits themselves. Every image is checked before anything is
-    written. The same input gives the same file. Transparent parts become white. Beside the result
-    lie the options ({dest}-options.json) and a picture of some images ({dest}-images.png).
+    order (those below train, test, val where these hold folders), else from CIFAR-10, MNIST or
+    digits themselves. Every image is checked before anything is written. The same input gives the
+    same file. Transparent parts become white. Beside the result lie the options
+    ({dest}-options.json) and a picture of some images ({dest}-images.png).
     """
     target = check_dest(source, dest)
     with cli.user_errors():
@@ -160,7 +161,9 @@ def report(images: ImageSet, count: int, found: dict[str, int]) -> None:
         classes = images.classes or sorted({str(k) for k in images.labels}, key=int)
         named = ", ".join(f"{i} {name}" if images.classes else name
                           for i, name in enumerate(classes[:20]))  # fmt: skip
-        print(f"Labels: {len(classes)} classes ({named}{', ...' if len(classes) > 20 else ''})")
+        found_in = f" from {images.origin}" if images.origin else ""
+        more = ", ..." if len(classes) > 20 else ""
+        print(f"Labels: {len(classes)} classes{found_in} ({named}{more})")
     sys.stdout.flush()
 
 

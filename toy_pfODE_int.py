@@ -14,16 +14,24 @@ import torch
 
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
-from dnnlib.util import atomic_path, write_json
+from dnnlib.util import write_json
 from torch_utils import distributed
 from toy_train import data_options, open_source
 from training.basis import eigenbasis
 from training.flow import BLOCK, Flow, load_flow
+from training.latents import GEN_SOURCES
 from training.launch import SCHEDULE_OPTIONS
 from training.mixture import MixtureField
 from training.options import check_dimensions
 from training.schedule import Schedule
-from training.simulation import Method, choose_method, kept_steps, latent_summary, simulate
+from training.simulation import Method, choose_method, kept_steps, latent_summary
+from training.simulation_run import (
+    KINDS,
+    Simulations,
+    check_gen_source,
+    check_network_dimensions,
+    save_results,
+)
 from training.solvers import PAPER_SOLVERS, SOLVERS
 from training.toy_data import ToySource
 from training.training_loop import describe
@@ -51,6 +59,9 @@ simulation_options = cli.options(
                  help="rms error allowed on pilots, whitened units; also of --solver=adaptive"),
     click.option("--eps", type=click.FloatRange(min=0, min_open=True),
                  help="variance of compressed latents in generation [the schedule's own]"),
+    click.option("--gen_source", type=click.Choice(GEN_SOURCES), default="diag",
+                 help="latents of generation: Gaussian, or with the compressed dimensions of "
+                 "inflated data, which keep their shape"),
     click.option("--save_freq", type=click.IntRange(min=1), help="save every so many steps [~36]"),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="of data and latents"),
     click.option("--animate", is_flag=True, help="also draw an animated GIF"),
@@ -116,12 +127,7 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
         UserError: naming the option and both values.
     """
     s, data = flow.schedule, flow.info.get("data", {})
-    for option, value in {"data_dim": s.data_dim, "dims_to_keep": s.dims_to_keep}.items():
-        if options[option] not in (None, value):
-            raise UserError(
-                f"--{option}={options[option]} contradicts the network, which has {option}={value} "
-                f"(schedule {s.name}); leave the option out or name another network"
-            )
+    check_network_dimensions(flow, options)
     if options["data"] is None and data.get("kind") == "vectors":
         raise UserError(
             f"the network was trained on vectors ({data['name']}): name their file with --data"
@@ -173,6 +179,7 @@ def run(
 ) -> None:
     """Inflate, round-trip and generate, within a session; write files and pictures."""
     cli.check_writable(options["save_dir"], "--save_dir")
+    check_gen_source(flow, options["gen_source"], options["eps"])
     x = data_of(source, options)
     pilot = flow.to_whitened(x[:PILOTS], 0.0, "unscaled")
     with cli.user_errors():
@@ -201,25 +208,18 @@ def simulate_all(
     stem: str,
 ) -> dict[str, Any]:
     """The three simulations; on rank 0 their files, pictures and a summary."""
-    total, started = len(x), time.time()
-    common = {"flow": flow, "method": method, "total": total, "save_freq": options["save_freq"]}
-
-    def data(_: int, block: range) -> torch.Tensor:
-        u = flow.to_whitened(x[block.start : block.stop], 0.0, "unscaled")
-        return torch.stack([u, u]) if method.solver == "reversible" else u
-
-    def latents(_: int, block: range) -> torch.Tensor:
-        return flow.latents(len(block), options["seed"], options["eps"], block.start, t=method.stop)
-
-    melt = simulate(**common, start=data, backward=False, label="inflation")
-    back = simulate(**common, start=lambda k, _: melt.final[k], backward=True, label="round trip")
-    gen = simulate(**common, start=latents, backward=True, label="generation")
+    started = time.time()
+    simulations = Simulations(
+        flow, method, len(x), KINDS, options["seed"], x=x, eps=options["eps"],
+        donate=options["gen_source"] == "empirical", save_freq=options["save_freq"],
+    )  # fmt: skip
+    outcome = simulations.run()
     if not distributed.is_main():
         return {}
-    results = {"melt": melt.arrays, "roundtrip": back.arrays, "gen": gen.arrays}
+    melt, back = outcome["melt"], outcome["roundtrip"]
+    results = {name: result.arrays for name, result in outcome.items()}
     for name, arrays in results.items():
-        with atomic_path(folder / f"{stem}{name}_results.npz") as temporary:
-            np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        save_results(folder / f"{stem}{name}_results.npz", arrays)
     error = back.arrays["tilde_xs"][-1] - melt.arrays["tilde_xs"][0]
     report = {
         "evaluations_one_way": melt.evaluations,

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import torch
 
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from training.flow import Flow
-from training.image_data import ImageSource
+from training.image_data import ImageSource, to_pixels
 from training.networks import PRESETS as NETWORKS
 from training.options import count, positive, run, schedule_options, training_options
-from training.precond import Conditioned
 from training.training_loop import Snapshot
 
 # The paper's settings for CIFAR-size images.
@@ -59,13 +57,21 @@ image_options = cli.options(
     click.option("--max_size", type=count, help="use so many images only"),
     click.option("--cbase", type=count, help="channels of the network [128, adm 192]"),
     click.option("--cres", type=Multipliers(), help="channel multipliers [2,2,2, adm 1,2,3,4]"),
+    click.option("--num_blocks", type=count, help="residual blocks a resolution [4, adm 3]"),
     click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.13),
     click.option("--augment", type=click.FloatRange(0, 1),
                  help="probability of each augmentation [0.12; 0 for data with constant pixels]"),
     click.option("--fp16", is_flag=True, help="network in float16, with a dynamic loss scale"),
     click.option("--bf16", is_flag=True, help="network in bfloat16"),
     click.option("--ls", type=positive, default=2.0**16, help="first loss scale of --fp16"),
-    click.option("--compile", is_flag=True, help="compile the network"),
+    click.option("--compile/--no-compile", default=False, help="compile the network"),
+    click.option("--bench/--no-bench", default=True,
+                 help="let cuDNN try its algorithms first (its choice can change the last digits)"),
+    click.option("--cache/--no-cache", default=True,
+                 help="keep decoded pixels of large sets in the cache folder, mapped into memory; "
+                 "or decode at every start, in every process"),
+    click.option("--workers", type=click.IntRange(min=0), default=1,
+                 help="threads that prepare batches ahead, 0: none; the batches are the same"),
     click.option("--transfer", metavar="NETWORK", help="start from another network's weights"),
     schedule_options(inflation_gap=0.02, tmax=15.01, space="IS"),
 )  # fmt: skip
@@ -108,6 +114,7 @@ def open_source(options: dict[str, Any]) -> ImageSource:
             xflip=options["xflip"],
             max_size=options["max_size"],
             seed=options["seed"],
+            cache=options["cache"],
         )
     _, height, width = source.shape
     levels = len(options["cres"] or NETWORKS[options["arch"]]["kwargs"]["channel_mult"])
@@ -127,17 +134,11 @@ def draw_samples(source: ImageSource) -> Snapshot:
         if source.classes:  # one class a column
             classes = torch.arange(n) % GRID % source.classes
             labels = torch.nn.functional.one_hot(classes, source.classes).float()
-            flow = Flow(Conditioned(flow.model, labels), info=flow.info)  # type: ignore[arg-type]
+            flow = flow.given(labels)
         x = flow.sample(n, seed=0, solver="ab2", steps=32).cpu()
         plot.image_grid(run_dir / f"samples-{kimg:06d}.png", to_pixels(x, source.shape), GRID)
 
     return draw
-
-
-def to_pixels(x: torch.Tensor, shape: tuple[int, ...]) -> np.ndarray:
-    """Samples in [-1, 1], [n, d], to images, uint8 [n, H, W, C]."""
-    pixels = (x.reshape(-1, *shape).double() * 127.5 + 127.5).round().clamp(0, 255)
-    return pixels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 if __name__ == "__main__":

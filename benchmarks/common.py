@@ -48,6 +48,17 @@ def machine() -> str:
     )
 
 
+def peak_rss() -> int:
+    """Largest memory of this process so far, bytes.
+
+    From VmHWM: the figure of getrusage starts at that of the process that started this one.
+    """
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
+
+
 def trained(name: str) -> tuple[Flow, Path]:
     """The flow of a recipe, trained with the default settings if it is not there yet."""
     folder = NETWORKS / name.replace(" ", "-").replace(",", "")

@@ -20,6 +20,7 @@ from dnnlib.util import atomic_path
 
 MAX_POINTS = 4000
 PLAIN = "#1f5f8b"
+BORDER = 96  # grey between images, neither paper nor ink
 
 
 def _save(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> None:
@@ -174,6 +175,23 @@ def curve(
     _save(figure, path)
 
 
+def histogram(path: str | os.PathLike, values: np.ndarray, label: str, title: str = "") -> None:
+    """A histogram.
+
+    Args:
+        path: .png to write.
+        values: [n].
+        label: of the abscissa.
+        title: above the axes.
+    """
+    figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    ax.hist(values, bins=min(60, max(10, len(values) // 20)), color=PLAIN)
+    ax.set_xlabel(label)
+    ax.set_ylabel("count")
+    ax.set_title(title, fontsize=11)
+    _save(figure, path)
+
+
 def plot_loss(stats: str | os.PathLike, path: str | os.PathLike) -> None:
     """The loss over training, from stats.jsonl."""
     records = [json.loads(line) for line in Path(stats).read_text().splitlines()]
@@ -194,13 +212,15 @@ def image_grid(path: str | os.PathLike, images: np.ndarray, columns: int) -> Non
     """
     n, h, w, c = images.shape
     rows = -(-n // columns)
-    sheet = np.full((rows * columns, h, w, c), 255, np.uint8)
-    sheet[:n] = images
-    sheet = sheet.reshape(rows, columns, h, w, c).transpose(0, 2, 1, 3, 4)
-    picture = Image.fromarray(sheet.reshape(rows * h, columns * w, c).squeeze())
     zoom = max(1, 64 // h)
-    picture = picture.resize(
-        (picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST
-    )
+    gap = 4 if h * zoom >= 16 else 1
+    large = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    sheet = np.full((rows * columns, h * zoom + gap, w * zoom + gap, c), BORDER, np.uint8)
+    sheet[:n, gap:, gap:] = large
+    _, height, width, _ = sheet.shape
+    sheet = sheet.reshape(rows, columns, height, width, c).transpose(0, 2, 1, 3, 4)
+    sheet = sheet.reshape(rows * height, columns * width, c)
+    sheet = np.pad(sheet, ((0, gap), (0, gap), (0, 0)), constant_values=BORDER)
+    picture = Image.fromarray(sheet[..., 0] if c == 1 else sheet)
     with atomic_path(path) as temporary:
         picture.save(temporary)

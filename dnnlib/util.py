@@ -8,14 +8,19 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from urllib.parse import urlparse
 
 import requests
 from tqdm import tqdm
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class EasyDict(dict):
@@ -44,6 +49,34 @@ def format_time(seconds: float) -> str:
     if s < 86400:
         return f"{s // 3600}h {s // 60 % 60:02d}m"
     return f"{s // 86400}d {s // 3600 % 24:02d}h"
+
+
+def in_order(
+    function: Callable[[S], T],
+    items: Iterable[S],
+    workers: int | None = None,
+    ahead: int = 4,
+) -> Generator[T, None, None]:
+    """function(item) of each item, computed by threads a little ahead, given in order.
+
+    Args:
+        function: called in threads.
+        items: may be endless.
+        workers: threads; None for one a core, at most 16.
+        ahead: results in waiting, for each thread.
+    """
+    workers = workers or min(16, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

@@ -7,15 +7,18 @@ import shlex
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import dataset_tool
 import toy_train
 from tests.helpers import ROOT
 from tests.image_fixtures import write_cifar
+from tests.image_networks import untrained
 
 TEXT = (ROOT / "README.md").read_text()
 LINES = re.sub(r" \\\n\s+", " ", TEXT).splitlines()
 COMMANDS = [x.strip() for x in LINES if re.match(r"    (python|torchrun) .*\.py", x)]
+MODULES = [x.strip() for x in LINES if re.match(r"    python -m (?!venv)", x)]
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,15 @@ def place(tmp_path_factory):
         args = [f"--source={source}", f"--dest={folder / 'datasets' / dest}", "--no-plot"]
         result = CliRunner().invoke(dataset_tool.main, args)
         assert result.exit_code == 0, result.output
+    untrained(folder / "networks/network.pkl", folder / "datasets/cifar10-32x32.zip", keep=3072)
+    for k in range(8):
+        for path, size in ((f"downloads/afhqv2/train/{'cat' if k % 2 else 'dog'}", 64),
+                           ("fid-tmp", 32), ("digits-tmp", 8)):  # fmt: skip
+            (folder / path).mkdir(parents=True, exist_ok=True)
+            tile = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
+            tile.convert("L" if size == 8 else "RGB").save(folder / path / f"{k:06d}.png")
+    (folder / "fid-refs").mkdir()
+    np.savez(folder / "fid-refs/cifar10-32x32.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     np.savetxt(folder / "measurements.csv", np.random.default_rng(0).random((20, 4)), delimiter=",")
     return folder
 
@@ -56,6 +68,14 @@ def test_command(command, place, monkeypatch):
     result = CliRunner().invoke(main, [*args, "--dry-run"])
     assert result.exit_code == 0, result.output
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", MODULES)
+def test_module(command, place, monkeypatch):
+    monkeypatch.chdir(place)
+    _, _, module, *args = shlex.split(command)
+    result = CliRunner().invoke(importlib.import_module(module).main, args)
+    assert result.exit_code == 0, result.output
 
 
 def test_the_python_example(place, monkeypatch):

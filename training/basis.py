@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torch_utils import distributed
 
+PANEL = 512  # columns at a time of a covariance
 EIGENVALUE_FLOOR = 1e-6  # of the largest eigenvalue: a constant pixel must not divide by zero
 
 
@@ -65,15 +66,25 @@ def moments(batches: Iterable[Tensor], d: int) -> tuple[int, Tensor, Tensor]:
         x = first.to(device, torch.float64) - shift  # [n, d]
         count += len(x)
         total += x.sum(0)
-        outer.addmm_(x.T, x)
+        _add_upper_(outer, x)
         first = next(batches, None)
     for tensor in (count, total, outer):
         distributed.all_sum_(tensor)
+    outer = outer.triu() + outer.triu(1).T
     n = int(count)
     if n < 2:
         raise ValueError(f"an eigenbasis needs at least 2 samples, got {n}")
     mean = total / n
     return n, mean + shift, outer / n - torch.outer(mean, mean)
+
+
+def _add_upper_(outer: Tensor, x: Tensor) -> None:
+    """Add x^T x [d, d] to `outer`, on and above its diagonal; below it values are undefined.
+
+    By panels of columns, which leaves out most of the half that symmetry gives for nothing.
+    """
+    for i in range(0, x.shape[1], PANEL):
+        outer[i : i + PANEL, i:].addmm_(x[:, i : i + PANEL].T, x[:, i:])
 
 
 def eigenbasis(batches: Iterable[Tensor], d: int, scale: Tensor | None = None) -> Basis:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from dnnlib.util import in_order
 from training import seeding
 from training.augment import AugmentPipe
+from training.edm_precond import LEVELS
 from training.precond import sigma_times
 from training.schedule import Schedule
+
+Piece = tuple[Tensor, Tensor, dict[str, Tensor]]  # data [n, d], noise [n, d], network's labels
 
 
 class Source(Protocol):
@@ -56,8 +61,9 @@ class Batches:
         size: samples a batch, over all processes.
         device: where tensors are placed.
         dtype: their precision: that of schedule and basis.
-        tmin: times are uniform on (tmin, tmax).
-        t_sampling: "uniform" or "lognormal" (EDM).
+        tmin: first of uniform times.
+        t_sampling: "uniform" on (tmin, tmax), or how noise levels are drawn, a key of
+            `edm_precond.LEVELS`, for a schedule of one noise level.
         augment: augmentation of images; None for none.
     """
 
@@ -75,25 +81,66 @@ class Batches:
         """Stratified random times of a whole batch, [size]."""
         rng = seeding.generator(self.seed, "times", nimg)
         q = torch.from_numpy((rng.permutation(self.size) + rng.random()) / self.size)
-        if self.t_sampling == "lognormal":
-            return self._place(sigma_times(self.schedule, q))
+        if self.t_sampling in LEVELS:
+            return self._place(sigma_times(self.schedule, LEVELS[self.t_sampling](q)[0]))
         return self._place(self.tmin + (self.schedule.tmax - self.tmin) * q)
 
-    def piece(self, nimg: int, part: range) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def stream(
+        self, nimg: int, parts: list[range], workers: int = 0
+    ) -> Generator[Piece, None, None]:
+        """Pieces of the batches from `nimg` on, for ever: the given positions of each, in order.
+
+        Args:
+            nimg: first batch.
+            parts: positions within a batch.
+            workers: threads that read and draw ahead of the consumer; 0 for none. What they draw
+                is the same, since it depends on positions alone.
+        """
+        wanted = ((n, part) for n in itertools.count(nimg, self.size) for part in parts)
+        if not workers:
+            for n, part in wanted:
+                yield self.piece(n, part)
+            return
+        drawn = in_order(lambda where: self._draw(*where), wanted, workers, ahead=2)
+        try:
+            for piece in drawn:
+                yield self._finish(*piece)
+        finally:
+            drawn.close()
+
+    def piece(self, nimg: int, part: range) -> Piece:
         """Positions `part` of a batch: data [n, d], noise [n, d], and labels for the network."""
+        return self._finish(*self._draw(nimg, part))
+
+    def _draw(self, nimg: int, part: range) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What the CPU does for a piece; any thread may."""
         lo, hi = nimg + part.start, nimg + part.stop
-        x = self.source.samples(self.seed, lo, hi, purpose="training").to(self.device)
-        labels: dict[str, Tensor] = {}
+        x = self.source.samples(self.seed, lo, hi, purpose="training")
+        noise = torch.from_numpy(seeding.normals(self.seed, "noise", lo, hi, self.source.dim))
+        more: dict[str, Tensor] = {}
         classes = getattr(self.source, "labels", None)
         known = None if classes is None else classes(self.seed, lo, hi, purpose="training")
         if known is not None:
-            labels["class_labels"] = known.to(self.device)
+            more["class_labels"] = known
+        if self.augment is not None:
+            more["augment"] = self.augment.draws(self.seed, lo, hi)
+        if self.device.type == "cuda":  # from pinned memory, copies do not wait
+            return x.pin_memory(), noise.pin_memory(), {k: v.pin_memory() for k, v in more.items()}
+        return x, noise, more
+
+    def _finish(self, x: Tensor, noise: Tensor, more: dict[str, Tensor]) -> Piece:
+        """What the device does for it."""
+        x = x.to(self.device, non_blocking=True)
+        labels = {}
+        if "class_labels" in more:
+            labels["class_labels"] = more["class_labels"].to(self.device, non_blocking=True)
         if self.augment is not None:
             images = x.reshape(-1, *self.source.shape)  # type: ignore[attr-defined]
-            images, done = self.augment(images, self.augment.draws(self.seed, lo, hi))
+            images, done = self.augment(images, more["augment"])
             x, labels["augment_labels"] = images.flatten(1), done
-        noise = torch.from_numpy(seeding.normals(self.seed, "noise", lo, hi, self.source.dim))
         return self._place(x), self._place(noise), labels
 
     def _place(self, x: Tensor) -> Tensor:
-        return x.to(self.dtype).to(self.device)
+        if self.device.type == "mps":  # which has no float64
+            return x.to(self.dtype).to(self.device)
+        return x.to(self.device, non_blocking=True).to(self.dtype)

@@ -5,6 +5,12 @@ noise level for all dimensions. They stand beside the inflationary preconditione
 (`training.precond`), whose noise differs from dimension to dimension.
 
     losses   sigma ~ a distribution, given by its quantiles; |D - y|^2 with a weight
+
+Training (`RECIPES`) needs no second loop for them. With one variance xi for all dimensions and
+tan(phi) = sigma / sqrt(xi), D - y = sqrt(xi) sin(phi) (F - F*), whatever network D is made of. So
+the published losses are losses of the field F: EDM's is |F - F*|^2, and those of VP and VE, of
+weight 1/sigma^2, are cos(phi)^2 |F - F*|^2. What is left of each method is how it draws sigma and
+how it tells the network.
 """
 
 from __future__ import annotations
@@ -12,13 +18,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 SIGMA_DATA = 0.5
 VP_BETA_D, VP_BETA_MIN, VP_FIRST_TIME = 19.9, 0.1, 1e-5
+VP_STEPS = 1000
 VE_SIGMA_MIN, VE_SIGMA_MAX = 0.02, 100.0
+EDM_SIGMA_MIN, EDM_SIGMA_MAX = 0.002, 80.0  # where EDM's sampler starts and ends
 
 Scalings = tuple[Tensor | float, Tensor | float, Tensor | float, Tensor]
 
@@ -81,7 +90,7 @@ class EDMPrecond(SigmaPrecond):
         """See `SigmaPrecond.scalings`."""
         sd = self.sigma_data
         S = sigma.square() + sd**2
-        return sd**2 / S, sigma * sd * S.rsqrt(), S.rsqrt(), sigma.log() / 4
+        return sd**2 / S, sigma * sd * S.rsqrt(), S.rsqrt(), NOISE_LABELS["edm"](sigma)
 
 
 class VPPrecond(SigmaPrecond):
@@ -99,7 +108,7 @@ class VPPrecond(SigmaPrecond):
         model: nn.Module,
         beta_d: float = VP_BETA_D,
         beta_min: float = VP_BETA_MIN,
-        M: int = 1000,
+        M: int = VP_STEPS,
     ):
         super().__init__(model)
         self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
@@ -119,7 +128,7 @@ class VEPrecond(SigmaPrecond):
 
     def scalings(self, sigma: Tensor) -> Scalings:
         """See `SigmaPrecond.scalings`."""
-        return 1.0, sigma, 1.0, (sigma / 2).log()
+        return 1.0, sigma, 1.0, NOISE_LABELS["ve"](sigma)
 
 
 def vp_sigma(t: Tensor, beta_d: float = VP_BETA_D, beta_min: float = VP_BETA_MIN) -> Tensor:
@@ -195,4 +204,46 @@ EDM_FAMILY: dict[str, tuple[type[SigmaPrecond], Callable[[Tensor], tuple[Tensor,
     "edm": (EDMPrecond, edm_levels),
     "vp": (VPPrecond, vp_levels),
     "ve": (VEPrecond, ve_levels),
+}
+
+# How a network is told the noise level sigma.
+NOISE_LABELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "edm": lambda sigma: sigma.log() / 4,
+    "vp": lambda sigma: (VP_STEPS - 1) * vp_time(sigma),
+    "ve": lambda sigma: (sigma / 2).log(),
+}
+
+# How noise levels may be drawn, named for what it does: quantiles -> levels and weights.
+LEVELS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "lognormal": edm_levels,
+    "vp_time": vp_levels,
+    "log_uniform": ve_levels,
+}
+
+
+class Recipe(NamedTuple):
+    """How a flow is trained.
+
+    Attributes:
+        t_sampling: "uniform" in the schedule's time, or a key of `LEVELS`.
+        loss: whose error counts, see `training.loss.flow_loss`.
+        levels: smallest and largest noise level of the flow; None for those of its schedule.
+    """
+
+    t_sampling: str = "uniform"
+    loss: str = "field"
+    levels: tuple[float, float] | None = None
+
+
+def _vp_range() -> tuple[float, float]:
+    first, last = vp_sigma(torch.tensor([VP_FIRST_TIME, 1.0], dtype=torch.float64)).tolist()
+    return first, last
+
+
+# What --precond names; all but "ifs" have one variance for all dimensions and no rotation.
+RECIPES = {
+    "ifs": Recipe(),
+    "edm": Recipe("lognormal", "field", (EDM_SIGMA_MIN, EDM_SIGMA_MAX)),
+    "vp": Recipe("vp_time", "noise", _vp_range()),
+    "ve": Recipe("log_uniform", "noise", (VE_SIGMA_MIN, VE_SIGMA_MAX)),
 }

@@ -14,6 +14,7 @@ diagonal maps of u at the ends:
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,12 +25,13 @@ from torch import Tensor
 
 from torch_utils import distributed
 from training import seeding
-from training.precond import FieldModel
-from training.schedule import Arc
+from training.precond import Conditioned, FieldModel, InflationPrecond
+from training.schedule import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.solvers import PAPER_SOLVERS, SOLVERS
 
 Coordinates = Literal["whitened", "scaled_es", "scaled", "unscaled_es", "unscaled"]
 BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
+IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
 Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
 
 
@@ -40,6 +42,10 @@ class Flow:
         model: exact or trained vector field with its schedule and basis.
         dtype: dtype of the integrated state (float64; float32 where there is no float64).
         info: what is known about the network (data, training), plain values.
+
+    Attributes:
+        block: samples integrated together.
+        evaluations: calls of the network so far.
     """
 
     def __init__(
@@ -47,11 +53,27 @@ class Flow:
     ):
         self.model = model
         self.schedule = model.schedule
-        self.arc = Arc(model.schedule)
+        images = getattr(model, "shape", None) is not None
+        self.arc = Arc(model.schedule, growth=IMAGE_STEP_GROWTH if images else STEP_GROWTH)
         self.dtype = dtype
         self.device = model.W.device
         self.info = info or {}
+        self.block = IMAGE_BLOCK if images else BLOCK
         self.evaluations = 0
+
+    def given(self, class_labels: Tensor | None) -> Flow:
+        """The flow of samples of given classes, which must pass through it together.
+
+        Args:
+            class_labels: one-hot classes of the samples, [n, classes]; None changes nothing.
+        """
+        if class_labels is None:
+            return self
+        assert isinstance(self.model, InflationPrecond)
+        flow = copy.copy(self)
+        flow.model = Conditioned(self.model, class_labels)
+        flow.block, flow.evaluations = len(class_labels), 0
+        return flow
 
     # The field ---------------------------------------------------------------------------------
 
@@ -145,7 +167,7 @@ class Flow:
             solver: a name of `SOLVERS` (steps of `Arc.grid`), or of `PAPER_SOLVERS`
                 (the paper's, in scaled coordinates, on `times`).
             steps: steps of the angle solvers.
-            times: time grid of the paper's solvers, from start to stop.
+            times: time grid of the paper's solvers, between start and stop, in either order.
             callback: called with (step, t, whitened state) at every state.
             settings: passed to the solver (rtol, atol, coupling).
 
@@ -153,6 +175,9 @@ class Flow:
             states of the shape of u.
         """
         if solver in PAPER_SOLVERS:
+            if times is None:
+                raise ValueError("the paper's solvers need their time grid: see ifs_times")
+            times = sorted(times, reverse=stop < start)
             return self._integrate_paper(u, PAPER_SOLVERS[solver], times, callback)
         grid = self.arc.grid(start, stop, steps)
         watch = None
@@ -168,10 +193,8 @@ class Flow:
         return pair if u.dim() == 3 else pair[0]
 
     def _integrate_paper(
-        self, u: Tensor, method: Callable, times: Sequence[float] | None, callback: Watcher | None
+        self, u: Tensor, method: Callable, times: Sequence[float], callback: Watcher | None
     ) -> Tensor:
-        if times is None:
-            raise ValueError("the paper's solvers need their time grid: see ifs_times")
         watch = None
         if callback is not None:
 
@@ -181,6 +204,18 @@ class Flow:
         x = self.from_whitened(u, times[0], "scaled_es")
         x = method(self.paper_velocity, x, times, watch)
         return self.to_whitened(x, times[-1], "scaled_es")
+
+    def ends(
+        self, solver: str = "rk4", times: Sequence[float] | None = None, **_: Any
+    ) -> tuple[float, float]:
+        """Times at which data enters and latents leave, for arguments of `integrate`.
+
+        These are 0 and tmax, but the paper's solvers take data to be at the first time of their
+        grid (0.01 on `vp_ode_times`) and latents at its last.
+        """
+        if solver in PAPER_SOLVERS and times is not None:
+            return min(times), max(times)
+        return 0.0, self.schedule.tmax
 
     def inflate(
         self, x: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: Any
@@ -196,9 +231,9 @@ class Flow:
         Returns:
             latents [n, d], float64, on the flow's device.
         """
-        T = self.schedule.tmax
-        u = self.to_whitened(x, 0.0, "unscaled")
-        u = self._in_blocks(u, lambda b: self.integrate(b, 0.0, T, **how), how)
+        t0, T = self.ends(**how)
+        u = self.to_whitened(x, t0, "unscaled")
+        u = self._in_blocks(u, lambda b: self.integrate(b, t0, T, **how), how)
         return self.from_whitened(u, T, coords)
 
     def generate(
@@ -214,22 +249,22 @@ class Flow:
         Returns:
             data in its own units, [n, d].
         """
-        T = self.schedule.tmax
+        t0, T = self.ends(**how)
         u = self.to_whitened(z, T, coords)
-        u = self._in_blocks(u, lambda b: self.integrate(b, T, 0.0, **how), how)
-        return self.from_whitened(u, 0.0, "unscaled")
+        u = self._in_blocks(u, lambda b: self.integrate(b, T, t0, **how), how)
+        return self.from_whitened(u, t0, "unscaled")
 
     def round_trip(self, x: Tensor | np.ndarray, **how: Any) -> Tensor:
         """Data to latent and back, [n, d] to [n, d]; exact with solver="reversible"."""
-        T = self.schedule.tmax
+        t0, T = self.ends(**how)
 
         def there_and_back(u: Tensor) -> Tensor:
             pair = torch.stack([u, u]) if how.get("solver") == "reversible" else u
-            pair = self.integrate(self.integrate(pair, 0.0, T, **how), T, 0.0, **how)
+            pair = self.integrate(self.integrate(pair, t0, T, **how), T, t0, **how)
             return pair[0] if pair.dim() == 3 else pair
 
-        u = self._in_blocks(self.to_whitened(x, 0.0, "unscaled"), there_and_back, how)
-        return self.from_whitened(u, 0.0, "unscaled")
+        u = self._in_blocks(self.to_whitened(x, t0, "unscaled"), there_and_back, how)
+        return self.from_whitened(u, t0, "unscaled")
 
     def latents(
         self,
@@ -249,9 +284,12 @@ class Flow:
             start: first index.
             t: time of the latents; None for tmax.
         """
-        d = self.schedule.data_dim
-        z = seeding.normals(seed, "latents", start, start + n, d)
-        u = torch.from_numpy(z).to(self.device, self.dtype)
+        z = seeding.normals(seed, "latents", start, start + n, self.schedule.data_dim)
+        return self.colour(torch.from_numpy(z), eps, t)
+
+    def colour(self, z: Tensor, eps: float | None, t: float | None = None) -> Tensor:
+        """Standard normals [n, d] to whitened latents with the variances of `latents`."""
+        u = z.to(self.device, self.dtype)
         if eps is None:
             return u
         wanted = torch.full_like(self.schedule.xi, self.schedule.A0**2)
@@ -260,7 +298,8 @@ class Flow:
 
     def sample(self, n: int, seed: int = 0, eps: float | None = None, **how: Any) -> Tensor:
         """Generate n samples in the data's own units, [n, d]; see `latents` and `inflate`."""
-        return self.generate(self.latents(n, seed, eps), coords="whitened", **how)
+        latents = self.latents(n, seed, eps, t=self.ends(**how)[1])
+        return self.generate(latents, coords="whitened", **how)
 
     def steps_for(
         self, u: Tensor, stop: float, tolerance: float, solver: str = "rk4", limit: int = 1024
@@ -287,12 +326,11 @@ class Flow:
                 return steps, error
             steps, z = 2 * steps, finer
 
-    @staticmethod
-    def _in_blocks(u: Tensor, step: Callable[[Tensor], Tensor], how: dict) -> Tensor:
+    def _in_blocks(self, u: Tensor, step: Callable[[Tensor], Tensor], how: dict) -> Tensor:
         """Apply `step` block by block, so that memory stays flat; a callback sees all at once."""
-        if how.get("callback") is not None or len(u) <= BLOCK:
+        if how.get("callback") is not None or len(u) <= self.block:
             return step(u)
-        return torch.cat([step(b) for b in u.split(BLOCK)])
+        return torch.cat([step(b) for b in u.split(self.block)])
 
 
 def ifs_times(steps: int, h: float, backward: bool = False) -> list[float]:

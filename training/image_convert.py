@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib.util import atomic_path
+from dnnlib.util import atomic_path, in_order
 from training.image_files import (
     LABELS_FILE,
     TOO_DEEP,
@@ -28,7 +28,6 @@ from training.image_files import (
     UNREADABLE,
     BadImageError,
     ImageSet,
-    in_order,
 )
 
 TRANSFORMS = ("center-crop", "center-crop-wide")
@@ -164,7 +163,8 @@ def scan(images: ImageSet, plan: Plan, count: int) -> dict[str, int]:
         RefusedImagesError: naming every image that cannot.
     """
     facts: list[tuple[int, int, str] | BadImageError] = []
-    for fact in tqdm(in_order(lambda i: _look(images, i), count), "checking", count, disable=None):
+    looks = in_order(lambda i: _look(images, i), range(count))
+    for fact in tqdm(looks, "checking", count, disable=None):
         facts.append(fact)
     good = [f for f in facts if not isinstance(f, BadImageError)]
     sizes = Counter(plan.output_size(w, h) for w, h, _ in good)
@@ -238,7 +238,7 @@ def convert(images: ImageSet, plan: Plan, count: int, dest: Path) -> None:
     names = [f"{i // 1000:05d}/img{i:08d}.png" for i in range(count)]
     with (_zip_file if dest.suffix == ".zip" else _folder)(dest) as put:
         for name, data in zip(
-            names, tqdm(in_order(png, count), "writing", count, disable=None), strict=True
+            names, tqdm(in_order(png, range(count)), "writing", count, disable=None), strict=True
         ):
             put(name, data)
         labels = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dnnlib.util import atomic_path, cache_dir
+from dnnlib.util import atomic_path, cache_dir, in_order
 from torch_utils import distributed
 from training import seeding
-from training.image_files import BadImageError, ImageSet, in_order, kind_of, open_images
+from training.image_files import BadImageError, ImageSet, kind_of, open_images
 
 CACHE_VERSION = 1
+CACHE_MIN = 2**25  # bytes of pixels: less is decoded in a second or two
 CACHE_WAIT = 3600.0  # seconds that a process waits for the one that decodes
 BASIS_BLOCK = 2048
 
@@ -34,6 +35,8 @@ class ImageSource:
         xflip: also use every image mirrored: images n..2n-1 are those of 0..n-1, flipped.
         max_size: use only so many images, drawn by `seed`, in the file's order; None for all.
         seed: of the choice of `max_size`.
+        cache: whether decoded pixels may be kept in the cache folder, where the next process finds
+            them; sets of less than CACHE_MIN bytes are kept only for processes that run together.
 
     Attributes:
         shape: channels, height and width of an image, (C, H, W).
@@ -53,6 +56,7 @@ class ImageSource:
         xflip: bool = False,
         max_size: int | None = None,
         seed: int = 0,
+        cache: bool = True,
     ):
         self.path, self.xflip = Path(path), xflip
         if max_size is not None and max_size < 1:
@@ -62,7 +66,7 @@ class ImageSource:
             if max_size is not None and max_size < len(picks):
                 picks = np.sort(seeding.generator(seed, "subset").permutation(picks)[:max_size])
             known = None if images.labels is None else np.array(images.labels)
-            self.pixels = _all_pixels(self.path, images, picks)
+            self.pixels = _all_pixels(self.path, images, picks, cache)
         self._stored_labels = None if known is None else known[picks]
         if use_labels and known is None:
             raise ValueError(
@@ -83,12 +87,13 @@ class ImageSource:
         Args:
             seed: of the order in training.
             start, stop: range; "training" goes on for ever, reshuffled each epoch.
-            purpose: "training", or anything else for the file's own order.
+            purpose: "training", "drawn" (each image once, in an order drawn by the seed), or
+                anything else for the file's own order.
 
         Raises:
             ValueError: if more images than there are are asked for outside training.
         """
-        picks = self._picks(seed, start, stop, purpose)
+        picks = self.picks(seed, start, stop, purpose)
         raw = self.pixels[picks % len(self.pixels)]
         mirrored = picks >= len(self.pixels)
         raw[mirrored] = raw[mirrored, ..., ::-1]
@@ -98,7 +103,7 @@ class ImageSource:
         """One-hot classes of the same samples, float32 [stop - start, classes]; None without."""
         if not self.classes:
             return None
-        picks = torch.from_numpy(self._picks(seed, start, stop, purpose) % len(self.pixels))
+        picks = torch.from_numpy(self.picks(seed, start, stop, purpose) % len(self.pixels))
         number = torch.from_numpy(self._stored_labels)[picks]
         return torch.nn.functional.one_hot(number, self.classes).float()
 
@@ -133,25 +138,40 @@ class ImageSource:
             digest.update(self._stored_labels.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def _picks(self, seed: int, start: int, stop: int, purpose: str) -> np.ndarray:
-        """Which images the positions start..stop of a stream are."""
+    def picks(self, seed: int, start: int, stop: int, purpose: str = "data") -> np.ndarray:
+        """Which images the positions start..stop of a stream are, see `samples`."""
         n = len(self)
         if purpose == "training":
             return seeding.epochs(seed, start, stop, n)
         if stop > n:
             raise ValueError(f"{self.path}: holds {n} images, {stop} were asked for")
+        if purpose == "drawn":
+            return seeding.generator(seed, "drawn").permutation(n)[start:stop]
         return np.arange(start, stop)
+
+
+def to_pixels(x: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Samples in [-1, 1], [n, d], to images, uint8 [n, H, W, C]: the nearest pixel values."""
+    pixels = (x.reshape(-1, *shape).double() * 127.5 + 127.5).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 # Decoding --------------------------------------------------------------------------------------
 
 
-def _all_pixels(path: Path, images: ImageSet, picks: np.ndarray) -> np.ndarray:
-    """The chosen images, read-only uint8 [n, C, H, W]; one copy a machine under torchrun."""
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+def _all_pixels(path: Path, images: ImageSet, picks: np.ndarray, cache: bool) -> np.ndarray:
+    """The chosen images, read-only uint8 [n, C, H, W]."""
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
+    if cache and together:
         return _shared_pixels(path, images, picks)
     decoded = _decoded(path, images, picks)
     first = next(decoded)
+    if cache and first.size * len(picks) >= CACHE_MIN:
+        decoded.close()
+        with suppress(_CacheError):  # without room for it, in memory
+            return _shared_pixels(path, images, picks)
+        decoded = _decoded(path, images, picks)
+        next(decoded)
     pixels = np.empty((len(picks), *first.shape), np.uint8)
     pixels[0] = first
     for i, image in enumerate(decoded, start=1):
@@ -160,7 +180,11 @@ def _all_pixels(path: Path, images: ImageSet, picks: np.ndarray) -> np.ndarray:
     return pixels
 
 
-def _decoded(path: Path, images: ImageSet, picks: np.ndarray) -> Iterator[np.ndarray]:
+class _CacheError(ValueError):
+    """The cache folder cannot be written to."""
+
+
+def _decoded(path: Path, images: ImageSet, picks: np.ndarray) -> Generator[np.ndarray, None, None]:
     """The chosen images one by one, uint8 [C, H, W], all of the first one's kind."""
 
     def read(i: int) -> Image.Image:
@@ -170,7 +194,7 @@ def _decoded(path: Path, images: ImageSet, picks: np.ndarray) -> Iterator[np.nda
             raise ValueError(f"{path}: {images.names[picks[i]]} is {error}") from None
 
     kind = None
-    for i, image in enumerate(in_order(read, len(picks))):
+    for i, image in enumerate(in_order(read, range(len(picks)))):
         kind = kind or kind_of(image)
         if kind_of(image) != kind:
             raise ValueError(
@@ -200,7 +224,7 @@ def _shared_pixels(path: Path, images: ImageSet, picks: np.ndarray) -> np.ndarra
         try:
             _fill(cached, _decoded(path, images, picks), len(picks))
         except OSError as error:
-            raise ValueError(
+            raise _CacheError(
                 f"{cached}: {error.strerror}; set INFLATIONARY_FLOWS_CACHE to a folder with room"
             ) from None
     deadline = time.monotonic() + CACHE_WAIT

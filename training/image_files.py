@@ -11,13 +11,10 @@ import json
 import os
 import re
 import zipfile
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from PIL import Image, ImageOps
 
@@ -31,13 +28,12 @@ MAX_BYTES = 2**28  # of one file
 MAX_CLASSES = 100_000  # labels become one-hot vectors
 ORIENTATION = 0x0112  # the EXIF tag
 LABELS_FILE = "dataset.json"
+SPLITS = {"train", "test", "val", "valid", "validation"}  # names of parts of a set, not of classes
 LABELS_FORM = '{"labels": [["name.png", 3], ...]} or {"labels": null}'
 
 UNREADABLE = "unreadable"
 TOO_LARGE = "too large"
 TOO_DEEP = "not of 8 bits a channel"
-
-T = TypeVar("T")
 
 
 class BadImageError(ValueError):
@@ -64,6 +60,7 @@ class ImageSet:
         classes: names of the classes, where the source has them.
         raw: i -> the bytes of file i, for sources made of files.
         close: lets go of the source.
+        origin: where the labels were found, for messages; "" for the source itself.
     """
 
     names: list[str]
@@ -72,6 +69,7 @@ class ImageSet:
     classes: list[str] | None = None
     raw: Callable[[int], bytes] | None = None
     close: Callable[[], None] = lambda: None
+    origin: str = ""
 
     def __enter__(self) -> ImageSet:
         return self
@@ -84,7 +82,8 @@ def open_images(path: str | Path) -> ImageSet:
     """The images of a folder or a zip archive, sorted by name.
 
     Labels come from dataset.json if there is one, else from the top-level folders, if every image
-    lies in one and there are at least two.
+    lies in one and there are at least two. Folders that only split the set (train, test, ...) are
+    passed over, if every image lies in a folder inside them: train/cat and test/cat are one class.
 
     Raises:
         ValueError: one line that says what is wrong.
@@ -168,18 +167,14 @@ def _file_set(
     names = sorted(name for name in found if _is_image(name))
     if not names:
         raise ValueError(f"{path}: holds no images ({', '.join(s[1:] for s in SUFFIXES)})")
-    labels, classes = None, None
+    labels, classes, origin = None, None, LABELS_FILE
     if LABELS_FILE in found:
         try:
             labels = parse_labels(read(LABELS_FILE), names)
         except (ValueError, OSError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: {LABELS_FILE}: {error}") from None
     else:
-        tops = [name.split("/")[0] for name in names if "/" in name]
-        if len(tops) == len(names) and len(set(tops)) > 1:
-            classes = sorted(set(tops))
-            number = {name: i for i, name in enumerate(classes)}
-            labels = [number[top] for top in tops]
+        labels, classes, origin = _folder_labels(names)
 
     def raw(i: int) -> bytes:
         try:
@@ -189,7 +184,21 @@ def _file_set(
         except Exception as error:  # zipfile, zlib and the file system each have their own
             raise BadImageError(UNREADABLE, _short(error)) from None
 
-    return ImageSet(names, labels, lambda i: decode(raw(i)), classes, raw, close)
+    return ImageSet(names, labels, lambda i: decode(raw(i)), classes, raw, close, origin)
+
+
+def _folder_labels(names: list[str]) -> tuple[list[int] | None, list[str] | None, str]:
+    """Class of each image by its folder, the classes' names, and where they were found."""
+    folders = [name.split("/")[:-1] for name in names]
+    tops = {folder[0] for folder in folders if folder}
+    level, origin = 0, "top-level folders"
+    if tops <= SPLITS and all(len(folder) > 1 for folder in folders):
+        level, origin = 1, f"folders in {' and '.join(sorted(tops))}"
+    classes = sorted({folder[level] for folder in folders if folder})
+    if not all(folders) or len(classes) < 2:
+        return None, None, ""
+    number = {name: i for i, name in enumerate(classes)}
+    return [number[folder[level]] for folder in folders], classes, origin
 
 
 def _is_image(name: str) -> bool:
@@ -269,19 +278,6 @@ def decode(data: bytes) -> Image.Image:
 def kind_of(image: Image.Image) -> str:
     """What messages call an image: "32x32 colour"."""
     return f"{image.width}x{image.height} {'grey' if image.mode == 'L' else 'colour'}"
-
-
-def in_order(function: Callable[[int], T], count: int) -> Iterator[T]:
-    """function(0), function(1), ..., computed by threads a little ahead, given in order."""
-    workers = min(16, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque = deque()
-        for i in range(count):
-            ahead.append(pool.submit(function, i))
-            if len(ahead) > 4 * workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
 
 
 def _short(error: BaseException) -> str:

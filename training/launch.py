@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from collections.abc import Callable
@@ -12,23 +11,28 @@ from typing import Any
 
 import torch
 
-from dnnlib.cli import UserError
+from dnnlib.cli import UserError, user_errors
 from dnnlib.util import Logger, cache_dir, next_run_dir, run_dirs, write_json
 from torch_utils import checkpoint, distributed
-from training.augment import LABELS, AugmentPipe
+from training.augment import AugmentPipe
 from training.basis import Basis, eigenbasis
 from training.batches import Source
-from training.model import NETWORKS, build
-from training.networks import PRESETS
-from training.precond import InflationPrecond
+from training.edm_precond import LEVELS, RECIPES
+from training.model import NETWORKS, build, network_of, transfer
+from training.precond import InflationPrecond, sigma_times
+from training.schedule import Schedule
 from training.training_loop import Snapshot, TrainConfig, Trainer, describe
 
 OPTIONS_FILE = "training_options.json"
+STILL = 1e-3  # share of the mean variance below which a pixel counts as constant
 SCHEDULE_OPTIONS = (
     "dims_to_keep", "g_type", "inflation_gap", "g_rescaling", "rho", "gamma0", "tmax",
 )  # fmt: skip
 # Options that may differ when a run goes on: where, how long and how often, never what.
-FREE = {"outdir", "resume", "device", "duration", "stop_after", "batch_gpu", "tick", "snap", "dump"}
+FREE = {
+    "outdir", "resume", "device", "duration", "stop_after", "batch_gpu", "tick", "snap", "dump",
+    "bench", "cache", "compile", "workers",
+}  # fmt: skip
 
 
 def find_run(
@@ -114,7 +118,8 @@ def launch(
     with distributed.session(options["device"]) as device:
         model, floored = prepare(options, source)
         if options.get("transfer"):
-            distributed.print0(transfer(model, options["transfer"]))
+            with user_errors("--transfer"):
+                distributed.print0(transfer(model, options["transfer"]))
         name = description(model.schedule.name)
         if run_dir is None and distributed.is_main():
             run_dir = next_run_dir(options["outdir"], name)
@@ -124,37 +129,60 @@ def launch(
         with Logger(run_dir / "log.txt"):
             write_json(run_dir / OPTIONS_FILE, options)
             print(f"Run folder: {run_dir}")
-            print("\n".join(describe(model, floored)), flush=True)
+            notes = describe(model, floored) + _levels_note(options, model.schedule)
+            print("\n".join(notes), flush=True)
             return _train(options, run_dir, source, model, device, on_snapshot)
 
 
 def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, int]:
     """The preconditioned network of the options, seeded, on the CPU; and floored eigenvalues."""
     basis = basis_of(source)
+    if options["precond"] != "ifs":  # one variance for all dimensions, no rotation
+        basis = basis.isotropic()
     options |= {"augment": _augmentation(options.get("augment", 0.0), basis)}
     precond: dict[str, Any] = {"space": options["space"], "shape": getattr(source, "shape", None)}
-    if options["precond"] == "edm":  # one variance for all dimensions, no rotation
-        basis = basis.isotropic()
-        network = NETWORKS[network_of(options, source)["class"]]
-        if getattr(network, "time_input", "published") == "published":
-            precond["time_input"] = "edm"
+    network = NETWORKS[network_of(options, source)["class"]]
+    published = getattr(network, "time_input", "published") == "published"
+    if options["precond"] != "ifs" and published:
+        precond["time_input"] = options["precond"]
     torch.manual_seed(options["seed"])
     schedule = {k: options[k] for k in SCHEDULE_OPTIONS}
     return build(network_of(options, source), schedule, basis, precond), basis.floored
 
 
+def _levels_note(options: dict[str, Any], schedule: Schedule) -> list[str]:
+    """What training at drawn noise levels says: which, and whether the schedule has them all."""
+    name, loss = options["t_sampling"], RECIPES[options["precond"]].loss
+    if name not in LEVELS:
+        return []
+    sigma = LEVELS[name](torch.linspace(5e-5, 1 - 5e-5, 10_000, dtype=torch.float64))[0]
+    low, high = (float(schedule.gamma(t)[0][0].sqrt()) for t in (0.0, schedule.tmax))
+    there = schedule.gamma(sigma_times(schedule, sigma))[0][:, 0].sqrt()
+    moved = float(((there / sigma).log().abs() > 1e-6).double().mean())
+    lines = [f"Noise levels: {name} within {low:.3g} to {high:.3g}; the loss is of the {loss}"]
+    if moved > 1e-3:
+        lines.append(
+            f"Warning: {100 * moved:.1f} % of the noise levels of --t_sampling={name} lie outside "
+            "those and are moved to the ends; widen them with --gamma0 and --tmax"
+        )
+    return lines
+
+
 def _augmentation(wanted: float | None, basis: Basis) -> float:
     """The --augment that goes with the data; None stands for the paper's, where it is possible.
 
-    Augmentation moves image content into pixels that never vary in the data. Whitening would
-    divide it by their floored variance.
+    Augmentation moves image content into pixels that never vary in the data, where whitening
+    divides it by next to nothing. Directions of little variance are another matter: in CIFAR-10,
+    whose pixels all vary, augmented images have no more variance in any of them than the data.
     """
+    variances = basis.W.square() @ basis.xi  # of the columns: of pixels
+    still = int((variances < STILL * variances.mean()).sum())
     if wanted is None:
-        return 0.0 if basis.floored else 0.12
-    if wanted and basis.floored:
+        return 0.0 if still else 0.12
+    if wanted and still:
         raise UserError(
-            f"--augment={wanted:g} moves image content into directions that never vary in this "
-            f"data ({basis.floored} of {len(basis.xi)}); use --augment=0"
+            f"--augment={wanted:g} moves image content into pixels that hardly vary in this data "
+            f"({still} of {len(variances)}); use --augment=0, or --precond=edm, vp or ve"
         )
     return wanted
 
@@ -180,54 +208,6 @@ def basis_of(source: Source) -> Basis:
     if distributed.is_main():
         checkpoint.save(path, "basis", vars(basis))
     return basis
-
-
-def transfer(model: InflationPrecond, path: str) -> str:
-    """Start from the weights of another network, where names and shapes agree.
-
-    Raises:
-        UserError: if none do.
-    """
-    try:
-        theirs = checkpoint.load_network(path)["state"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"--transfer: {error}") from None
-    ours = {k: v for k, v in model.state_dict().items() if k.startswith("model.")}
-    shared = {k: theirs[k] for k, v in ours.items() if k in theirs and theirs[k].shape == v.shape}
-    if not shared:
-        raise UserError(f"--transfer={path}: none of its weights fit this network")
-    model.load_state_dict(shared, strict=False)
-    return f"Transferred {len(shared)} of {len(ours)} tensors from {path}"
-
-
-def network_of(options: dict[str, Any], source: Source) -> dict[str, Any]:
-    """Class and all arguments, defaults spelled out, of the network that the options name."""
-    if options["arch"] in PRESETS:
-        return _image_network(options, source)
-    signature = inspect.signature(NETWORKS[options["arch"]])
-    arguments = signature.bind(in_channels=source.dim)
-    arguments.apply_defaults()
-    return {"class": options["arch"], "kwargs": dict(arguments.arguments)}
-
-
-def _image_network(options: dict[str, Any], source: Any) -> dict[str, Any]:
-    preset = PRESETS[options["arch"]]
-    channels, resolution, _ = source.shape
-    kwargs = preset["kwargs"] | {
-        "img_resolution": resolution,
-        "in_channels": channels,
-        "out_channels": channels,
-        "label_dim": source.classes,
-        "augment_dim": LABELS if options["augment"] else 0,
-        "dropout": options["dropout"],
-    }
-    if options["cbase"]:
-        kwargs["model_channels"] = options["cbase"]
-    if options["cres"]:
-        kwargs["channel_mult"] = list(options["cres"])
-    if resolution < 32:  # attention at half the resolution, as CIFAR-size networks have it
-        kwargs["attn_resolutions"] = [resolution // 2]
-    return {"class": preset["class"], "kwargs": kwargs}
 
 
 def _train(
@@ -256,7 +236,8 @@ def _train(
         ema=count["ema"],
         clip=options["clip"],
         tmin=options["tmin"],
-        t_sampling="lognormal" if options["precond"] == "edm" else "uniform",
+        t_sampling=options["t_sampling"],
+        loss=RECIPES[options["precond"]].loss,
         tick=count["tick"],
         snap=options["snap"],
         dump=options["dump"],
@@ -265,7 +246,9 @@ def _train(
         precision=options.get("precision", "fp32"),
         loss_scale=options.get("ls", 2.0**16),
         compile=options.get("compile", False),
+        workers=options.get("workers", 0),
     )
+    torch.backends.cudnn.benchmark = options.get("bench", True)
     if model.shape is not None:
         model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "mps":  # which has no float64

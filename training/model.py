@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
+from torch_utils import checkpoint
+from training.augment import LABELS
 from training.basis import Basis
-from training.networks import IMAGE_NETWORKS
+from training.batches import Source
+from training.networks import IMAGE_NETWORKS, PRESETS
 from training.precond import InflationPrecond
 from training.schedule import Schedule
 from training.toy_networks import TOY_NETWORKS
@@ -45,6 +49,56 @@ def build(
         shape=tuple(shape) if shape else None,
         time_input=precond.get("time_input"),
     )
+
+
+def transfer(model: InflationPrecond, path: str) -> str:
+    """Start from the weights of another network, where names and shapes agree.
+
+    Returns:
+        a line that says how many did.
+
+    Raises:
+        ValueError: if none do, or `path` is no network.
+    """
+    theirs = checkpoint.load_network(path).get("state", {})
+    ours = {k: v for k, v in model.state_dict().items() if k.startswith("model.")}
+    shared = {k: theirs[k] for k, v in ours.items() if k in theirs and theirs[k].shape == v.shape}
+    if not shared:
+        raise ValueError(f"{path}: none of its weights fit this network")
+    model.load_state_dict(shared, strict=False)
+    return f"Transferred {len(shared)} of {len(ours)} tensors from {path}"
+
+
+def network_of(options: dict[str, Any], source: Source) -> dict[str, Any]:
+    """Class and all arguments, defaults spelled out, of the network that the options name."""
+    if options["arch"] in PRESETS:
+        return _image_network(options, source)
+    signature = inspect.signature(NETWORKS[options["arch"]])
+    arguments = signature.bind(in_channels=source.dim)
+    arguments.apply_defaults()
+    return {"class": options["arch"], "kwargs": dict(arguments.arguments)}
+
+
+def _image_network(options: dict[str, Any], source: Any) -> dict[str, Any]:
+    preset = PRESETS[options["arch"]]
+    channels, resolution, _ = source.shape
+    kwargs = preset["kwargs"] | {
+        "img_resolution": resolution,
+        "in_channels": channels,
+        "out_channels": channels,
+        "label_dim": source.classes,
+        "augment_dim": LABELS if options["augment"] else 0,
+        "dropout": options["dropout"],
+    }
+    if options["cbase"]:
+        kwargs["model_channels"] = options["cbase"]
+    if options["num_blocks"]:
+        kwargs["num_blocks"] = options["num_blocks"]
+    if options["cres"]:
+        kwargs["channel_mult"] = list(options["cres"])
+    if resolution < 32:  # attention at half the resolution, as CIFAR-size networks have it
+        kwargs["attn_resolutions"] = [resolution // 2]
+    return {"class": preset["class"], "kwargs": kwargs}
 
 
 def network_to_dict(

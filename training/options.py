@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from torch_utils import distributed
 from training.batches import Source
+from training.edm_precond import LEVELS, RECIPES
 from training.launch import find_run, launch
 from training.schedule import G_TYPES, default_rho, inflation_exponents
 from training.training_loop import Snapshot
@@ -34,12 +36,22 @@ def schedule_options(inflation_gap: float, tmax: float, space: str) -> Callable:
         click.option("--g_rescaling", type=positive, default=1.0, help="factor on all of g"),
         click.option("--rho", type=positive,
                      help="growth rate [2 for PRP, 1 for PRR: 2/(1+max g)]"),
-        click.option("--gamma0", type=positive, default=5e-4, help="noise variance at t = 0"),
+        click.option("--gamma0", type=positive, default=5e-4,
+                     help="noise variance at t = 0; unless given, other for --precond=edm, vp, ve"),
         click.option("--tmin", type=nonnegative, default=1e-7, help="smallest time"),
-        click.option("--tmax", type=positive, default=tmax, help="end of the flow"),
+        click.option("--tmax", type=positive, default=tmax,
+                     help="end of the flow; unless given, other for --precond=edm, vp, ve"),
         click.option("--space", type=click.Choice(["ES", "IS"]), default=space,
                      help="the network's coordinates: eigenbasis or the data's own"),
-        click.option("--precond", type=click.Choice(["ifs", "edm"]), default="ifs"),
+        click.option("--precond", type=click.Choice(list(RECIPES)), default="ifs",
+                     help="ifs: the inflationary flow. edm, vp, ve: one noise level for all "
+                     "dimensions, drawn, weighted and told to the network as by that method. The "
+                     "network predicts F in each; --gamma0 and --tmax cover the method's levels, "
+                     "sigma .002 to 80, .001 to 152, .02 to 100"),
+        click.option("--t_sampling", type=click.Choice(["uniform", *LEVELS]),
+                     help="how training draws times: uniform in t, or such that the noise level is "
+                     "lognormal (edm), uniform in VP's time (vp) or log-uniform (ve)  "
+                     "[by --precond; ifs: uniform]"),
     )  # fmt: skip
 
 
@@ -103,7 +115,10 @@ def run(
     with cli.user_errors():
         distributed.pick_device(options["device"])
     source = open_source(options)
+    _check_content(options, source, run_dir)
     check(options, source)
+    if run_dir is None:
+        options |= _levels_covered(options, explicit)
     if dry_run:
         print(json.dumps(options, indent=2))
         return
@@ -117,6 +132,25 @@ def run(
         launch(options, run_dir, description, source, on_snapshot and on_snapshot(source))
     except FloatingPointError as error:
         raise UserError(str(error)) from error
+    except RuntimeError as error:
+        if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            reason = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"--compile does not work here ({reason}); use --no-compile") from error
+        raise
+
+
+def _check_content(options: dict[str, Any], source: Source, run_dir: Any) -> None:
+    """Note the data's digest among the options; when a run goes on, check that it is the same."""
+    content_hash = getattr(source, "content_hash", None)
+    if content_hash is None:
+        return
+    before, now = options.get("data_sha256"), content_hash()
+    if run_dir is not None and before not in (None, now):
+        raise UserError(
+            f"--data={options['data']}: its images or labels are not those that {run_dir} was "
+            "trained on; restore them, or leave --resume out to start another run"
+        )
+    options["data_sha256"] = now
 
 
 def check_dimensions(options: dict[str, Any], source: Source) -> None:
@@ -150,8 +184,7 @@ def check(options: dict[str, Any], source: Source) -> None:
         g = inflation_exponents(
             d, keep, options["g_type"], options["inflation_gap"], options["g_rescaling"]
         )
-    if options["precond"] == "edm" and (keep < d or options["g_type"] == "proportional"):
-        raise UserError("--precond=edm has one noise level: use it with --dims_to_keep=--data_dim")
+    _check_levels(options)
     if options["rho"] is None:
         options["rho"] = default_rho(g)
     if options["tmin"] >= options["tmax"]:
@@ -160,3 +193,29 @@ def check(options: dict[str, Any], source: Source) -> None:
         raise UserError(
             f"--duration={options['duration']} Mimg is less than one --batch={options['batch']}"
         )
+
+
+def _check_levels(options: dict[str, Any]) -> None:
+    """Fill in --t_sampling, and check that there is one noise level where there must be."""
+    recipe = RECIPES[options["precond"]]
+    options["t_sampling"] = options.get("t_sampling") or recipe.t_sampling
+    keep, d = options["dims_to_keep"], options["data_dim"]
+    if keep == d and options["g_type"] != "proportional":
+        return
+    for name in ("precond", "t_sampling"):
+        if options[name] not in ("ifs", "uniform"):
+            remedy = f"--dims_to_keep={d}" if keep < d else "another --g_type than proportional"
+            raise UserError(
+                f"--{name}={options[name]} is for one noise level in all dimensions: use {remedy}"
+            )
+
+
+def _levels_covered(options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, float]:
+    """--gamma0 and --tmax at which a schedule spans the noise levels of --precond, if not given."""
+    levels = RECIPES[options["precond"]].levels
+    if levels is None:
+        return {}
+    gamma0, last = levels[0] ** 2, levels[1] ** 2
+    gamma0 = explicit.get("gamma0", gamma0)
+    tmax = max(math.log(last / gamma0), 1.0) / options["rho"]
+    return {"gamma0": gamma0, "tmax": explicit.get("tmax", tmax)}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from training.basis import Basis
-from training.edm_precond import edm_levels
+from training.edm_precond import NOISE_LABELS
 from training.schedule import Schedule
 
 
@@ -67,8 +67,9 @@ class InflationPrecond(FieldModel):
         space: coordinates of the network's input and output: "ES" the eigenbasis, "IS" the data's
             own. An IS network is rotated at its door and nowhere else.
         shape: shape that the network wants a sample in, e.g. (3, 32, 32); None for vectors.
-        time_input: what noise_labels are: "published" (999 t, [n]), "edm" (log(sigma)/4, [n]) or
-            "features" (`Schedule.features`, [n, 3]); None for the network's own `time_input`.
+        time_input: what noise_labels are: "published" (999 t, [n]), "edm", "vp" or "ve" (those of
+            that preconditioner, for the first dimension's noise level, [n]) or "features"
+            (`Schedule.features`, [n, 3]); None for the network's own `time_input`.
 
     Reference: Inflationary Flows, appendix B.2; Karras et al. 2022, table 1.
     """
@@ -147,9 +148,9 @@ class InflationPrecond(FieldModel):
         if self.time_input == "features":
             return self.schedule.features(t).to(dtype)
         dtype = torch.promote_types(dtype, torch.float32)  # 999 t would lose its digits in halves
-        if self.time_input == "edm":
-            gamma = self.schedule.gamma(t)[0][..., 0]
-            return (gamma.log() / 8).to(dtype)
+        if self.time_input in NOISE_LABELS:
+            sigma = self.schedule.gamma(t)[0][..., 0].sqrt()
+            return NOISE_LABELS[self.time_input](sigma).to(dtype)
         return 999.0 * t.to(dtype)
 
 
@@ -171,16 +172,16 @@ class Conditioned(FieldModel):
         return self.model.field(u, t, class_labels=self.class_labels)
 
 
-def sigma_times(schedule: Schedule, q: Tensor) -> Tensor:
-    """Times at which the noise level is distributed as EDM trains.
+def sigma_times(schedule: Schedule, sigma: Tensor) -> Tensor:
+    """Times at which the noise has a given level; the nearest of the schedule's for others.
 
     Args:
-        schedule: an isotropic schedule (all dimensions equal).
-        q: uniform quantiles in (0, 1), [n].
+        schedule: one noise level for all dimensions (`Schedule.rates` all equal).
+        sigma: noise levels, [n].
 
     Returns:
         times in [0, tmax], [n].
     """
-    log_gamma = 2 * edm_levels(q.double())[0].log()
+    log_gamma = 2 * sigma.double().log()
     t = (log_gamma - np.log(float(schedule.gamma0))) / float(schedule.rates[0])
     return t.clamp(0.0, schedule.tmax)

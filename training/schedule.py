@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 GType = Literal["constant_inflation_gap", "orig", "proportional"]
 G_TYPES: tuple[str, ...] = get_args(GType)
-STEP_GROWTH = 5.0  # of solver steps from data to latent, see `Arc.grid`
+# Growth of solver steps from data to latent, see `Arc.grid`: measured, for sharp data sets of few
+# dimensions (benchmarks/integrators.py) and for images (benchmarks/image_round_trips.py).
+STEP_GROWTH, IMAGE_STEP_GROWTH = 5.0, 2.0
 GAUSSIAN_RATIO = 30.0  # below this gamma(T)/xi a kept dimension's latent is visibly not Gaussian
 
 
@@ -263,9 +265,11 @@ class Arc:
     Args:
         schedule: the schedule; its values are read once, on the CPU, in float64.
         nodes: spline knots, uniform in t.
+        growth: of solver steps along the whole arc, see `grid`; more than 1.
     """
 
-    def __init__(self, schedule: Schedule, nodes: int = 2049):
+    def __init__(self, schedule: Schedule, nodes: int = 2049, growth: float = STEP_GROWTH):
+        self.growth = growth
         self.rho = float(schedule.rho)
         self.proportional = schedule.proportional
         self._half_rates = schedule.rates.double().cpu().numpy() / 2
@@ -284,11 +288,11 @@ class Arc:
     def grid(self, start: float, stop: float, steps: int) -> list[float]:
         """Arc positions of `steps` + 1 states from time `start` to time `stop`.
 
-        Steps grow geometrically towards the latent, the last of the whole arc being STEP_GROWTH
+        Steps grow geometrically towards the latent, the last of the whole arc being `growth`
         times the first: data has structure finer than the noise only where there is little noise.
         A grid from stop to start is the same one reversed, to the last bit.
         """
-        r = STEP_GROWTH
+        r = self.growth
         ends = np.array([self.position(t) / self.length for t in sorted((start, stop))])
         low, high = np.log1p((r - 1) * ends) / np.log(r)
         tau = np.linspace(low, high, steps + 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from torch_utils import distributed
-from training.flow import BLOCK, Flow, ifs_times
+from training.flow import Flow, ifs_times, vp_ode_times
 from training.solvers import PAPER_SOLVERS
 
+ENDS_ONLY = 2**62  # a save_freq that keeps the first and the last state alone
 KEYS = (
     "xs", "xs_es", "tilde_xs", "tilde_xs_es", "dxs", "dxs_es", "net_outs", "unscaled_scores",
 )  # fmt: skip
@@ -30,8 +32,9 @@ class Method:
     Attributes:
         solver: a name of `solvers.SOLVERS` or `solvers.PAPER_SOLVERS`.
         steps: steps of an angle solver, or time points of a paper solver.
-        stop: end time of the flow.
-        times: the time grid of a paper solver.
+        stop: time of the latents.
+        start: time at which data enters.
+        times: the time grid of a paper solver, increasing.
         settings: further arguments of the solver.
         estimate: rms error estimated on pilots, where `steps` was chosen by it.
     """
@@ -39,6 +42,7 @@ class Method:
     solver: str
     steps: int
     stop: float
+    start: float = 0.0
     times: list[float] | None = None
     settings: dict[str, float] = field(default_factory=dict)
     estimate: float | None = None
@@ -46,6 +50,52 @@ class Method:
     def describe(self) -> dict:
         """Plain values for a .json file."""
         return {k: v for k, v in asdict(self).items() if k != "times" and v not in (None, {})}
+
+    def how(self) -> dict[str, Any]:
+        """Arguments of `Flow.integrate`, `inflate`, `generate` and `round_trip`."""
+        grid = {"solver": self.solver, "steps": self.steps, "times": self.times}
+        return {**grid, **self.settings}
+
+
+def paper_method(
+    flow: Flow, solver: str, disc: str, steps: int | None = None, h: float | None = None
+) -> Method:
+    """A solver of the paper on one of its grids.
+
+    Args:
+        flow: the flow.
+        solver: a name of `PAPER_SOLVERS`.
+        disc: "ifs", `steps` points `h` apart, or "vp_ode", `steps` points from 0.01 to tmax.
+        steps: points of the grid; None on "ifs" for those that reach tmax.
+        h: time step of "ifs"; None for 0.01.
+
+    Raises:
+        ValueError: if the grid is not one of the flow's.
+    """
+    tmax = flow.schedule.tmax
+    if flow.schedule.proportional:
+        raise ValueError(
+            f"--solver={solver}: this network's g_type=proportional is not regular in t; use an "
+            "angle solver such as --solver=rk4"
+        )
+    if disc == "ifs":
+        h = 1e-2 if h is None else h
+        steps = steps or max(2, round(tmax / h))
+    if steps is None or steps < 2:
+        raise ValueError(f"--steps={steps}: the paper's solvers need at least 2 time points")
+    if disc == "vp_ode":
+        times = vp_ode_times(steps, tmax)
+        if times[0] >= tmax:
+            raise ValueError(f"--disc=vp_ode starts at t={times[0]:g}, not before tmax={tmax:g}")
+        return Method(solver, steps, tmax, times[0], times)
+    assert h is not None
+    stop = steps * h
+    if stop > tmax * (1 + 1e-6):
+        raise ValueError(
+            f"--steps={steps} times --h={h:g} ends at t={stop:g}, beyond the flow's "
+            f"tmax={tmax:g}; use --steps={int(tmax / h + 1e-9)}"
+        )
+    return Method(solver, steps, stop, times=ifs_times(steps, h))
 
 
 def choose_method(
@@ -55,6 +105,7 @@ def choose_method(
     steps: int | None,
     h: float | None,
     tolerance: float,
+    limit: int = 1024,
 ) -> Method:
     """Turn --solver, --steps, --h and --tol into a method.
 
@@ -65,6 +116,7 @@ def choose_method(
         flow: the flow.
         pilot: whitened data at t = 0, [n, d], the same on every rank.
         solver, steps, h, tolerance: the options, None where not given.
+        limit: most steps to try for the tolerance.
 
     Raises:
         ValueError: if the paper's grid ends beyond the network's tmax.
@@ -73,17 +125,7 @@ def choose_method(
     if solver is None and (steps is not None or h is not None):
         solver = "paper_euler"
     if solver in PAPER_SOLVERS:
-        h = 1e-2 if h is None else h
-        steps = steps or max(2, round(tmax / h))
-        if steps < 2:
-            raise ValueError(f"--steps={steps}: the paper's solvers need at least 2 time points")
-        stop = steps * h
-        if stop > tmax * (1 + 1e-6):
-            raise ValueError(
-                f"--steps={steps} times --h={h:g} ends at t={stop:g}, beyond the flow's "
-                f"tmax={tmax:g}; use --steps={int(tmax / h + 1e-9)}"
-            )
-        return Method(solver, steps, stop, ifs_times(steps, h))
+        return paper_method(flow, solver, "ifs", steps, h)
     if solver == "adaptive":
         settings = {"rtol": tolerance, "atol": tolerance}
         return Method(solver, steps or 32, tmax, settings=settings)
@@ -91,7 +133,7 @@ def choose_method(
         return Method(solver or "rk4", steps, tmax)
     solver = solver or "rk4"
     fixed = "heun" if solver == "reversible" else solver
-    steps, error = flow.steps_for(pilot, tmax, tolerance, fixed)
+    steps, error = flow.steps_for(pilot, tmax, tolerance, fixed, limit)
     return Method(solver, steps, tmax, estimate=error)
 
 
@@ -108,7 +150,7 @@ class Result:
 
     Attributes:
         arrays: on rank 0 the arrays of `KEYS`, each [saved states, samples, d], and t [states].
-        final: this rank's blocks of final states as the solver carries them.
+        final: this rank's blocks of final states as the solver carries them, see `simulate`.
         evaluations: network evaluations a sample.
     """
 
@@ -125,6 +167,8 @@ def simulate(
     backward: bool,
     save_freq: int | None,
     label: str,
+    dtype: torch.dtype = torch.float64,
+    labels: Tensor | None = None,
 ) -> Result:
     """Integrate `total` samples, block by block, each block on one rank.
 
@@ -134,14 +178,16 @@ def simulate(
         total: samples in all.
         start: (number among this rank's blocks, range of samples) -> whitened states [n, d], or a
             pair of states [2, n, d] of the reversible solver.
-        backward: from method.stop to 0 instead of from 0 to method.stop.
+        backward: from latents to data instead of from data to latents.
         save_freq: see `kept_steps`.
         label: for the progress bar.
+        dtype: of the arrays.
+        labels: one-hot classes of all samples, [total, classes]; None for no classes.
     """
     wanted = set(kept_steps(method, save_freq))
     records, final, evaluations, times = [], [], 0, []
-    times_grid = method.times[::-1] if backward and method.times else method.times
-    blocks = distributed.share(total, BLOCK)
+    ends = (method.stop, method.start) if backward else (method.start, method.stop)
+    blocks = distributed.share(total, flow.block)
     quiet = True if not distributed.is_main() else None
     for number, block in enumerate(tqdm(blocks, desc=label, leave=False, disable=quiet)):
         saved: list[tuple[float, Tensor]] = []
@@ -150,22 +196,16 @@ def simulate(
             if k in wanted:
                 saved.append((t, u))
 
-        ends = (method.stop, 0.0) if backward else (0.0, method.stop)
-        flow.evaluations = 0
-        u = flow.integrate(
-            start(number, block).to(flow.device),
-            *ends,
-            solver=method.solver,
-            steps=method.steps,
-            times=times_grid,
-            callback=keep,
-            **method.settings,
-        )
-        evaluations = max(evaluations, flow.evaluations)
+        here = flow.given(None if labels is None else labels[block.start : block.stop])
+        here.evaluations = 0
+        u = start(number, block).to(flow.device)
+        u = here.integrate(u, *ends, callback=keep, **method.how())
+        evaluations = max(evaluations, here.evaluations)
         final.append(u)
         times = [t for t, _ in saved]
-        records.append(torch.stack([state_record(flow, t, u) for t, u in saved], dim=1))
-    rows = distributed.gather_blocks(records, total, BLOCK)  # [n, states, keys, d]
+        states = [state_record(here, t, u).to(dtype) for t, u in saved]
+        records.append(torch.stack(states, dim=1))
+    rows = distributed.gather_blocks(records, total, flow.block)  # [n, states, keys, d]
     arrays = {}
     if rows is not None:
         arrays = {k: rows[:, :, i].transpose(0, 1).numpy() for i, k in enumerate(KEYS)}

@@ -10,11 +10,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,73 +23,14 @@ from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed
 from torch_utils.training_stats import StatsWriter
 from training import seeding
-from training.augment import AugmentPipe
-from training.batches import Batches, Source
+from training.batches import Batches, Piece, Source
+from training.config import TrainConfig, learning_rate
 from training.flow import Flow
 from training.loss import flow_loss
 from training.model import network_to_dict
 from training.precond import FieldModel, InflationPrecond
 
 STATES_KEPT = 2
-
-
-@dataclass
-class TrainConfig:
-    """What the loop needs to know; counts are in samples (images).
-
-    Attributes:
-        run_dir: folder of the run.
-        network: class and arguments of the network, for the file.
-        options: the user's options, for the file.
-        duration: samples to train on in all.
-        stop_after: samples after which to save and stop early; None for never.
-        batch: samples a step, over all processes.
-        batch_gpu: most samples at once in one process; None for no limit.
-        lr: learning rate at its highest.
-        lr_rampup: samples of linear warm-up.
-        lr_decay: "none", or "cosine" to zero at `duration`.
-        ema: half-life of the weight average.
-        ema_rampup: the half-life is at most this share of the samples seen; None for no warm-up.
-        clip: largest norm of the gradient; 0 for no limit.
-        tmin: times are uniform on (tmin, tmax).
-        t_sampling: "uniform" or "lognormal" (EDM).
-        tick: samples between status lines.
-        snap: ticks between network snapshots.
-        dump: ticks between training states.
-        seed: seed of data, noise and weights.
-        augment: augmentation of images; None for none.
-        precision: of the network's inside: "fp32", "bf16", or "fp16" with a dynamic loss scale.
-        loss_scale: at which that starts.
-        compile: compile the network.
-        progress: whether to show a progress bar.
-    """
-
-    run_dir: Path
-    network: dict[str, Any]
-    options: dict[str, Any]
-    duration: int
-    batch: int
-    lr: float
-    ema: int
-    tick: int
-    stop_after: int | None = None
-    batch_gpu: int | None = None
-    lr_rampup: int = 0
-    lr_decay: str = "none"
-    ema_rampup: float | None = 0.05
-    clip: float = 0.0
-    tmin: float = 1e-7
-    t_sampling: str = "uniform"
-    snap: int = 10
-    dump: int = 10
-    seed: int = 0
-    augment: AugmentPipe | None = None
-    precision: str = "fp32"
-    loss_scale: float = 2.0**16
-    compile: bool = False
-    progress: bool = True
-
-
 Snapshot = Callable[[Flow, Path, int], None]  # (flow of the EMA, run folder, kimg)
 
 
@@ -129,6 +68,10 @@ class Trainer:
             config.augment,
         )
         self._set_precision()
+        rank, world = distributed.rank(), distributed.world_size()
+        mine = range(rank * config.batch // world, (rank + 1) * config.batch // world)
+        size = min(config.batch_gpu or len(mine), len(mine))
+        self.pieces = [mine[i : i + size] for i in range(0, len(mine), size)]
         self.nimg = 0
         self.stats: StatsWriter | None = None
 
@@ -144,16 +87,24 @@ class Trainer:
         net = distributed.data_parallel(_FieldModule(self.model))
         if distributed.is_main():
             self.stats = StatsWriter(c.run_dir, self.nimg / 1000, self.device)
-        tick = self.nimg // c.tick
-        loss_sum = torch.zeros((), device=self.device)
-        tick_start, tick_nimg = time.time(), self.nimg
         bar = tqdm(
             total=c.duration / 1000, initial=self.nimg / 1000, unit="kimg", leave=False,
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} kimg [{elapsed}<{remaining}]",
             disable=None if c.progress and distributed.is_main() else True,
         )  # fmt: skip
+        with bar, closing(self.batches.stream(self.nimg, self.pieces, c.workers)) as stream:
+            self._loop(target, net, stream, bar)
+        if self.stats is not None:
+            self.stats.close()
+        distributed.barrier()
+
+    def _loop(self, target: int, net: nn.Module, stream: Iterator[Piece], bar: tqdm) -> None:
+        c = self.config
+        tick = self.nimg // c.tick
+        loss_sum = torch.zeros((), device=self.device)
+        tick_start, tick_nimg = time.time(), self.nimg
         while self.nimg < target:
-            loss_sum = loss_sum + self._step(net)
+            loss_sum = loss_sum + self._step(net, stream)
             self.nimg += c.batch
             bar.update(c.batch / 1000)
             done = self.nimg >= target
@@ -168,10 +119,6 @@ class Trainer:
                 self._save_state()
             loss_sum = torch.zeros_like(loss_sum)
             tick_start, tick_nimg = time.time(), self.nimg
-        bar.close()
-        if self.stats is not None:
-            self.stats.close()
-        distributed.barrier()
 
     def _set_precision(self) -> None:
         """Half precision inside the network only; weights, schedule and loss stay as they are."""
@@ -187,7 +134,7 @@ class Trainer:
 
     # One step ----------------------------------------------------------------------------------
 
-    def _step(self, net: nn.Module) -> Tensor:
+    def _step(self, net: nn.Module, stream: Iterator[Piece]) -> Tensor:
         """One optimizer step on the batch at `nimg`; returns this rank's loss, detached."""
         c = self.config
         for group in self.optimizer.param_groups:
@@ -197,15 +144,12 @@ class Trainer:
         times = self.batches.times(self.nimg)
         rank, world = distributed.rank(), distributed.world_size()
         torch.manual_seed(seeding.integer(c.seed, "dropout", self.nimg, rank))
-        mine = range(rank * c.batch // world, (rank + 1) * c.batch // world)
-        size = min(c.batch_gpu or len(mine), len(mine))
-        pieces = [mine[i : i + size] for i in range(0, len(mine), size)]
-        for piece in pieces:
-            last = piece is pieces[-1]
+        for part in self.pieces:
+            last = part is self.pieces[-1]
             with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
-                x, noise, labels = self.batches.piece(self.nimg, piece)
-                t = times[piece.start : piece.stop]
-                errors = flow_loss(self.model, x, t, noise, net=net, **labels)
+                x, noise, labels = next(stream)
+                t = times[part.start : part.stop]
+                errors = flow_loss(self.model, x, t, noise, c.loss, net, **labels)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -299,15 +243,6 @@ class _FieldModule(nn.Module):
     def forward(self, u: Tensor, t: Tensor, **labels: Tensor | None) -> Tensor:
         """See `InflationPrecond.field`."""
         return self.precond.field(u, t, **labels)
-
-
-def learning_rate(c: TrainConfig, nimg: int) -> float:
-    """Learning rate after nimg samples: linear warm-up, then constant or cosine to zero."""
-    warmup = min((nimg + c.batch) / max(c.lr_rampup, c.batch), 1.0)
-    decay = 1.0
-    if c.lr_decay == "cosine":
-        decay = 0.5 * (1 + math.cos(math.pi * min(nimg / c.duration, 1.0)))
-    return c.lr * warmup * decay
 
 
 def describe(model: FieldModel, floored: int) -> list[str]:

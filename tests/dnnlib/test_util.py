@@ -1,8 +1,10 @@
 """Files appear whole or not at all; run folders are claimed once; downloads are checked."""
 
 import hashlib
+import itertools
 import json
 import stat
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -146,3 +148,23 @@ def test_paths_digests_and_schemes(tmp_path):
     for url in ("http://example.org/x", "ftp://example.org/x", "s3://bucket/x"):
         with pytest.raises(ValueError, match="only https"):
             util.open_url(url)
+
+
+def test_in_order_computes_a_little_ahead():
+    started = []
+
+    def double(i):
+        started.append(i)
+        time.sleep(0.01 * (i % 3))
+        return 2 * i
+
+    assert list(util.in_order(double, range(20), workers=3)) == [2 * i for i in range(20)]
+    started.clear()
+    endless = util.in_order(double, itertools.count(), workers=2, ahead=2)
+    assert [next(endless) for _ in range(5)] == [0, 2, 4, 6, 8]
+    endless.close()
+    assert len(started) <= 10  # 5 given, at most 5 in waiting
+    at_three = util.in_order(lambda i: 1 // (3 - i), range(9), workers=2)
+    assert [next(at_three) for _ in range(3)] == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(at_three)

@@ -108,6 +108,50 @@ def test_result_is_stored_deterministic_and_converts_to_itself(tmp_path):
     assert first == (tmp_path / "c.zip").read_bytes()
 
 
+def _labels_of(tmp_path, names):
+    """Label of each name, and what the tool says about labels."""
+    files = {name: png(pixels(1, 8, seed=i)[0]) for i, name in enumerate(names)}
+    output = good(write_zip(tmp_path / "src.zip", files), tmp_path / "out.zip").output
+    labels = read_set(tmp_path / "out.zip")[2]
+    (said,) = [x for x in output.splitlines() if x.startswith("Labels:")]
+    return labels and dict(zip(sorted(names), [k for _, k in labels], strict=True)), said
+
+
+def test_train_and_test_are_not_classes(tmp_path):
+    """The published layout of AFHQv2."""
+    kinds = ["cat", "dog", "wild"]
+    names = [
+        f"{part}/{kind}/{i}.png" for part in ("train", "test") for kind in kinds for i in (1, 2)
+    ]
+    labels, said = _labels_of(tmp_path, names)
+    assert labels == {name: kinds.index(name.split("/")[1]) for name in names}
+    assert said == "Labels: 3 classes from folders in test and train (0 cat, 1 dog, 2 wild)"
+    labels, said = _labels_of(tmp_path, ["train/b/1.png", "train/a/deep/2.png"])
+    assert labels == {"train/b/1.png": 1, "train/a/deep/2.png": 0}
+    assert "from folders in train (0 a, 1 b)" in said
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["train/cat/1.png", "bus/red/2.png"], [0, 1]),  # vehicles
+        (["train/cat/1.png", "test/2.png"], [0, 1]),  # one image has no folder inside
+        (["train/cat/1.png", "test/cat/2.png"], None),  # a single class is none
+        (["a/1.png", "2.png"], None),
+        (["1.png", "2.png"], None),
+    ],
+)
+def test_other_folders_are_classes_at_the_top(tmp_path, names, expected):
+    labels, said = _labels_of(tmp_path, names)
+    order = {name: i for i, name in enumerate(sorted(names))}
+    if expected is None:
+        assert labels is None
+        assert said == "Labels: none"
+    else:
+        assert labels == order
+        assert "2 classes from top-level folders" in said
+
+
 def test_linked_class_folders_are_followed_and_loops_are_not(tmp_path):
     write_folder(tmp_path / "elsewhere", {"1.png": png(X[1])})
     source = write_folder(tmp_path / "src", {"a/0.png": png(X[0])})

@@ -99,6 +99,20 @@ def test_published_steps_choose_the_papers_euler(network, tmp_path):
     np.testing.assert_allclose(results["gen"]["t"][0], 7.0)
 
 
+def test_latents_lent_by_inflated_data(network, tmp_path):
+    args = ["net", f"--save_dir={tmp_path}", f"--network={network}", "--total_samples=60"]
+    args += ["--no-plot", "--solver=rk4", "--steps=8", "--gen_source=empirical"]
+    result = call(toy_pfODE_int.main, *args)
+    assert result.exit_code == 0, result.output
+    results, _ = load(tmp_path, "circles_PRRto1D_net_")
+    melt, made = results["melt"]["xs_es"][-1], results["gen"]["xs_es"][0]
+    assert np.abs(made[:, None, 1] - melt[None, :, 1]).min(1).max() < 1e-12
+    assert np.abs(made[:, None, 0] - melt[None, :, 0]).min() > 0
+    refused = call(toy_pfODE_int.main, *args, "--eps=1")
+    assert refused.exit_code == 2
+    assert "both say what compressed latents are" in refused.output
+
+
 def test_discrete_inflates_its_points_and_brings_them_back(tmp_path):
     args = ["discrete", f"--save_dir={tmp_path}", "--data_name=moons", "--total_samples=150"]
     result = call(toy_pfODE_int.main, *args, "--data_dim=2", "--dims_to_keep=2", "--solver=rk4",

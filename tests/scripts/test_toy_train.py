@@ -29,7 +29,7 @@ BAD = {
     ),
     "edm PRR": (
         ["--data_name=circles", "--dims_to_keep=1", "--precond=edm"],
-        "--precond=edm has one noise level",
+        "--precond=edm is for one noise level",
     ),
     "embed down": (["--data_name=s_curve", "--augment_to=2"], "--augment_to=2 is less than"),
     "times": (["--data_name=circles", "--tmin=8"], "--tmin=8.0 is not below --tmax=7.01"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.basis import EIGENVALUE_FLOOR, eigenbasis, moments
+from training.basis import EIGENVALUE_FLOOR, PANEL, eigenbasis, moments
 
 
 def _data(n=1000, d=5, offset=0.0):
@@ -52,3 +52,13 @@ def test_too_little_data_is_refused():
         eigenbasis(iter([torch.ones(1, 3)]), 3)
     with pytest.raises(ValueError, match="does not vary"):
         eigenbasis(iter([torch.ones(10, 3)]), 3)
+
+
+def test_covariance_of_more_columns_than_a_panel():
+    x = torch.from_numpy(np.random.default_rng(1).standard_normal((700, PANEL + 130))) @ torch.diag(
+        torch.linspace(0.1, 2, PANEL + 130, dtype=torch.float64)
+    )
+    _, mean, covariance = moments([x[:300], x[300:]], x.shape[1])
+    assert torch.allclose(mean, x.mean(0), atol=1e-12)
+    assert torch.allclose(covariance, torch.cov(x.T, correction=0), atol=1e-12)
+    assert torch.equal(covariance, covariance.T)

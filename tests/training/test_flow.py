@@ -135,6 +135,23 @@ def test_generation_from_seeds_does_not_depend_on_how_many():
     torch.testing.assert_close(flow.sample(3000, seed=3, steps=4)[:5], few, rtol=0, atol=1e-12)
 
 
+def test_where_data_enters_and_latents_leave():
+    """The paper's solvers carry data from the first to the last time of their grid, either way."""
+    flow, x = three_blobs(2, 1)
+    assert flow.ends() == (0.0, 8.0)
+    assert flow.ends(solver="rk4", times=[1.0, 2.0]) == (0.0, 8.0)
+    times = ifs_times(400, 0.015)  # ends at t = 6
+    how = {"solver": "paper_heun", "times": times}
+    assert flow.ends(**how) == (0.0, 6.0)
+    z = flow.inflate(x, **how)
+    truth = flow.integrate(flow.to_whitened(x, 0.0, "unscaled"), 0.0, 6.0, steps=256)
+    truth = flow.from_whitened(truth, 6.0, "scaled_es")
+    torch.testing.assert_close(z, truth, atol=1e-3, rtol=0)
+    torch.testing.assert_close(flow.generate(z, **how), x, atol=1e-3, rtol=0)
+    how["times"] = times[::-1]
+    torch.testing.assert_close(flow.inflate(x, **how), z, rtol=0, atol=0)
+
+
 def test_eps_sets_the_variance_of_compressed_latents():
     flow, _ = three_blobs(3, 2)
     z = flow.from_whitened(flow.latents(20000, 0, eps=0.3), flow.schedule.tmax, "scaled_es")

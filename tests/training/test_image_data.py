@@ -12,7 +12,7 @@ import dataset_tool
 from tests.helpers import run_script
 from tests.image_fixtures import pixels, png, write_folder, write_zip
 from training.basis import eigenbasis
-from training.image_data import ImageSource
+from training.image_data import ImageSource, to_pixels
 
 N = 23
 X = pixels(N, 4)
@@ -60,6 +60,17 @@ def test_training_stream_is_the_same_whatever_the_split(path):
                  source.labels(0, 0, N).argmax(1).tolist(), strict=True)}  # fmt: skip
     labels = resumed.labels(3, 0, 100, "training").argmax(1)
     assert [by_pixels[tuple(x.tolist())] for x in whole] == labels.tolist()
+
+
+def test_drawn_without_replacement(path):
+    source = ImageSource(path, use_labels=True)
+    picks = source.picks(5, 0, N, "drawn")
+    assert sorted(picks) == list(range(N))
+    assert list(picks) != list(range(N)) != list(source.picks(6, 0, N, "drawn"))
+    np.testing.assert_array_equal(source.picks(5, 4, 9, "drawn"), picks[4:9])
+    torch.testing.assert_close(source.samples(5, 4, 9, "drawn"), FLAT[picks[4:9]])
+    assert source.labels(5, 0, N, "drawn").argmax(1).tolist() == [int(i >= 9) for i in picks]
+    assert (to_pixels(FLAT, (3, 4, 4)) == X).all()
 
 
 def test_labels_are_one_hot(path, tmp_path):
@@ -217,3 +228,34 @@ def test_cache_is_keyed_by_content(path, tmp_path, monkeypatch):
     monkeypatch.setattr("training.image_data.CACHE_WAIT", 0.2)
     with pytest.raises(ValueError, match="was not there after"):
         ImageSource(path)
+
+
+def test_large_sets_are_decoded_once(path, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(cache))
+    expected = ImageSource(path)
+    assert not cache.exists()  # small: decoded anew
+    monkeypatch.setattr("training.image_data.CACHE_MIN", N * 48)
+    ImageSource(path, cache=False)
+    assert not cache.exists()
+    for _ in range(2):
+        source = ImageSource(path)
+        np.testing.assert_array_equal(source.pixels, expected.pixels)
+        assert source.content_hash() == expected.content_hash()
+        with monkeypatch.context() as patch:  # from now on without decoding more than a look
+            patch.setattr("training.image_data._fill", None)
+            np.testing.assert_array_equal(ImageSource(path).pixels, expected.pixels)
+
+
+def test_without_room_for_a_cache_pixels_stay_in_memory(path, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr("training.image_data.CACHE_MIN", 1)
+    np.testing.assert_array_equal(ImageSource(path).pixels, ImageSource(path, cache=False).pixels)
+
+
+def test_uncached_processes_decode_for_themselves(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    ImageSource(path, cache=False)
+    assert not (tmp_path / "cache").exists()

@@ -80,12 +80,13 @@ def test_published_outputs(name):
     net, a = published(name)
     labels = a["labels"] if a["labels"].numel() else None
     augment = a["augment_labels"].float() if a["augment_labels"].numel() else None
-    # Published outputs are themselves up to 1e-4 from what the same weights give in float64.
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    plain = net(a["x"], a["noise_labels"], labels)
-    torch.testing.assert_close(plain, a["F"], **close)
-    augmented = net(a["x"], a["noise_labels"], labels, augment)
-    torch.testing.assert_close(augmented, a["F_aug"], **close)
+    # The published float32 outputs are up to 1e-4 from what the same weights give in float64, and
+    # adm's float32 is as far again on some processors (2.4e-4 with AVX-512).
+    for dtype, atol in ((torch.float64, 1.5e-4), (torch.float32, 4e-4)):
+        net, x = net.to(dtype), a["x"].to(dtype)
+        for extra, wanted in ((None, a["F"]), (augment, a["F_aug"])):
+            F = net(x, a["noise_labels"], labels, None if extra is None else extra.to(dtype))
+            torch.testing.assert_close(F.float(), wanted, rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,166 @@
+"""Round-trip error of images: data to latent and back, in pixel units."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dnnlib import cli, plot
+from dnnlib.util import write_json
+from torch_utils import distributed
+from training.flow import IMAGE_BLOCK, Flow
+from training.image_data import ImageSource, to_pixels
+from training.image_simulation import (
+    PILOTS,
+    batch_option,
+    choose_image_method,
+    drawn_classes,
+    how_many,
+    network_options,
+    one_hot,
+    open_data,
+    open_network,
+    pixel_errors,
+    solver_options,
+)
+from training.simulation import Method
+from training.simulation_run import save_results
+
+EXAMPLE = """
+python calc_roundtrip_mse.py --save_dir=mse-tmp --network=out --data_root=datasets/digits-8x8.zip
+"""
+POINTS = 118  # of the paper's Heun grid for round trips
+WORST = 8
+ERRORS = ("mse", "mse_uint8_wrapped", "mse_unrounded")
+
+
+@cli.command(EXAMPLE)
+@network_options
+@click.option("--data_root", type=click.Path(), help="zip or folder of images  [required]")
+@batch_option
+@click.option(
+    "--total_samples",
+    type=click.IntRange(min=1),
+    default=10000,
+    help="images, drawn without replacement",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=42, help="of the choice of images")
+@solver_options(POINTS, None)
+@cli.device_option
+@cli.plot_option
+@cli.dry_run_option
+def main(**options: Any) -> None:  # fmt: skip
+    """Measure the round-trip error of images, in squared pixel units (of 0 to 255).
+
+    Writes {schedule}_Roundtrip_MSE_{seed}seed_{thousands of images}kimgs.json: mse, of both images
+    rounded to pixel values; mse_unrounded; and mse_uint8_wrapped, the mse with the difference and
+    its square modulo 256, as published numbers were computed, for comparison with these alone.
+    The error of each image is in the .npz beside it.
+    """
+    flow, digest = open_network(options)
+    source = open_data(flow, options["data_root"])
+    cli.check_writable(options["save_dir"], "--save_dir")
+    with distributed.session(options["device"]):
+        run(flow, digest, source, options)
+
+
+def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -> None:
+    """Carry the images there and back, within a session; write the results."""
+    seed, total = options["seed"], how_many(options["total_samples"], source, "--total_samples")
+    n = min(PILOTS, total)
+    classes = drawn_classes(source, seed, 0, n)
+    here = flow.given(one_hot(flow, classes))
+
+    def pilots() -> torch.Tensor:
+        return here.to_whitened(source.samples(seed, 0, n, "drawn"), 0.0, "unscaled")
+
+    method = choose_image_method(here, pilots, options, POINTS)
+    distributed.print0(f"{total} images, {method.describe()}; network batches of {IMAGE_BLOCK}")
+    if options["dry_run"]:
+        return
+    started = time.time()
+    table, backs, evaluations = round_trips(flow, method, source, seed, total)
+    if table is None or backs is None:
+        return
+    errors = dict(zip(ERRORS, table.T, strict=True))
+    result = {k: float(v.mean()) for k, v in errors.items()} | {
+        "images": total,
+        "evaluations_one_way": evaluations // 2,
+        "largest_mse_of_an_image": float(errors["mse"].max()),
+        "network_sha256": digest,
+        "data_sha256": source.content_hash(),
+        "seconds": time.time() - started,
+    }
+    name = f"{flow.schedule.name}_Roundtrip_MSE_{seed}seed_{total / 1000:g}kimgs"
+    folder = Path(options["save_dir"])
+    indices = source.picks(seed, 0, total, "drawn")
+    save_results(folder / f"{name}.npz", {"indices": indices, **errors})
+    shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
+    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
+    write_json(
+        folder / f"{name}.json",
+        {**result, "options": shown, "schedule": schedule, "method": method.describe()},
+    )
+    if options["plot"]:
+        before = source.pixels[indices].transpose(0, 2, 3, 1)
+        draw(before, backs, errors["mse_unrounded"], folder / name)
+    print(json.dumps(result, indent=2))
+    print(f"Results: {folder}/{name}.json", flush=True)
+
+
+def round_trips(
+    flow: Flow, method: Method, source: ImageSource, seed: int, total: int
+) -> tuple[np.ndarray | None, np.ndarray | None, int]:
+    """Carry drawn images to their latents and back.
+
+    Returns:
+        on rank 0 the errors of each image, [total, len(ERRORS)], and the images after the round
+        trip, uint8 [total, H, W, C], elsewhere None; and the network evaluations of an image.
+    """
+    tables, backs, evaluations = [], [], 0
+    blocks = distributed.share(total, IMAGE_BLOCK)
+    quiet = True if not distributed.is_main() else None
+    for block in tqdm(blocks, desc="round trips", leave=False, disable=quiet):
+        x = source.samples(seed, block.start, block.stop, "drawn")
+        here = flow.given(one_hot(flow, drawn_classes(source, seed, block.start, block.stop)))
+        here.evaluations = 0
+        back = here.round_trip(x, **method.how())
+        evaluations = max(evaluations, here.evaluations)
+        errors = pixel_errors(x, back)
+        tables.append(torch.from_numpy(np.stack([errors[k] for k in ERRORS], axis=1)))
+        backs.append(torch.from_numpy(to_pixels(back, source.shape)))
+    table = distributed.gather_blocks(tables, total, IMAGE_BLOCK)
+    images = distributed.gather_blocks(backs, total, IMAGE_BLOCK)
+    if table is None or images is None:
+        return None, None, evaluations
+    return table.numpy(), images.numpy(), evaluations
+
+
+def draw(before: np.ndarray, after: np.ndarray, errors: np.ndarray, stem: Path) -> None:
+    """A histogram of the images' errors, and the worst images above their round trips.
+
+    Args:
+        before, after: images, uint8 [n, H, W, C].
+        errors: of each image, [n].
+        stem: beginning of the files' names.
+    """
+    plot.histogram(
+        f"{stem}_errors.png",
+        np.log10(np.maximum(errors, 1e-30)),
+        "log10 of squared error before rounding, pixel²",
+        "Round-trip error of each image",
+    )
+    worst = np.argsort(errors)[::-1][:WORST]
+    pairs = np.concatenate([before[worst], after[worst]])
+    plot.image_grid(f"{stem}_worst.png", pairs, len(worst))
+
+
+if __name__ == "__main__":
+    main()

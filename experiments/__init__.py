@@ -1,0 +1,1 @@
+"""Measurements of trained flows; each module is a script of its own."""

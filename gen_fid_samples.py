@@ -1,0 +1,176 @@
+"""Generate images from seeds, one image a seed: what the FID is computed of."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from dnnlib import cli, plot
+from dnnlib.util import write_json
+from torch_utils import distributed
+from training.flow import IMAGE_BLOCK, Flow
+from training.image_simulation import (
+    PILOTS,
+    batch_option,
+    check_class,
+    choose_image_method,
+    classes_of,
+    generation_options,
+    network_options,
+    one_hot,
+    open_network,
+    shape_of,
+    solver_options,
+)
+from training.latents import Donors
+from training.melt_file import read_melt
+from training.seed_images import (
+    OPTIONS_FILE,
+    claim,
+    file_of,
+    make_images,
+    missing_seeds,
+    parse_seeds,
+    pilot_data,
+    read_png,
+)
+from training.simulation_run import check_gen_source
+
+EXAMPLE = """
+torchrun --nproc_per_node=2 gen_fid_samples.py --save_dir=fid-tmp --network=out --seeds=0-999
+"""
+POINTS = 256  # of the paper's Heun grid for FID
+SHOWN, COLUMNS = 64, 8
+
+
+class Seeds(click.ParamType):
+    """Seeds and ranges of seeds, separated by commas."""
+
+    name = "0-9,20,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """Parse "0-3,7" to [0, 1, 2, 3, 7]."""
+        if isinstance(value, list):
+            return value
+        try:
+            return parse_seeds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@cli.command(EXAMPLE)
+@network_options
+@click.option("--seeds", type=Seeds(), default="0-49999", help="seeds and ranges: 0-9,20,33")
+@click.option("--subdirs", is_flag=True, help="a subfolder for every 1,000 seeds")
+@batch_option
+@solver_options(POINTS, None)
+@click.option(
+    "--prev_melt",
+    type=click.Path(),
+    help="inflation by pfODE_int.py (*_melt_results.npz), for --gen_source=empirical",
+)
+@generation_options
+@cli.device_option
+@cli.plot_option
+@cli.dry_run_option
+def main(**options: Any) -> None:  # fmt: skip
+    """Generate images from seeds, one image a seed, the same in any run and under any torchrun.
+
+    Images that are there already are left alone: the same command goes on after an interruption.
+    """
+    flow, digest = open_network(options)
+    check_class(flow, options["class_"])
+    check_gen_source(flow, options["gen_source"], options["eps"])
+    donors = open_donors(flow, digest, options)
+    cli.check_writable(options["save_dir"], "--save_dir")
+    with distributed.session(options["device"]):
+        run(flow, digest, donors, options)
+
+
+def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Donors | None:
+    """The inflated images of --prev_melt that lend their compressed latents, if wanted.
+
+    Raises:
+        UserError: if --gen_source and --prev_melt do not go together.
+    """
+    if (options["gen_source"] == "empirical") != (options["prev_melt"] is not None):
+        raise cli.UserError(
+            f"--gen_source={options['gen_source']} and --prev_melt={options['prev_melt']}: "
+            "empirical latents, and only these, need an inflation by pfODE_int.py"
+        )
+    if options["prev_melt"] is None:
+        return None
+    with cli.user_errors("--prev_melt"):
+        melt = read_melt(options["prev_melt"], flow, digest, classes_of(flow))
+        if abs(melt.stop - flow.schedule.tmax) > 1e-6 * flow.schedule.tmax:
+            raise ValueError(
+                f"{melt.path}: ends at t={melt.stop:g}, not at tmax={flow.schedule.tmax:g}"
+            )
+        return melt.donors().of_class(options["class_"])
+
+
+def run(flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any]) -> None:
+    """Generate what is missing, within a session."""
+    folder, seeds, number = Path(options["save_dir"]), options["seeds"], options["class_"]
+    classes = classes_of(flow)
+    fixed = np.arange(PILOTS) % classes if classes else None
+    here = flow.given(one_hot(flow, fixed))
+    method = choose_image_method(here, lambda: pilot_data(here), options, POINTS)
+    todo = missing_seeds(folder, seeds, options["subdirs"])
+    distributed.print0(
+        f"{len(seeds)} images, {len(seeds) - len(todo)} there already; {method.describe()}; "
+        f"network batches of {IMAGE_BLOCK}"
+    )
+    if options["dry_run"]:
+        return
+    identity = {
+        "network_sha256": digest,
+        "schedule": flow.schedule.name,
+        "method": method.describe(),
+        "eps": options["eps"],
+        "gen_source": options["gen_source"],
+        "prev_melt_sha256": _digest(options["prev_melt"]),
+        "class": number,
+    }
+    shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run", "seeds")}
+    shown["seeds"] = f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"
+    claim(folder, identity, shown, len(seeds) - len(todo))
+    started = time.time()
+
+    def path_of(seed: int) -> Path:
+        return file_of(folder, seed, options["subdirs"])
+
+    evaluations = make_images(flow, method, todo, path_of, options["eps"], donors, number)
+    distributed.barrier()
+    if not distributed.is_main():
+        return
+    if todo:
+        results = {
+            "evaluations_per_image": evaluations,
+            "images_made": len(todo),
+            "images_in_all": len(seeds),
+            "seconds": time.time() - started,
+        }
+        content = {"identity": identity, "options": shown, "results": results}
+        write_json(folder / OPTIONS_FILE, content)
+        print(f"{evaluations} network evaluations an image")
+    if options["plot"]:  # beside the folder, where it is no sample
+        images = np.stack([read_png(path_of(k), shape_of(flow)) for k in seeds[:SHOWN]])
+        plot.image_grid(folder.with_name(f"{folder.name}-grid.png"), images, COLUMNS)
+    print(f"Images: {folder}", flush=True)
+
+
+def _digest(path: str | None) -> str | None:
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()

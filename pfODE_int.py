@@ -1,0 +1,286 @@
+"""Inflate, round-trip and generate images by the probability-flow ODE."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from dnnlib import cli, plot
+from dnnlib.cli import UserError
+from dnnlib.util import write_json
+from torch_utils import distributed
+from training.flow import Flow
+from training.image_data import ImageSource, to_pixels
+from training.image_simulation import (
+    PILOTS,
+    check_class,
+    choose_image_method,
+    classes_of,
+    drawn_classes,
+    generation_options,
+    how_many,
+    network_options,
+    one_hot,
+    open_data,
+    open_network,
+    pixel_errors,
+    shape_of,
+    solver_options,
+)
+from training.latents import everywhere
+from training.melt_file import Melt, read_melt, run_entry
+from training.simulation import (
+    ENDS_ONLY,
+    KEYS,
+    Method,
+    Result,
+    kept_steps,
+    latent_summary,
+    paper_method,
+)
+from training.simulation_run import KINDS, Simulations, check_gen_source, save_results
+from training.solvers import PAPER_SOLVERS
+from training.training_loop import describe
+
+EXAMPLE = """
+python pfODE_int.py --save_dir=out/flow --network=out --data_root=datasets/digits-8x8.zip --bs=64
+python pfODE_int.py --save_dir=out/flow --network=out --sim_type=gen --bs=64 --seed=1
+"""
+POINTS = 118  # of the paper's Heun grid for round trips
+COLUMNS, SHOWN = 8, 64
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@cli.command(EXAMPLE)
+@network_options
+@click.option("--data_root", type=click.Path(), help="zip or folder of images to inflate")
+@click.option("--bs", type=click.IntRange(min=1), default=256, help="samples of each simulation")
+@click.option(
+    "--sim_type",
+    type=click.Choice(["all", *KINDS]),
+    default="all",
+    help="inflation (melt), round trip from its end, generation, or all three",
+)
+@click.option(
+    "--prev_melt",
+    type=click.Path(),
+    help="inflation (*_melt_results.npz) that --sim_type=roundtrip starts from, by its "
+    "solver unless another is named; also lends latents to --gen_source=empirical",
+)
+@solver_options(POINTS, 1e-3)
+@generation_options
+@click.option(
+    "--save_freq",
+    type=click.IntRange(min=1),
+    help="also save every so many states; the first and the last always are",
+)
+@click.option(
+    "--save_dtype",
+    type=click.Choice(list(DTYPES)),
+    default="float32",
+    help="of saved arrays; the final state is float64 in any case",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    help="of the choice of images, of latents and classes",
+)
+@cli.device_option
+@cli.plot_option
+@cli.dry_run_option
+def main(**options: Any) -> None:  # fmt: skip
+    """Inflate, round-trip and generate images by the probability-flow ODE.
+
+    Writes {data_name}_{schedule}_net_{melt,roundtrip,gen}_results.npz, pictures, and all options
+    and measured errors in {data_name}_{schedule}_HD_pfODE_int_sim_params.json.
+    """
+    flow, digest = open_network(options)
+    check_class(flow, options["class_"])
+    check_gen_source(flow, options["gen_source"], options["eps"])
+    kinds = KINDS if options["sim_type"] == "all" else (options["sim_type"],)
+    melt = None
+    if options["prev_melt"] is not None:
+        with cli.user_errors("--prev_melt"):
+            melt = read_melt(options["prev_melt"], flow, digest, classes_of(flow))
+    check_inputs(kinds, options)
+    source = open_data(flow, options["data_root"]) if "melt" in kinds else None
+    cli.check_writable(options["save_dir"], "--save_dir")
+    with distributed.session(options["device"]):
+        run(flow, digest, kinds, source, melt, options)
+
+
+def check_inputs(kinds: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Check that there is something to start from.
+
+    Raises:
+        UserError: naming the option that is missing or not meant.
+    """
+    if "melt" in kinds and options["prev_melt"] is not None:
+        raise UserError(
+            f"--prev_melt={options['prev_melt']}: --sim_type={options['sim_type']} makes its own "
+            "inflation; leave it out, or use --sim_type=roundtrip or gen"
+        )
+    if kinds == ("roundtrip",) and options["prev_melt"] is None:
+        raise UserError(
+            "--prev_melt is missing: --sim_type=roundtrip starts from an inflation; name its "
+            "*_melt_results.npz, or use --sim_type=all"
+        )
+    if kinds == ("gen",) and options["gen_source"] == "empirical" and options["prev_melt"] is None:
+        raise UserError(
+            "--gen_source=empirical takes latents of data: name an inflation with --prev_melt, or "
+            "use --sim_type=all"
+        )
+
+
+def run(
+    flow: Flow,
+    digest: str,
+    kinds: tuple[str, ...],
+    source: ImageSource | None,
+    melt: Melt | None,
+    options: dict[str, Any],
+) -> None:
+    """Simulate within a session; write files and pictures."""
+    seed, total = options["seed"], options["bs"]
+    x, classes = None, None
+    if source is not None:
+        total = how_many(total, source, "--bs")
+        x = source.samples(seed, 0, total, "drawn")
+        classes = drawn_classes(source, seed, 0, total)
+    elif kinds == ("roundtrip",) and melt is not None:
+        total, x, classes = len(melt.x), melt.x, melt.classes
+    method = method_of(flow, x, classes, melt if kinds == ("roundtrip",) else None, options)
+    if melt is not None and abs(melt.stop - method.stop) > 1e-6 * method.stop:
+        raise UserError(
+            f"--prev_melt={melt.path} ends at t={melt.stop:g}, the solver's grid at "
+            f"t={method.stop:g}; name the solver and grid that it was made with"
+        )
+    save_freq = options["save_freq"] or ENDS_ONLY
+    states, dtype = len(kept_steps(method, save_freq)), DTYPES[options["save_dtype"]]
+    size = states * total * flow.schedule.data_dim * len(KEYS) * dtype.itemsize / 2**20
+    for note in describe(flow.model, 0):
+        distributed.print0(note)
+    distributed.print0(
+        f"{', '.join(kinds)}: {total} samples, {method.describe()}; {states} states saved, about "
+        f"{size:.1f} MiB a file"
+    )
+    if options["dry_run"]:
+        return
+    started = time.time()
+    empirical = options["gen_source"] == "empirical"
+    results = Simulations(
+        flow, method, total, kinds, seed,
+        x=x if source is not None else None,
+        inflated=None if melt is None else melt.state,
+        classes=classes_of(flow), data_classes=classes, eps=options["eps"],
+        donors=melt.donors() if melt is not None and empirical else None,
+        donate=empirical, gen_class=options["class_"], save_freq=save_freq, dtype=dtype,
+    ).run()  # fmt: skip
+    if "melt" in results:
+        final = everywhere(results["melt"].final, total, flow.block).numpy()
+        results["melt"].arrays |= {"whitened": final, "run": run_entry(flow, digest, method)}
+    if distributed.is_main():
+        report = {"network_sha256": digest, **measured(flow, method, results, x)}
+        write(flow, method, results, report | {"seconds": time.time() - started}, options)
+
+
+def method_of(
+    flow: Flow,
+    x: torch.Tensor | None,
+    classes: np.ndarray | None,
+    melt: Melt | None,
+    options: dict[str, Any],
+) -> Method:
+    """How to integrate: as an earlier inflation was, unless the options name a method.
+
+    The steps for a tolerance are found on pilots: some of the images, or, to generate without
+    data, images generated from latents of seed 0.
+    """
+    if melt is not None and melt.method is not None and not (options["solver"] or options["steps"]):
+        if melt.method.solver in PAPER_SOLVERS:
+            disc = "vp_ode" if melt.method.start else "ifs"
+            h = melt.method.stop / melt.method.steps
+            return paper_method(flow, melt.method.solver, disc, melt.method.steps, h)
+        return melt.method
+    if x is None and classes_of(flow):
+        classes = np.arange(PILOTS) % classes_of(flow)
+    labels = None if classes is None else one_hot(flow, classes[:PILOTS])
+    here = flow.given(labels)
+
+    def pilots() -> torch.Tensor:
+        some = here.sample(PILOTS, seed=0, steps=16) if x is None else x[:PILOTS]
+        return here.to_whitened(some, 0.0, "unscaled")
+
+    return choose_image_method(here, pilots, options, POINTS)
+
+
+def measured(
+    flow: Flow, method: Method, results: dict[str, Result], x: torch.Tensor | None
+) -> dict[str, Any]:
+    """What the simulations show, on rank 0: evaluations, round-trip errors, shape of latents."""
+    report: dict[str, Any] = {
+        "evaluations_one_way": max(r.evaluations for r in results.values()),
+        "samples": next(iter(results.values())).arrays["xs"].shape[1],
+    }
+    if "roundtrip" in results and x is not None:
+        back = torch.from_numpy(results["roundtrip"].arrays["tilde_xs"][-1])
+        errors = pixel_errors(x, back)
+        report |= {f"round_trip_{k}_pixels": float(v.mean()) for k, v in errors.items()}
+    if "melt" in results:
+        report |= latent_summary(flow, results["melt"].arrays["xs_es"][-1], method.stop)
+    return report
+
+
+def write(
+    flow: Flow,
+    method: Method,
+    results: dict[str, Result],
+    report: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Arrays, parameters and pictures of all simulations."""
+    folder, base = Path(options["save_dir"]), f"{options['data_name']}_{flow.schedule.name}"
+    for kind, result in results.items():
+        save_results(folder / f"{base}_net_{kind}_results.npz", result.arrays)
+    shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run")}
+    content = {
+        "options": shown,
+        "schedule": {**flow.schedule.settings(), "name": flow.schedule.name},
+        "method": method.describe(),
+        "results": report,
+    }
+    write_json(folder / f"{base}_HD_pfODE_int_sim_params.json", content)
+    if options["plot"]:
+        for name, images in pictures(flow, results).items():
+            plot.image_grid(folder / f"{base}_net_{name}.png", images, COLUMNS)
+    print(json.dumps(report, indent=2))
+    print(f"Results: {folder}/{base}*", flush=True)
+
+
+def pictures(flow: Flow, results: dict[str, Result]) -> dict[str, np.ndarray]:
+    """Grids of data, latents, round trips and generated images, uint8 [n, H, W, C] each.
+
+    Latents are drawn in the data's own axes, mid-grey for 0, the range that holds 99 % of the
+    values spread over that of pixels.
+    """
+    grids = {}
+    if "melt" in results:
+        arrays = results["melt"].arrays
+        latents = arrays["xs"][-1][:SHOWN]
+        grids["data"] = arrays["tilde_xs"][0][:SHOWN]
+        grids["latent"] = latents / max(float(np.quantile(np.abs(latents), 0.99)), 1e-12)
+    for kind in ("roundtrip", "gen"):
+        if kind in results:
+            grids[kind] = results[kind].arrays["tilde_xs"][-1][:SHOWN]
+    return {k: to_pixels(torch.from_numpy(v), shape_of(flow)) for k, v in grids.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""gen_fid_samples.py: one seed, one image, whatever else is asked for; and what is there stays."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gen_fid_samples
+import pfODE_int
+from tests.helpers import ROOT, run_script
+from tests.image_networks import digits, error_line, good, untrained
+from training.flow import load_flow
+from training.image_data import to_pixels
+from training.seed_images import OPTIONS_FILE, parse_seeds
+
+FAST = ("--device=cpu", "--solver=ab2", "--steps=4")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    data = digits(folder)
+    untrained(folder / "plain.pkl", data, 8)
+    untrained(folder / "classes.pkl", data, 8, classes=10)
+    return folder
+
+
+def call(place, out, *args, network="plain.pkl"):
+    args = [f"--save_dir={out}", f"--network={place / network}", *FAST, *args]
+    return good(gen_fid_samples.main, *args)
+
+
+def images(folder):
+    found = sorted(folder.rglob("*.png"))
+    return {p.relative_to(folder).as_posix(): np.asarray(Image.open(p)) for p in found}
+
+
+def same(a, b):
+    return all(np.array_equal(a[k], b[k]) for k in a.keys() & b.keys())
+
+
+def test_parse_seeds():
+    assert parse_seeds("0-3,7, 2") == [0, 1, 2, 3, 7]
+    for text in ("", "a", "3-", "5-2", "-1", "1,,2", "1.5"):
+        with pytest.raises(ValueError, match=r"seeds|ends before"):
+            parse_seeds(text)
+
+
+def test_a_seed_is_an_image_whatever_else_is_made(place, tmp_path):
+    output = call(place, tmp_path / "a", "--seeds=0-69,1001", "--subdirs")
+    many = images(tmp_path / "a")
+    assert len(many) == 71
+    assert {"000000/000000.png", "000000/000069.png", "001000/001001.png"} <= many.keys()
+    assert many["000000/000000.png"].shape == (8, 8)  # grey
+    assert "5 network evaluations an image" in output
+    call(place, tmp_path / "b", "--seeds=1001,66,3", "--bs=1", "--no-plot")
+    few = images(tmp_path / "b")
+    assert list(few) == ["000003.png", "000066.png", "001001.png"]
+    for name, image in few.items():
+        folder = "001000" if name == "001001.png" else "000000"
+        np.testing.assert_array_equal(image, many[f"{folder}/{name}"])
+    assert len({i.tobytes() for i in many.values()}) == 71
+    with Image.open(tmp_path / "a-grid.png") as grid:
+        assert min(grid.size) >= 8 * 64
+    assert not (tmp_path / "b-grid.png").exists()
+
+
+def test_a_seed_is_a_sample_of_the_flow(place, tmp_path):
+    call(place, tmp_path / "a", "--seeds=5")
+    x = load_flow(place / "plain.pkl", "cpu").sample(1, seed=5, solver="ab2", steps=4)
+    difference = (
+        images(tmp_path / "a")["000005.png"].astype(int) - to_pixels(x, (1, 8, 8))[0, ..., 0]
+    )
+    assert np.abs(difference).max() <= 1  # another batch size rounds otherwise
+
+
+@pytest.mark.parametrize("network", ["plain.pkl", "classes.pkl"])
+def test_two_processes_make_what_one_makes(place, tmp_path, network):
+    call(place, tmp_path / "one", "--seeds=0-9,60-70,130", network=network)
+    args = [f"--save_dir={tmp_path / 'two'}", f"--network={place / network}", *FAST]
+    script = ROOT / "gen_fid_samples.py"
+    done = run_script(script, *args, "--seeds=0-9,60-70,130", "--bs=3", processes=2)
+    assert done.returncode == 0, done.stderr
+    one, two = images(tmp_path / "one"), images(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert len(one) == 22
+    assert same(one, two)
+
+
+def test_the_same_command_goes_on(place, tmp_path):
+    out = tmp_path / "a"
+    call(place, out, "--seeds=0-70")
+    before = images(out)
+    (out / "000003.png").unlink()
+    cut = out / "000069.png"
+    cut.write_bytes(cut.read_bytes()[:-6])
+    untouched = (out / "000004.png").stat().st_mtime_ns
+    assert "71 images, 69 there already" in call(place, out, "--seeds=0-70")
+    after = images(out)
+    assert before.keys() == after.keys()
+    assert same(before, after)
+    assert (out / "000004.png").stat().st_mtime_ns == untouched
+    content = json.loads((out / OPTIONS_FILE).read_text())
+    assert content["results"]["images_made"] == 2
+    assert content["identity"]["method"]["solver"] == "ab2"
+    assert len(content["identity"]["network_sha256"]) == 64
+    assert "72 images, 71 there already" in call(place, out, "--seeds=0-71")
+
+
+def test_classes(place, tmp_path):
+    call(place, tmp_path / "a", "--seeds=0-5", "--no-plot", network="classes.pkl")
+    for number in (2, 3):
+        args = ["--seeds=0-5", f"--class={number}", "--no-plot"]
+        call(place, tmp_path / str(number), *args, network="classes.pkl")
+    two, three = images(tmp_path / "2"), images(tmp_path / "3")
+    assert not any(np.array_equal(two[k], three[k]) for k in two)
+    assert images(tmp_path / "a").keys() == two.keys()
+
+
+def test_empirical_latents_by_seed(place, tmp_path):
+    flow = [f"--network={place / 'plain.pkl'}", *FAST, "--no-plot"]
+    args = [f"--save_dir={tmp_path}", f"--data_root={place / 'digits.zip'}", "--sim_type=melt"]
+    good(pfODE_int.main, *flow, *args, "--bs=30")
+    prev = f"--prev_melt={tmp_path / 'digits_PRRto8D_net_melt_results.npz'}"
+    args = ["--gen_source=empirical", prev, "--no-plot"]
+    call(place, tmp_path / "a", "--seeds=0-9", *args)
+    call(place, tmp_path / "b", "--seeds=9", *args)
+    call(place, tmp_path / "c", "--seeds=9", "--no-plot")
+    a, b, c = (images(tmp_path / f)["000009.png"] for f in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(b, c)
+
+
+def test_settings_change_the_images_and_are_not_mixed(place, tmp_path):
+    out = tmp_path / "a"
+    call(place, out, "--seeds=0-3", "--no-plot")
+    start = [f"--save_dir={out}", f"--network={place / 'plain.pkl'}", *FAST, "--seeds=0-5"]
+    assert "holds images made otherwise (eps: None, now 0.5)" in error_line(
+        gen_fid_samples.main, *start, "--eps=0.5"
+    )
+    assert len(images(out)) == 4
+    (out / OPTIONS_FILE).unlink()
+    assert "holds 4 images of these seeds" in error_line(gen_fid_samples.main, *start)
+
+
+BAD = {
+    "seeds": (["--seeds=5-2"], "ends before it starts"),
+    "class": (["--class=1"], "not conditional"),
+    "dims": (["--dims_to_keep=3072"], "has dims_to_keep=8"),
+    "empirical": (["--gen_source=empirical"], "need an inflation"),
+    "diag": (["--prev_melt=x.npz"], "need an inflation"),
+    "bs": (["--bs=0"], "--bs"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line(place, tmp_path, case):
+    args, reason = BAD[case]
+    start = [f"--save_dir={tmp_path / 'o'}", f"--network={place / 'plain.pkl'}", *FAST]
+    assert reason in error_line(gen_fid_samples.main, *start, *args)
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_published_command(place, tmp_path):
+    args = [f"--save_dir={tmp_path / 'o'}", f"--network={place / 'plain.pkl'}", "--bs=500"]
+    args += ["--seeds=0-49999", "--subdirs", "--dims_to_keep=8", "--dry-run"]
+    assert "50000 images, 0 there already" in good(gen_fid_samples.main, *args)
+    assert not (tmp_path / "o").exists()

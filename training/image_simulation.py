@@ -1,0 +1,239 @@
+"""What the scripts that integrate image networks share: options, checks, pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib import cli
+from dnnlib.cli import UserError
+from dnnlib.util import open_url
+from torch_utils import checkpoint, distributed
+from training.flow import IMAGE_BLOCK, Flow, load_flow
+from training.image_data import ImageSource, to_pixels
+from training.latents import GEN_SOURCES
+from training.simulation import Method, choose_method, paper_method
+from training.simulation_run import check_network_dimensions
+from training.solvers import PAPER_SOLVERS, SOLVERS
+
+STAGES = {"euler": 1, "heun": 2, "ab2": 1, "rk4": 4, "reversible": 4}  # evaluations a step
+EVALUATIONS = 32  # one way, where neither steps nor a tolerance are given
+PILOTS = 16
+LIMIT = 64  # most steps tried for a tolerance
+
+network_options = cli.options(
+    click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
+    click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
+    click.option("--data_name", help="name of the data in results [that of the network]"),
+    click.option("--data_dim", type=int, help="[read from the network]"),
+    click.option("--dims_to_keep", type=int, help="[read from the network]"),
+)
+generation_options = cli.options(
+    click.option("--eps", type=click.FloatRange(min=0, min_open=True),
+                 help="variance of compressed latents in generation [the schedule's own]"),
+    click.option("--gen_source", type=click.Choice(GEN_SOURCES), default="diag",
+                 help="latents of generation. diag: Gaussian with diagonal covariance. empirical: "
+                 "Gaussian where kept; compressed dimensions together from random inflated "
+                 "images, whose shape they keep"),
+    click.option("--class", "class_", type=click.IntRange(min=0), metavar="INTEGER",
+                 help="generate this class only, with a class-conditional network "
+                 "[random classes]"),
+)  # fmt: skip
+batch_option = click.option(
+    "--bs", type=click.IntRange(min=1), default=IMAGE_BLOCK,
+    help=f"accepted for older commands: the network's batch is always {IMAGE_BLOCK}, on which the "
+    "last bits depend, so that a seed gives the same result in any run",
+)  # fmt: skip
+
+
+def solver_options(points: int, tolerance: float | None) -> Callable:
+    """Options that choose a method.
+
+    Args:
+        points: of the paper's solvers.
+        tolerance: default of --tol; None where the default is 33 evaluations of ab2.
+    """
+    stated = f"rk4 at --tol={tolerance:g}" if tolerance else "ab2 with 33 evaluations"
+    tol_help = "rms error allowed on pilots, whitened units, by the fewest steps (a power of two)"
+    return cli.options(
+        click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
+                     help=f"[{stated}; paper_heun if --n_iters is given]"),
+        click.option("--steps", "--n_iters", type=click.IntRange(min=1),
+                     help="solver steps; without --solver, points of the paper's Heun grid "
+                     f"[{points} for the paper's solvers]"),
+        click.option("--disc", type=click.Choice(["ifs", "vp_ode"]), default="vp_ode",
+                     help="grid of the paper's solvers: linear from 0, or from 0.01 to tmax"),
+        click.option("--tol", type=click.FloatRange(min=1e-10), default=tolerance, help=tol_help),
+    )  # fmt: skip
+
+
+def choose_image_method(
+    flow: Flow, pilots: Callable[[], Tensor], options: dict[str, Any], points: int
+) -> Method:
+    """Turn --solver, --n_iters, --disc and --tol into a method, the same on all ranks.
+
+    Args:
+        flow: the flow, with the classes of the pilots.
+        pilots: gives whitened data at t = 0, [n, d], when asked.
+        options: of the script.
+        points: of the paper's solvers where --n_iters is not given.
+
+    Raises:
+        UserError: if the options do not go together.
+    """
+    solver, steps, tol = (options[k] for k in ("solver", "steps", "tol"))
+    if solver is None and steps is not None:
+        solver = "paper_heun"
+    with cli.user_errors():
+        if solver in PAPER_SOLVERS:
+            steps = steps or points
+            h = flow.schedule.tmax / steps if options["disc"] == "ifs" else None
+            return paper_method(flow, solver, options["disc"], steps, h)
+        if tol is None and solver != "adaptive":
+            solver = solver or "ab2"
+            steps = steps or EVALUATIONS // STAGES[solver]
+        tol = tol or 1e-3
+        needed = steps is None and solver != "adaptive"
+        if needed and options["dry_run"]:
+            distributed.print0(f"The fewest steps at --tol={tol:g}, at most {LIMIT}, will be found")
+            return Method(solver or "rk4", LIMIT, flow.schedule.tmax)
+        if needed:
+            distributed.print0(f"Looking for the fewest steps at --tol={tol:g} on pilots ...")
+        pilot = pilots() if needed else torch.empty(0)
+        method = choose_method(flow, pilot, solver, steps, None, tol, LIMIT)
+    if method.estimate is not None and method.estimate > tol:
+        distributed.print0(
+            f"Note: --tol={tol:g} is not reached with {method.steps} steps (estimated error "
+            f"{method.estimate:.2g}), the most tried; --solver=rk4 --steps=N takes more"
+        )
+    chosen = distributed.broadcast(method)
+    assert isinstance(chosen, Method)
+    return chosen
+
+
+def open_network(options: dict[str, Any]) -> tuple[Flow, str]:
+    """The flow of --network and the SHA-256 of its file; --data_name is filled in.
+
+    Raises:
+        UserError: if it is not a network of images, or another option contradicts it.
+    """
+    with cli.user_errors("--network"):
+        path = checkpoint.find_network(options["network"])
+        flow = load_flow(path, options["device"])
+        with open_url(str(path)) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    if getattr(flow.model, "shape", None) is None or len(shape_of(flow)) != 3:
+        raise UserError(
+            f"--network={options['network']} was not trained on images; see toy_pfODE_int.py"
+        )
+    check_network_dimensions(flow, options)
+    options["data_name"] = options["data_name"] or flow.info.get("data", {}).get("name", "images")
+    if Path(options["data_name"]).name != options["data_name"]:
+        raise UserError(
+            f"--data_name={options['data_name']} becomes part of file names: give a plain name"
+        )
+    return flow, digest
+
+
+def shape_of(flow: Flow) -> tuple[int, ...]:
+    """Channels, height and width of the network's images."""
+    return tuple(flow.model.shape)  # type: ignore[arg-type, union-attr]
+
+
+def classes_of(flow: Flow) -> int:
+    """Classes that the network is conditioned on, 0 for none."""
+    return int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
+
+
+def check_class(flow: Flow, number: int | None) -> None:
+    """Check --class against the network.
+
+    Raises:
+        UserError: saying which classes there are.
+    """
+    if number is None or number < classes_of(flow):
+        return
+    known = f"0 to {classes_of(flow) - 1}" if classes_of(flow) else "none: it is not conditional"
+    raise UserError(f"--class={number}: the network's classes are {known}; leave --class out")
+
+
+def one_hot(flow: Flow, classes: np.ndarray | None) -> Tensor | None:
+    """Class numbers [n] as the labels that the network takes, [n, classes]."""
+    if classes is None:
+        return None
+    number = torch.from_numpy(classes.astype(np.int64))
+    return torch.nn.functional.one_hot(number, classes_of(flow)).float()
+
+
+def open_data(flow: Flow, path: str | None) -> ImageSource:
+    """The images of --data_root, checked against the network.
+
+    Raises:
+        UserError: naming the option and both values.
+    """
+    if path is None:
+        raise UserError("--data_root is missing: name a zip or folder made by dataset_tool.py")
+    with cli.user_errors("--data_root"):
+        source = ImageSource(path, use_labels=classes_of(flow) > 0)
+    if source.shape != shape_of(flow):
+        raise UserError(
+            f"--data_root={path} has images of {_size(source.shape)}; the network was trained on "
+            f"{_size(shape_of(flow))}: name its data, or convert these with dataset_tool.py"
+        )
+    if source.classes > classes_of(flow):
+        raise UserError(
+            f"--data_root={path} has {source.classes} classes; the network has {classes_of(flow)}"
+        )
+    trained_on = flow.info.get("data", {}).get("sha256")
+    if trained_on not in (None, source.content_hash()):
+        distributed.print0(
+            f"Note: {path} is not the data that the network was trained on (other content)"
+        )
+    return source
+
+
+def drawn_classes(source: ImageSource, seed: int, start: int, stop: int) -> np.ndarray | None:
+    """Classes of the drawn images start..stop, [n]; None without classes."""
+    labels = source.labels(seed, start, stop, "drawn")
+    return None if labels is None else labels.argmax(1).numpy()
+
+
+def how_many(wanted: int, source: ImageSource, option: str) -> int:
+    """As many images as wanted, or all that there are, which is said."""
+    if wanted > len(source):
+        distributed.print0(f"Note: {option}={wanted}, but there are {len(source)} images: all used")
+    return min(wanted, len(source))
+
+
+def pixel_errors(x: Tensor, back: Tensor) -> dict[str, np.ndarray]:
+    """Squared errors of each image in pixel units (0 to 255), mean over its d values, float64.
+
+    Args:
+        x: images in [-1, 1], [n, d].
+        back: the same after a round trip, [n, d].
+
+    Returns:
+        mse: of both rounded to the nearest pixel value; mse_uint8_wrapped: the same with the
+        difference and its square in unsigned 8-bit arithmetic, modulo 256, as published numbers
+        were computed; mse_unrounded. Each [n].
+    """
+    flat = (x.shape[1], 1, 1)
+    a, b = (to_pixels(v, flat)[:, 0, 0] for v in (x, back))
+    wrapped = np.square(a - b, dtype=np.uint8)
+    exact = 127.5 * (back.cpu().double() - x.cpu().double())
+    return {
+        "mse": np.square(a.astype(np.float64) - b).mean(1),
+        "mse_uint8_wrapped": wrapped.astype(np.float64).mean(1),
+        "mse_unrounded": exact.square().mean(1).numpy(),
+    }
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]}x{shape[1]} with {shape[0]} channel{'s' if shape[0] > 1 else ''}"

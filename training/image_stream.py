@@ -1,0 +1,106 @@
+"""Images read a few at a time, from a folder, a .zip or a .npz, however many there are."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dnnlib.util import in_order
+from training.image_files import BadImageError, ImageSet, kind_of, open_images
+
+
+@dataclass
+class ImageStream:
+    """Images of one size.
+
+    Attributes:
+        count: how many.
+        kind: what messages call one of them: "32x32 colour".
+        read: gives a range of them, uint8 [n, C, H, W] with C = 3 or 1.
+        flaw: looks at every image and gives a line on the first that cannot be used, or None.
+    """
+
+    count: int
+    kind: str
+    read: Callable[[range], np.ndarray]
+    flaw: Callable[[], str | None] = lambda: None
+
+
+def open_stream(path: str | Path) -> ImageStream:
+    """The images of a folder, a .zip, or a .npz with a uint8 array.
+
+    The array is the one named "images", else the first; [n, H, W], [n, H, W, C] or [n, C, H, W].
+    Where some images of a folder are in colour, grey ones become so.
+
+    Raises:
+        ValueError: one line that says what is wrong.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npz" and not path.is_dir():
+        return _from_array(path, _load(path))
+    return _from_files(path, open_images(path))
+
+
+def _from_files(path: Path, images: ImageSet) -> ImageStream:
+    """Stream a folder or archive: the first image says what the others must be like."""
+
+    def image(i: int) -> Image.Image:
+        try:
+            return images.image(i)
+        except BadImageError as error:
+            raise ValueError(f"{path}: {images.names[i]} is {error}") from None
+
+    first = image(0)
+
+    def read(block: range) -> np.ndarray:
+        pixels = [np.asarray(image(i).convert("RGB")) for i in block]
+        return np.stack(pixels).transpose(0, 3, 1, 2)
+
+    def flaw() -> str | None:
+        def look(i: int) -> str | None:
+            try:
+                size = image(i).size
+            except ValueError as error:
+                return str(error)
+            if size == first.size:
+                return None
+            (w, h), (w0, h0) = size, first.size
+            return f"{path}: {images.names[i]} is {w}x{h}, {images.names[0]} is {w0}x{h0}"
+
+        n = len(images.names)
+        return next(filter(None, tqdm(in_order(look, range(n)), "checking", n, disable=None)), None)
+
+    return ImageStream(len(images.names), kind_of(first), read, flaw)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not file.files:
+                raise ValueError("it is empty")
+            return file["images" if "images" in file.files else file.files[0]]
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file or folder") from None
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ValueError(f"{path}: not a readable .npz file ({reason})") from None
+
+
+def _from_array(path: Path, x: np.ndarray) -> ImageStream:
+    held = f"{x.dtype} {list(x.shape)}"
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[1] not in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or not x.size:
+        raise ValueError(
+            f"{path}: holds {held}; images are uint8 [n, H, W, 3], [n, 3, H, W], or grey"
+        )
+    kind = f"{x.shape[3]}x{x.shape[2]} {'grey' if x.shape[1] == 1 else 'colour'}"
+    return ImageStream(len(x), kind, lambda block: x[block.start : block.stop].copy())

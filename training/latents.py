@@ -1,0 +1,98 @@
+"""Latents that generation starts from: Gaussian, or in part those of data.
+
+Where a schedule does not inflate the compressed dimensions, their latents keep some of the data's
+own shape, and a Gaussian is the wrong distribution to draw them from. Empirical latents are
+Gaussian in the kept dimensions and take the compressed ones, together, from a donor: the latent of
+a random image of the data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torch_utils import distributed
+from training import seeding
+from training.flow import Flow
+
+GEN_SOURCES = ("diag", "empirical")
+
+
+@dataclass
+class Donors:
+    """Inflated data whose compressed dimensions are lent out.
+
+    Attributes:
+        rows: whitened latents, [m, d].
+        classes: class of each, [m]; None without classes.
+    """
+
+    rows: Tensor
+    classes: np.ndarray | None = None
+
+    def of_class(self, number: int | None) -> Donors:
+        """The donors of one class; all of them for None, or without classes.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if number is None or self.classes is None:
+            return self
+        mine = np.flatnonzero(self.classes == number)
+        if not len(mine):
+            raise ValueError(
+                f"--class={number}: the inflated data has no sample of this class to take "
+                "compressed latents from; inflate more (--bs), or use --gen_source=diag"
+            )
+        return Donors(self.rows[torch.from_numpy(mine)], self.classes[mine])
+
+    def picks(self, seed: int, start: int, stop: int) -> np.ndarray:
+        """Donors of the samples start..stop of a seed's stream, [stop - start]."""
+        draws = seeding.rows(lambda n, rng: rng.integers(0, 2**62, n), seed, "donors", start, stop)
+        return draws % len(self.rows)
+
+    def lend(self, flow: Flow, u: Tensor, picks: np.ndarray) -> Tensor:
+        """Whitened Gaussian latents u [n, d] with the compressed dimensions of donors [n]."""
+        k = flow.schedule.dims_to_keep
+        return torch.cat([u[:, :k], self.rows[torch.from_numpy(picks)][:, k:].to(u)], dim=1)
+
+
+def everywhere(blocks: list[Tensor], total: int, block: int) -> Tensor:
+    """Final states of a simulation, gathered on every rank.
+
+    Args:
+        blocks: this rank's, [n, d] each, or [2, n, d] of the reversible solver.
+        total: samples in all.
+        block: samples a block.
+
+    Returns:
+        [total, d], or [total, 2, d], on the CPU.
+    """
+    rows = [b.transpose(0, 1) if b.dim() == 3 else b for b in blocks]
+    gathered = distributed.gather_blocks(rows, total, block)
+    states = distributed.broadcast(gathered)
+    assert isinstance(states, Tensor)
+    return states
+
+
+def seed_latents(
+    flow: Flow, seeds: range, eps: float | None, donors: Donors | None, t: float | None = None
+) -> Tensor:
+    """One whitened latent a seed, at time t (None: tmax), whatever the other seeds, [n, d].
+
+    That of seed k is the first of `flow.latents(1, k)`.
+    """
+    d = flow.schedule.data_dim
+    z = np.stack([seeding.generator(k, "latents").standard_normal(d) for k in seeds])
+    u = flow.colour(torch.from_numpy(z), eps, t)
+    if donors is None:
+        return u
+    return donors.lend(flow, u, np.array([int(donors.picks(k, 0, 1)[0]) for k in seeds]))
+
+
+def random_classes(seed: int, start: int, stop: int, classes: int) -> np.ndarray:
+    """Classes of the samples start..stop of a seed's stream, [stop - start]."""
+    return seeding.rows(lambda n, rng: rng.integers(0, classes, n), seed, "classes", start, stop)

@@ -1,0 +1,129 @@
+"""The inflation of an earlier run, read back from its .npz file and checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.flow import Flow
+from training.latents import Donors
+from training.simulation import Method
+
+
+@dataclass
+class Melt:
+    """An inflation that was saved.
+
+    Attributes:
+        path: the file.
+        x: the data that was inflated, in its own units, [n, d].
+        state: whitened final states, [n, d]; [n, 2, d] of the reversible solver.
+        start, stop: times of the first and the last state.
+        classes: of the data, [n]; None without.
+        method: how it was integrated; None if the file does not say.
+    """
+
+    path: Path
+    x: Tensor
+    state: Tensor
+    start: float
+    stop: float
+    classes: np.ndarray | None
+    method: Method | None
+
+    def donors(self) -> Donors:
+        """Its latents, to take compressed dimensions from."""
+        rows = self.state[:, 0] if self.state.dim() == 3 else self.state
+        return Donors(rows, self.classes)
+
+
+def run_entry(flow: Flow, digest: str, method: Method) -> np.ndarray:
+    """What a melt file says of its run, as a JSON text: network, schedule and method.
+
+    Args:
+        flow: the flow.
+        digest: SHA-256 of the network file.
+        method: how it was integrated.
+    """
+    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
+    method_entry = {**vars(method), "times": None}
+    entry = {"network_sha256": digest, "schedule": schedule, "method": method_entry}
+    return np.array(json.dumps(entry))
+
+
+def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
+    """Read a melt file for a network; no code in the file is run.
+
+    Files without `whitened` and `run`, such as published ones, are read by their xs_es.
+
+    Args:
+        path: .npz that holds xs_es, tilde_xs and t.
+        flow: the network's flow.
+        digest: SHA-256 of the network file.
+        classes: of the network; 0 for none.
+
+    Raises:
+        ValueError: one line that names the file and what is wrong with it.
+    """
+    arrays = _arrays(Path(path))
+    missing = [k for k in ("xs_es", "tilde_xs", "t") if k not in arrays]
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}; name an inflation, *_melt_results")
+    x, t, d = arrays["tilde_xs"], arrays["t"], flow.schedule.data_dim
+    shape = arrays["xs_es"].shape
+    if t.ndim != 1 or x.ndim != 3 or x.shape != shape or len(t) != len(x) or not x.size:
+        raise ValueError(f"{path}: xs_es {shape}, tilde_xs {x.shape} and t {t.shape} do not agree")
+    if x.shape[2] != d:
+        raise ValueError(f"{path}: has {x.shape[2]} dimensions; the network has {d}")
+    if t[-1] <= t[0]:
+        raise ValueError(f"{path}: goes from t={t[0]:g} to {t[-1]:g}: not an inflation")
+    method = _checked_run(path, arrays, flow, digest)
+    state = torch.from_numpy(arrays.get("whitened", np.empty(0)))
+    if "whitened" not in arrays:
+        state = flow.to_whitened(arrays["xs_es"][-1], float(t[-1]), "scaled_es").cpu()
+    if state.shape[0] != x.shape[1] or state.shape[-1] != d or state.dim() not in (2, 3):
+        raise ValueError(f"{path}: whitened {tuple(state.shape)} does not fit tilde_xs {x.shape}")
+    number = arrays.get("classes")
+    if classes and (number is None or number.shape != x.shape[1:2] or number.max() >= classes):
+        raise ValueError(f"{path}: lacks the classes that this conditional network needs")
+    if not all(np.isfinite(v).all() for v in (x[0], state.numpy())):
+        raise ValueError(f"{path}: holds values that are not finite")
+    start = 0.0 if abs(t[0]) < 1e-9 else float(t[0])
+    return Melt(
+        Path(path), torch.from_numpy(x[0]).double(), state, start, float(t[-1]), number, method
+    )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    wanted = ("xs_es", "tilde_xs", "t", "whitened", "classes", "run")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {k: archive[k] for k in wanted if k in archive.files}
+    except Exception as error:  # zipfile, numpy and the system each have their own
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"{path}: not a readable .npz of an inflation ({reason})") from None
+
+
+def _checked_run(
+    path: str | Path, arrays: dict[str, np.ndarray], flow: Flow, digest: str
+) -> Method | None:
+    if "run" not in arrays:
+        return None
+    try:
+        run = json.loads(str(arrays["run"]))
+        method = Method(**run["method"])
+        theirs, other = run["schedule"]["name"], run["network_sha256"] != digest
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: its entry `run` is damaged") from None
+    if theirs != flow.schedule.name:
+        raise ValueError(f"{path}: has the schedule {theirs}; the network has {flow.schedule.name}")
+    if other:
+        raise ValueError(f"{path}: was inflated by another network; name that one with --network")
+    return method
