@@ -2,22 +2,16 @@ r"""The probability-flow ODE: one vector field for every use.
 
 In whitened coordinates u the ODE is du = -F dphi, F being what the network outputs. It is
 integrated in the arc length a of the angles, with a float64 state. The paper's coordinates are
-diagonal maps of u at the ends:
-
-    name           what                                   in the files
-    whitened       u, unit variance in every dimension
-    scaled_es      x~ = s(t) sqrt(S) u, eigenbasis        xs_es
-    scaled         W x~, the data's own axes              xs
-    unscaled_es    x = x~ / s(t), eigenbasis              tilde_xs_es
-    unscaled       mean + W x: the data at t = 0          tilde_xs
+affine maps of u at the ends: see `training.coordinates`.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,17 +19,20 @@ from torch import Tensor
 
 from torch_utils import distributed
 from training import seeding
+from training.coordinates import CoordinateMaps, Coordinates
 from training.precond import Conditioned, FieldModel, InflationPrecond
 from training.schedule import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.solvers import PAPER_SOLVERS, SOLVERS
 
-Coordinates = Literal["whitened", "scaled_es", "scaled", "unscaled_es", "unscaled"]
 BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
 IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
 Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
+# (time t, whitened states [n, d], angle rates [d]) -> the field F [n, d] there, and the rates of
+# quantities that are integrated along the path in m further columns of the state, [n, m].
+Rate = Callable[[float, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Flow:
+class Flow(CoordinateMaps):
     """An inflationary flow, ready to carry samples between data and latent.
 
     Args:
@@ -51,12 +48,9 @@ class Flow:
     def __init__(
         self, model: FieldModel, dtype: torch.dtype = torch.float64, info: dict | None = None
     ):
-        self.model = model
-        self.schedule = model.schedule
+        super().__init__(model, dtype)
         images = getattr(model, "shape", None) is not None
         self.arc = Arc(model.schedule, growth=IMAGE_STEP_GROWTH if images else STEP_GROWTH)
-        self.dtype = dtype
-        self.device = model.W.device
         self.info = info or {}
         self.block = IMAGE_BLOCK if images else BLOCK
         self.evaluations = 0
@@ -83,12 +77,15 @@ class Flow:
         when = torch.full((len(u),), t, dtype=self.model.W.dtype, device=u.device)
         return self.model.field(u, when)
 
-    def velocity(self, a: float, u: Tensor) -> Tensor:
-        """du/da = -F dphi/da at arc length a, [n, d]."""
-        turn = torch.as_tensor(self.arc.turn(a), dtype=u.dtype, device=u.device)
-        return -turn * self.field(u, self.arc.time(a))
+    def velocity(self, a: float, y: Tensor, rate: Rate | None = None) -> Tensor:
+        """du/da = -F dphi/da at arc length a, [n, d], and the further columns of `rate`."""
+        turn = torch.as_tensor(self.arc.turn(a), dtype=y.dtype, device=y.device)
+        if rate is None:
+            return -turn * self.field(y, self.arc.time(a))
+        F, further = rate(self.arc.time(a), y[:, : len(turn)], turn)
+        return torch.cat([-turn * F, further], 1)
 
-    def paper_velocity(self, t: float, x: Tensor) -> Tensor:
+    def paper_velocity(self, t: float, x: Tensor, rate: Rate | None = None) -> Tensor:
         """dx~/dt in the paper's coordinates, for x~ = scaled_es states, [n, d] (eq. 8).
 
         Raises:
@@ -96,8 +93,12 @@ class Flow:
         """
         if self.schedule.proportional:
             raise ValueError("g_type=proportional is not regular in t: use an angle solver")
-        stretch = self._stretch(t, "scaled_es")
-        return self.paper_rate(t, x, self.field(x / stretch, t))
+        stretch = self.stretch(t, "scaled_es")
+        if rate is None:
+            return self.paper_rate(t, x, self.field(x / stretch, t))
+        x = x[:, : len(stretch)]
+        F, further = rate(t, x / stretch, self.schedule.angle(t)[1].to(x))
+        return torch.cat([self.paper_rate(t, x, F), further], 1)
 
     def paper_rate(self, t: float, x: Tensor, F: Tensor) -> Tensor:
         """dx~/dt for scaled_es states x and the field F at them, [n, d].
@@ -109,45 +110,8 @@ class Flow:
         growth, turn = ds / s + dS / (2 * S), s * S.sqrt() * self.schedule.angle(t)[1]
         return growth.to(x) * x - turn.to(x) * F
 
-    # Coordinates -------------------------------------------------------------------------------
-
-    def to_whitened(self, x: Tensor | np.ndarray, t: float, coords: Coordinates) -> Tensor:
-        """States x [n, d] of the named coordinates at time t to whitened ones."""
-        x = torch.as_tensor(x, device=self.device)
-        if x.dim() != 2 or x.shape[1] != self.schedule.data_dim:
-            raise ValueError(
-                f"this flow has {self.schedule.data_dim} dimensions; got an array of shape "
-                f"{tuple(x.shape)}, not [n, {self.schedule.data_dim}]"
-            )
-        x = x.to(self.dtype)
-        if coords == "whitened":
-            return x
-        if coords == "unscaled":
-            x = self.model.encode(x).to(self.dtype)
-        elif coords == "scaled":
-            x = x @ self.model.W.to(self.dtype)
-        return x / self._stretch(t, coords)
-
-    def from_whitened(self, u: Tensor, t: float, coords: Coordinates) -> Tensor:
-        """Inverse of `to_whitened`."""
-        if coords == "whitened":
-            return u
-        x = u * self._stretch(t, coords)
-        if coords == "unscaled":
-            return self.model.decode(x)
-        return x @ self.model.W.T.to(x) if coords == "scaled" else x
-
-    def _stretch(self, t: float, coords: Coordinates) -> Tensor:
-        stretch = self.schedule.total(t).sqrt()
-        if coords in ("scaled_es", "scaled"):
-            stretch = stretch * self.schedule.scale(t)[0]
-        elif coords not in ("unscaled_es", "unscaled"):
-            raise ValueError(f"coords={coords!r} is none of whitened, [un]scaled, [un]scaled_es")
-        return stretch.to(self.dtype)
-
     # Integration -------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def integrate(
         self,
         u: Tensor,
@@ -157,6 +121,8 @@ class Flow:
         steps: int = 32,
         times: Sequence[float] | None = None,
         callback: Watcher | None = None,
+        rate: Rate | None = None,
+        differentiable: bool = False,
         **settings: float,
     ) -> Tensor:
         """Carry whitened states from time `start` to time `stop`.
@@ -169,41 +135,55 @@ class Flow:
             steps: steps of the angle solvers.
             times: time grid of the paper's solvers, between start and stop, in either order.
             callback: called with (step, t, whitened state) at every state.
+            rate: evaluates the field, where u has further columns to be integrated along.
+            differentiable: keep the graph, so that autograd differentiates through the steps.
             settings: passed to the solver (rtol, atol, coupling).
 
         Returns:
             states of the shape of u.
         """
-        if solver in PAPER_SOLVERS:
-            if times is None:
-                raise ValueError("the paper's solvers need their time grid: see ifs_times")
-            times = sorted(times, reverse=stop < start)
-            return self._integrate_paper(u, PAPER_SOLVERS[solver], times, callback)
-        grid = self.arc.grid(start, stop, steps)
-        watch = None
-        if callback is not None:
+        with torch.set_grad_enabled(differentiable):
+            if solver in PAPER_SOLVERS:
+                if times is None:
+                    raise ValueError("the paper's solvers need their time grid: see ifs_times")
+                times = sorted(times, reverse=stop < start)
+                return self._integrate_paper(u, PAPER_SOLVERS[solver], times, callback, rate)
+            grid = self.arc.grid(start, stop, steps)
+            watch = None
+            if callback is not None:
 
-            def watch(k: int, a: float, y: Tensor) -> None:
-                callback(k, self.arc.time(a), y)
+                def watch(k: int, a: float, y: Tensor) -> None:
+                    callback(k, self.arc.time(a), y)
 
-        if solver != "reversible":
-            return SOLVERS[solver](self.velocity, u, grid, watch, **settings)
-        pair = u if u.dim() == 3 else torch.stack([u, u])
-        pair = SOLVERS[solver](self.velocity, pair, grid, watch, **settings)
-        return pair if u.dim() == 3 else pair[0]
+            velocity = partial(self.velocity, rate=rate)
+            if solver != "reversible":
+                return SOLVERS[solver](velocity, u, grid, watch, **settings)
+            pair = u if u.dim() == 3 else torch.stack([u, u])
+            pair = SOLVERS[solver](velocity, pair, grid, watch, **settings)
+            return pair if u.dim() == 3 else pair[0]
 
     def _integrate_paper(
-        self, u: Tensor, method: Callable, times: Sequence[float], callback: Watcher | None
+        self,
+        u: Tensor,
+        method: Callable,
+        times: Sequence[float],
+        callback: Watcher | None,
+        rate: Rate | None,
     ) -> Tensor:
+        d = self.schedule.data_dim
+
+        def whiten(x: Tensor, t: float) -> Tensor:
+            return torch.cat([self.to_whitened(x[:, :d], t, "scaled_es"), x[:, d:]], 1)
+
         watch = None
         if callback is not None:
 
             def watch(k: int, t: float, x: Tensor) -> None:
-                callback(k, t, self.to_whitened(x, t, "scaled_es"))
+                callback(k, t, whiten(x, t))
 
-        x = self.from_whitened(u, times[0], "scaled_es")
-        x = method(self.paper_velocity, x, times, watch)
-        return self.to_whitened(x, times[-1], "scaled_es")
+        x = torch.cat([self.from_whitened(u[:, :d], times[0], "scaled_es"), u[:, d:]], 1)
+        x = method(partial(self.paper_velocity, rate=rate), x, times, watch)
+        return whiten(x, times[-1])
 
     def ends(
         self, solver: str = "rk4", times: Sequence[float] | None = None, **_: Any
@@ -265,6 +245,12 @@ class Flow:
 
         u = self._in_blocks(self.to_whitened(x, t0, "unscaled"), there_and_back, how)
         return self.from_whitened(u, t0, "unscaled")
+
+    def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Tensor:
+        """Log density of data x [n, d] in its own units, nats, [n]; see `likelihood.log_prob`."""
+        from training.likelihood import log_prob
+
+        return log_prob(self, x, **how).value
 
     def latents(
         self,
