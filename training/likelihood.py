@@ -2,7 +2,8 @@ r"""Likelihood of a flow: the change of volume along the ODE, in whitened coordi
 
 With du = -F dphi, the log density changes by the divergence of the field,
 
-    log p(u(0)) = log N(u(T); 0, I) + log |det du(T)/du(0)|,   d log |det| = -sum_i dF_i/du_i dphi_i,
+    log p(u(0)) = log N(u(T); 0, I) + log |det du(T)/du(0)|,
+    d log |det| = -sum_i dF_i/du_i dphi_i,
 
 and a density in other coordinates is smaller by the log volume of the affine map to them.
 
