@@ -38,7 +38,7 @@ def test_simulated_data():
     share = torch.bincount(truth.components) / 2048
     torch.testing.assert_close(share.double(), truth.weights, atol=0.04, rtol=0)
     noise = data.x - model.generate(truth.z)
-    assert float(noise.var()) == pytest.approx(model.noise_var, rel=0.08)
+    assert float(noise.var()) == pytest.approx(model.noise_var, rel=0.1)
     fewer, less = simulate_data(model, 500, seed=3)
     torch.testing.assert_close(fewer.x, data.x[:500])
     assert torch.equal(less.components, truth.components[:500])
@@ -50,7 +50,7 @@ def test_simulated_data():
 def test_inflation_inverts_generation_and_gives_its_volume():
     model = problem()
     data, truth = simulate_data(model, 5, seed=0)
-    model = Problem(model.flow, model.mixture, 1e-2, torch.zeros(3).double(), data.x, {"steps": 48})
+    model = replace(data, how={"steps": 48})
     x = model.generate(truth.z)
     z, log_det = model.inflate(x)
     torch.testing.assert_close(z, truth.z, atol=1e-4, rtol=1e-4)

@@ -54,7 +54,7 @@ def test_gaussian_data_with_every_solver(solver):
     # What the Gaussian base costs, known in closed form.
     v = S_T / flow.schedule.total(flow.schedule.tmax)
     exact = exact + 0.5 * (density.latents.square() * (1 / v - 1)).sum(1) + 0.5 * v.log().sum()
-    torch.testing.assert_close(density.value, exact, atol=2e-3, rtol=0)
+    torch.testing.assert_close(density.value, exact, atol=5e-3, rtol=0)
 
 
 def test_paper_solver_agrees():
