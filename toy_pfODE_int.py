@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,18 +45,36 @@ python toy_pfODE_int.py discrete --save_dir=out --data_name=circles --data_dim=2
 """
 PILOTS = 256
 
+network_options = cli.options(
+    click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
+    click.option("--data_name", help="toy data set [that of the network]"),
+    click.option(
+        "--data", type=click.Path(), help="your own vectors [the network's training file]"
+    ),
+    click.option("--data_dim", type=int, help="[read from the network]"),
+    click.option("--dims_to_keep", type=int, help="[read from the network]"),
+)
+
+
+def solver_options(tolerance: float) -> Callable:
+    """Options that `choose_method` turns into a method; `tolerance` is the default of --tol."""
+    return cli.options(
+        click.option("--steps", type=click.IntRange(min=1),
+                     help="solver steps; without --solver, points of the paper's Euler grid"),
+        click.option("--h", type=click.FloatRange(min=0, min_open=True),
+                     help="time step of the paper's Euler grid"),
+        click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
+                     help="[rk4 at --tol; paper_euler if --steps or --h is given]"),
+        click.option("--tol", type=click.FloatRange(min=1e-10), default=tolerance,
+                     help="rms error allowed on pilots, whitened units; also of --solver=adaptive"),
+    )  # fmt: skip
+
+
 simulation_options = cli.options(
     click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
     click.option("--total_samples", type=click.IntRange(min=2),
                  help="samples of each simulation [4000; discrete, whose cost is quadratic: 1000]"),
-    click.option("--steps", type=click.IntRange(min=1),
-                 help="solver steps; without --solver, points of the paper's Euler grid"),
-    click.option("--h", type=click.FloatRange(min=0, min_open=True),
-                 help="time step of the paper's Euler grid"),
-    click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
-                 help="[rk4 at --tol; paper_euler if --steps or --h is given]"),
-    click.option("--tol", type=click.FloatRange(min=1e-10), default=1e-4,
-                 help="rms error allowed on pilots, whitened units; also of --solver=adaptive"),
+    solver_options(1e-4),
     click.option("--eps", type=click.FloatRange(min=0, min_open=True),
                  help="variance of compressed latents in generation [the schedule's own]"),
     click.option("--gen_source", type=click.Choice(GEN_SOURCES), default="diag",
@@ -77,11 +95,7 @@ def main() -> None:
 
 
 @cli.subcommand(main, NET_EXAMPLE)
-@click.option("--network", required=True, help="network file, or folder of runs (its latest)")
-@click.option("--data_name", help="toy data set [that of the network]")
-@click.option("--data", type=click.Path(), help="your own vectors [the network's training file]")
-@click.option("--data_dim", type=int, help="[read from the network]")
-@click.option("--dims_to_keep", type=int, help="[read from the network]")
+@network_options
 @simulation_options
 def net(**options: Any) -> None:
     """Simulate with a trained network."""

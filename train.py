@@ -72,7 +72,6 @@ image_options = cli.options(
                  "or decode at every start, in every process"),
     click.option("--workers", type=click.IntRange(min=0), default=1,
                  help="threads that prepare batches ahead, 0: none; the batches are the same"),
-    click.option("--transfer", metavar="NETWORK", help="start from another network's weights"),
     schedule_options(inflation_gap=0.02, tmax=15.01, space="IS"),
 )  # fmt: skip
 
@@ -90,8 +89,6 @@ def main(ctx: click.Context, dry_run: bool, plot: bool, **options: Any) -> None:
     """
     if options["fp16"] and options["bf16"]:
         raise UserError("--fp16 and --bf16 exclude each other; give one of them")
-    if options["transfer"] and options["resume"]:
-        raise UserError("--transfer starts a run and --resume goes on with one; give one of them")
     presets = dict.fromkeys(NETWORKS, SETTINGS)
     run(ctx, options, dry_run, presets, open_source, draw_samples if plot else None)
 

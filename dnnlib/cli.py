@@ -98,6 +98,9 @@ device_option = click.option(
     help="where to compute",
 )
 plot_option = click.option("--plot/--no-plot", default=True, help="draw pictures of the results")
+sha256_option = click.option(
+    "--sha256", metavar="HEX", help="digest that the network file must have"
+)
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="print the options and stop")
 
 

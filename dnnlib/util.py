@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -14,10 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.parse import urlparse
-
-import requests
-from tqdm import tqdm
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -134,63 +129,6 @@ class Logger:
     def isatty(self) -> bool:
         """Whether the real stdout is a terminal."""
         return self.stdout.isatty()
-
-
-def cache_dir() -> Path:
-    """Folder of downloads: $INFLATIONARY_FLOWS_CACHE or ~/.cache/inflationary-flows."""
-    chosen = os.environ.get("INFLATIONARY_FLOWS_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "inflationary-flows"
-
-
-def open_url(url: str, sha256: str | None = None, timeout: float = 30.0) -> IO[bytes]:
-    """Open a local path, a file:// or an https:// address for reading; downloads are cached.
-
-    Args:
-        url: what to open.
-        sha256: digest that the content must have.
-        timeout: seconds to wait for the server.
-
-    Raises:
-        ValueError: for another scheme, a wrong digest, or a web page where a file was meant.
-        OSError: if the file or server cannot be reached.
-    """
-    parts = urlparse(str(url))
-    if len(parts.scheme) <= 1:  # a path, or a Windows drive letter
-        return _checked(Path(url), sha256)
-    if parts.scheme == "file":
-        return _checked(Path(requests.utils.unquote(parts.path)), sha256)
-    if parts.scheme != "https":
-        raise ValueError(f"{url}: only https:// and file:// addresses and paths are opened")
-    cached = (
-        cache_dir() / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{Path(parts.path).name}"
-    )
-    if not cached.exists():
-        _download(url, cached, timeout)
-    return _checked(cached, sha256)
-
-
-def _download(url: str, dest: Path, timeout: float) -> None:
-    with requests.get(url, stream=True, timeout=timeout) as response:
-        response.raise_for_status()
-        if "text/html" in response.headers.get("Content-Type", ""):
-            raise ValueError(f"{url}: the server sent a web page, not a file")
-        size = int(response.headers.get("Content-Length", 0))
-        with (
-            atomic_path(dest) as temporary,
-            open(temporary, "wb") as file,
-            tqdm(total=size, unit="B", unit_scale=True, desc=dest.name, disable=None) as bar,
-        ):
-            for chunk in response.iter_content(1 << 20):
-                file.write(chunk)
-                bar.update(len(chunk))
-
-
-def _checked(path: Path, sha256: str | None) -> IO[bytes]:
-    if sha256 is not None:
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != sha256:
-            raise ValueError(f"{path}: sha256 is {found}, expected {sha256}")
-    return open(path, "rb")
 
 
 def next_run_dir(outdir: str | os.PathLike, description: str) -> Path:

@@ -1,24 +1,38 @@
 """Network and training-state files: tensors and plain values, read without running any code.
 
-A network file is a dict (see `training.model`) saved by torch.save under the traditional name
-.pkl; it is only ever read with weights_only=True.
+A network file is a dict (see `training.model` and docs/file-formats.md) saved by torch.save under
+the traditional name .pkl. Older files of the EDM family and .safetensors with a .json beside them
+are read too. `load` and `load_network` are the only doors for such files, `python -m
+torch_utils.checkpoint info|verify|convert FILE` looks through them.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import re
-import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from dnnlib.util import atomic_path, open_url, run_dirs
+from dnnlib.download import open_url
+from dnnlib.util import atomic_path, run_dirs
+from torch_utils import schema
+from torch_utils.inert_pickle import RefusedError
+from torch_utils.legacy_pickle import read_legacy
+from torch_utils.tensor_files import ZIP_MAGIC, read_zip
 
 FORMAT = "inflationary-flow"
 VERSION = 1
 SNAPSHOT = "network-snapshot-{:06d}.pkl"
 STATE = "training-state-{:06d}.pt"
+PICKLE = b"\x80"  # how every pickle of protocol 2 or later begins
+MAX_FILE = 2**35  # bytes: 32 GiB
+IMAGE_TMAX = 15.01  # of published image networks, which do not say it themselves
+# Version -> what turns the content of such a file into that of the next version.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 def save(path: str | Path, kind: str, content: dict[str, Any]) -> None:
@@ -26,43 +40,132 @@ def save(path: str | Path, kind: str, content: dict[str, Any]) -> None:
 
     Args:
         path: file to write.
-        kind: "network" or "training-state".
+        kind: "network", "training-state" or "basis".
         content: what to save.
     """
     with atomic_path(path) as temporary:
         torch.save({"format": f"{FORMAT}-{kind}", "version": VERSION, **content}, temporary)
 
 
-def load(path: str | Path, kind: str) -> dict[str, Any]:
+def load(path: str | Path, kind: str, sha256: str | None = None) -> dict[str, Any]:
     """Read what `save` wrote; nothing in the file is executed.
+
+    Args:
+        path: file, or https:// address.
+        kind: see `save`.
+        sha256: digest that the file must have.
 
     Raises:
         ValueError: one line on why the file cannot be used.
     """
     try:
-        with open_url(str(path)) as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(file, map_location="cpu", weights_only=True)
+        with open_url(str(path), sha256) as file:
+            content = _content(file, str(path), kind)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except Exception as error:  # a hostile or damaged file fails in any way it likes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except IsADirectoryError:
+        raise ValueError(f"{path}: is a folder") from None
+    except RefusedError as error:
         raise ValueError(
-            f"{path}: not a {kind} file of this suite, or damaged ({reason[:120]})"
+            f"{path}: not a {kind} file of this suite, or damaged: it {error}"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != f"{FORMAT}-{kind}":
-        raise ValueError(f"{path}: not a {kind} file of this suite")
-    if content.get("version", 0) > VERSION:
-        raise ValueError(
-            f"{path}: written by a newer version (file format {content['version']}, "
-            f"this suite reads up to {VERSION}); update the suite"
-        )
+    except (OSError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path}: cannot be read ({reason})") from None
+    content = _migrated(content, kind, path)
+    try:
+        schema.check(content, kind)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a usable {kind} file: it {error}") from None
     return content
 
 
-def load_network(path: str | Path) -> dict[str, Any]:
-    """Read a network file, an https:// address, or the latest in a run folder or folder of runs."""
-    return load(find_network(path), "network")
+def _content(file: IO[bytes], name: str, kind: str) -> dict[str, Any]:
+    """What a file holds, whichever of the known layouts it has."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    start = file.read(512)
+    file.seek(0)
+    if size > MAX_FILE:
+        raise RefusedError(f"has more than {MAX_FILE} bytes")
+    if start.startswith(ZIP_MAGIC):
+        content = read_zip(file)
+    elif kind == "network" and start.startswith(PICKLE):
+        from training.legacy import lift  # at run time: training is built on this module
+
+        content = {"format": f"{FORMAT}-network", "version": VERSION}
+        content |= lift(read_legacy(file.read()), name)
+    elif kind == "network" and name.endswith(".safetensors"):
+        from torch_utils.exchange import read_safetensors
+
+        content = read_safetensors(Path(name), size)
+    else:
+        raise RefusedError(_looks_like(start))
+    if not isinstance(content, dict) or content.get("format") != f"{FORMAT}-{kind}":
+        raise RefusedError("holds something else")
+    return content
+
+
+def _looks_like(start: bytes) -> str:
+    if not start:
+        return "is empty"
+    if start.lstrip()[:1] == b"<":
+        return "is a web page or other text; download the file itself"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of git-lfs; fetch the file itself with git lfs pull"
+    return "is of no known layout"
+
+
+def _migrated(content: dict[str, Any], kind: str, path: str | Path) -> dict[str, Any]:
+    """The content in today's version."""
+    version = content.get("version")
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{path}: not a {kind} file of this suite, or damaged: it has no version")
+    if version > VERSION:
+        raise ValueError(
+            f"{path}: written by a newer version (file format {version}, "
+            f"this suite reads up to {VERSION}); update the suite"
+        )
+    for step in range(version, VERSION):
+        content = MIGRATIONS[step](content) | {"version": step + 1}
+    return content
+
+
+def load_network(
+    path: str | Path,
+    sha256: str | None = None,
+    tmax: float | None = None,
+    fallback_tmax: float | None = None,
+) -> dict[str, Any]:
+    """Read a network file, an https:// address, or the latest in a run folder or folder of runs.
+
+    Args:
+        path: of the file.
+        sha256: digest that it must have.
+        tmax: end time of the flow, which must agree with the file's; only older files lack it.
+        fallback_tmax: end time where neither the file nor `tmax` tells it.
+
+    Raises:
+        ValueError: one line on why the file cannot be used.
+    """
+    path = find_network(path)
+    content = load(path, "network", sha256)
+    stated = content["schedule"].get("tmax")
+    if stated is None:
+        images = content["precond"].get("shape") is not None
+        stated = tmax or fallback_tmax or (IMAGE_TMAX if images else None)
+        if stated is None:
+            raise ValueError(
+                f"{path}: this older file does not tell the end time of its flow; give --tmax, "
+                "with which it was trained (7.01 or 15.01 in the paper)"
+            )
+        content["schedule"]["tmax"] = float(stated)
+    if tmax is not None and not math.isclose(tmax, stated, rel_tol=1e-6):
+        raise ValueError(
+            f"--tmax={tmax:g} contradicts the network, which has tmax={stated:g}; leave the option "
+            "out or name another network"
+        )
+    return content
 
 
 def find_network(path: str | Path) -> str | Path:
@@ -86,3 +189,9 @@ def numbered(folder: str | Path, pattern: str) -> list[Path]:
     regex = re.compile(re.escape(pattern).replace(re.escape("{:06d}"), r"(\d{6,})") + "$")
     matched = [(regex.match(p.name), p) for p in Path(folder).iterdir()]
     return [p for _, p in sorted((int(m[1]), p) for m, p in matched if m)]
+
+
+if __name__ == "__main__":
+    from torch_utils.checkpoint_tool import main
+
+    main()

@@ -37,10 +37,15 @@ class Basis:
     W: Tensor
     floored: int = 0
 
-    def isotropic(self) -> Basis:
-        """The same centre with one variance for all dimensions and no rotation (EDM, VP)."""
+    def isotropic(self, variance: float | None = None) -> Basis:
+        """The same centre with one variance for all dimensions and no rotation (EDM, VP).
+
+        Args:
+            variance: that of all dimensions; None for the mean of the data's.
+        """
         identity = torch.eye(len(self.xi), dtype=torch.float64)
-        return Basis(self.mean, self.scale, self.xi.mean().expand_as(self.xi), identity)
+        one = self.xi.mean() if variance is None else torch.tensor(variance, dtype=torch.float64)
+        return Basis(self.mean, self.scale, one.expand_as(self.xi), identity)
 
 
 def moments(batches: Iterable[Tensor], d: int) -> tuple[int, Tensor, Tensor]:

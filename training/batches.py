@@ -16,6 +16,7 @@ from training.augment import AugmentPipe
 from training.edm_precond import LEVELS
 from training.precond import sigma_times
 from training.schedule import Schedule
+from training.weighting import LikelihoodWeighting
 
 Piece = tuple[Tensor, Tensor, dict[str, Tensor]]  # data [n, d], noise [n, d], network's labels
 
@@ -65,6 +66,8 @@ class Batches:
         t_sampling: "uniform" on (tmin, tmax), or how noise levels are drawn, a key of
             `edm_precond.LEVELS`, for a schedule of one noise level.
         augment: augmentation of images; None for none.
+        drawn_by: draws the times, instead of `t_sampling`; None for nothing.
+        probes: also give each sample a Rademacher "probe" [n, d] among its labels.
     """
 
     source: Source
@@ -76,11 +79,15 @@ class Batches:
     tmin: float = 1e-7
     t_sampling: str = "uniform"
     augment: AugmentPipe | None = None
+    drawn_by: LikelihoodWeighting | None = None
+    probes: bool = False
 
     def times(self, nimg: int) -> Tensor:
         """Stratified random times of a whole batch, [size]."""
         rng = seeding.generator(self.seed, "times", nimg)
         q = torch.from_numpy((rng.permutation(self.size) + rng.random()) / self.size)
+        if self.drawn_by is not None:
+            return self._place(self.drawn_by.times(q))
         if self.t_sampling in LEVELS:
             return self._place(sigma_times(self.schedule, LEVELS[self.t_sampling](q)[0]))
         return self._place(self.tmin + (self.schedule.tmax - self.tmin) * q)
@@ -122,6 +129,8 @@ class Batches:
         known = None if classes is None else classes(self.seed, lo, hi, purpose="training")
         if known is not None:
             more["class_labels"] = known
+        if self.probes:
+            more["probe"] = seeding.rademacher(self.seed, "probe", lo, hi, self.source.dim)
         if self.augment is not None:
             more["augment"] = self.augment.draws(self.seed, lo, hi)
         if self.device.type == "cuda":  # from pinned memory, copies do not wait
@@ -131,9 +140,11 @@ class Batches:
     def _finish(self, x: Tensor, noise: Tensor, more: dict[str, Tensor]) -> Piece:
         """What the device does for it."""
         x = x.to(self.device, non_blocking=True)
-        labels = {}
-        if "class_labels" in more:
-            labels["class_labels"] = more["class_labels"].to(self.device, non_blocking=True)
+        labels: dict[str, Tensor] = {
+            name: more[name].to(self.device, non_blocking=True)
+            for name in ("class_labels", "probe")
+            if name in more
+        }
         if self.augment is not None:
             images = x.reshape(-1, *self.source.shape)  # type: ignore[attr-defined]
             images, done = self.augment(images, more["augment"])

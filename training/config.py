@@ -30,7 +30,8 @@ class TrainConfig:
         clip: largest norm of the gradient; 0 for no limit.
         tmin: first of uniform times.
         t_sampling: how times are drawn, see `training.batches`.
-        loss: "field" or "noise", see `flow_loss`.
+        weighting: "edm", "noise" or "likelihood", see `flow_loss`.
+        second_order: add the second-order penalty, see `flow_loss`.
         tick: samples between status lines.
         snap: ticks between network snapshots.
         dump: ticks between training states.
@@ -59,7 +60,8 @@ class TrainConfig:
     clip: float = 0.0
     tmin: float = 1e-7
     t_sampling: str = "uniform"
-    loss: str = "field"
+    weighting: str = "edm"
+    second_order: bool = False
     snap: int = 10
     dump: int = 10
     seed: int = 0

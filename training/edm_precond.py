@@ -225,14 +225,21 @@ class Recipe(NamedTuple):
     """How a flow is trained.
 
     Attributes:
-        t_sampling: "uniform" in the schedule's time, or a key of `LEVELS`.
-        loss: whose error counts, see `training.loss.flow_loss`.
+        t_sampling: "uniform" in the schedule's time, "likelihood" (see `training.weighting`), or
+            a key of `LEVELS`.
+        weighting: of the error of the field, see `training.loss.flow_loss`.
         levels: smallest and largest noise level of the flow; None for those of its schedule.
+        variance: that the flow takes all dimensions to have; None for the mean of the data's.
+        output: what the network predicts, see `InflationPrecond`.
+        importance: whether times are drawn in proportion to the likelihood weight.
     """
 
     t_sampling: str = "uniform"
-    loss: str = "field"
+    weighting: str = "edm"
     levels: tuple[float, float] | None = None
+    variance: float | None = None
+    output: str = "velocity"
+    importance: bool = False
 
 
 def _vp_range() -> tuple[float, float]:
@@ -240,10 +247,17 @@ def _vp_range() -> tuple[float, float]:
     return first, last
 
 
+# sigma/alpha at both ends of the diffusion ODEs of maximum likelihood (VDM, i-DODE).
+_VELOCITY_LEVELS = (math.exp(-13.3 / 2), math.exp(5.0 / 2))
+
 # What --precond names; all but "ifs" have one variance for all dimensions and no rotation.
 RECIPES = {
     "ifs": Recipe(),
-    "edm": Recipe("lognormal", "field", (EDM_SIGMA_MIN, EDM_SIGMA_MAX)),
+    "edm": Recipe("lognormal", "edm", (EDM_SIGMA_MIN, EDM_SIGMA_MAX)),
     "vp": Recipe("vp_time", "noise", _vp_range()),
     "ve": Recipe("log_uniform", "noise", (VE_SIGMA_MIN, VE_SIGMA_MAX)),
+    "vp_velocity": Recipe("likelihood", "likelihood", _VELOCITY_LEVELS, 1.0, importance=True),
+    "sp_velocity": Recipe(
+        "likelihood", "likelihood", _VELOCITY_LEVELS, 1.0, "straight", importance=True
+    ),
 }

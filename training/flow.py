@@ -331,13 +331,22 @@ def vp_ode_times(n: int, tmax: float, backward: bool = False, first: float = 1e-
     return (times if backward else times[::-1]).tolist()
 
 
-def load_flow(path: str | Path, device: str = "auto", dtype: torch.dtype | None = None) -> Flow:
-    """Open a network file as a flow.
+def load_flow(
+    path: str | Path,
+    device: str = "auto",
+    dtype: torch.dtype | None = None,
+    *,
+    sha256: str | None = None,
+    tmax: float | None = None,
+    fallback_tmax: float | None = None,
+) -> Flow:
+    """Open a network file as a flow; nothing in the file is run.
 
     Args:
-        path: network pickle, or a run folder (its latest snapshot).
+        path: network file, https:// address, or a run folder (its latest snapshot).
         device: auto, cpu, cuda or mps.
         dtype: of the state; None for float64 (float32 on mps).
+        sha256, tmax, fallback_tmax: see `torch_utils.checkpoint.load_network`.
 
     Raises:
         ValueError: if the file is not a network, saying what it is.
@@ -346,7 +355,8 @@ def load_flow(path: str | Path, device: str = "auto", dtype: torch.dtype | None 
     from training.model import network_from_dict
 
     where = distributed.pick_device(device)
-    model, info = network_from_dict(checkpoint.load_network(path))
+    content = checkpoint.load_network(path, sha256, tmax, fallback_tmax)
+    model, info = network_from_dict(content)
     if where.type == "mps":
         model = model.float()
     model = model.to(where).eval().requires_grad_(False)

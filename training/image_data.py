@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dnnlib.util import atomic_path, cache_dir, in_order
+from dnnlib.download import cache_dir
+from dnnlib.util import atomic_path, in_order
 from torch_utils import distributed
 from training import seeding
 from training.image_files import BadImageError, ImageSet, kind_of, open_images

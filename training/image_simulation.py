@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from dnnlib.util import open_url
+from dnnlib.download import open_url
 from torch_utils import checkpoint, distributed
 from training.flow import IMAGE_BLOCK, Flow, load_flow
 from training.image_data import ImageSource, to_pixels
@@ -23,7 +23,14 @@ from training.simulation import Method, choose_method, paper_method
 from training.simulation_run import check_network_dimensions
 from training.solvers import PAPER_SOLVERS, SOLVERS
 
-STAGES = {"euler": 1, "heun": 2, "ab2": 1, "rk4": 4, "reversible": 4}  # evaluations a step
+STAGES = {
+    "euler": 1,
+    "heun": 2,
+    "ab2": 1,
+    "ab3": 1,
+    "rk4": 4,
+    "reversible": 4,
+}  # evaluations a step
 EVALUATIONS = 32  # one way, where neither steps nor a tolerance are given
 PILOTS = 16
 LIMIT = 64  # most steps tried for a tolerance

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from dnnlib.cli import UserError, user_errors
-from dnnlib.util import Logger, cache_dir, next_run_dir, run_dirs, write_json
+from dnnlib.download import cache_dir
+from dnnlib.util import Logger, next_run_dir, run_dirs, write_json
 from torch_utils import checkpoint, distributed
 from training.augment import AugmentPipe
 from training.basis import Basis, eigenbasis
 from training.batches import Source
-from training.edm_precond import LEVELS, RECIPES
+from training.edm_precond import LEVELS, NOISE_LABELS, RECIPES
 from training.model import NETWORKS, build, network_of, transfer
 from training.precond import InflationPrecond, sigma_times
 from training.schedule import Schedule
@@ -138,12 +139,13 @@ def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, 
     """The preconditioned network of the options, seeded, on the CPU; and floored eigenvalues."""
     basis = basis_of(source)
     if options["precond"] != "ifs":  # one variance for all dimensions, no rotation
-        basis = basis.isotropic()
+        basis = basis.isotropic(RECIPES[options["precond"]].variance)
     options |= {"augment": _augmentation(options.get("augment", 0.0), basis)}
     precond: dict[str, Any] = {"space": options["space"], "shape": getattr(source, "shape", None)}
+    precond["output"] = RECIPES[options["precond"]].output
     network = NETWORKS[network_of(options, source)["class"]]
     published = getattr(network, "time_input", "published") == "published"
-    if options["precond"] != "ifs" and published:
+    if options["precond"] in NOISE_LABELS and published:
         precond["time_input"] = options["precond"]
     torch.manual_seed(options["seed"])
     schedule = {k: options[k] for k in SCHEDULE_OPTIONS}
@@ -152,14 +154,14 @@ def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, 
 
 def _levels_note(options: dict[str, Any], schedule: Schedule) -> list[str]:
     """What training at drawn noise levels says: which, and whether the schedule has them all."""
-    name, loss = options["t_sampling"], RECIPES[options["precond"]].loss
+    name, weighting = options["t_sampling"], options["weighting"]
     if name not in LEVELS:
         return []
     sigma = LEVELS[name](torch.linspace(5e-5, 1 - 5e-5, 10_000, dtype=torch.float64))[0]
     low, high = (float(schedule.gamma(t)[0][0].sqrt()) for t in (0.0, schedule.tmax))
     there = schedule.gamma(sigma_times(schedule, sigma))[0][:, 0].sqrt()
     moved = float(((there / sigma).log().abs() > 1e-6).double().mean())
-    lines = [f"Noise levels: {name} within {low:.3g} to {high:.3g}; the loss is of the {loss}"]
+    lines = [f"Noise levels: {name} within {low:.3g} to {high:.3g}; loss weighting: {weighting}"]
     if moved > 1e-3:
         lines.append(
             f"Warning: {100 * moved:.1f} % of the noise levels of --t_sampling={name} lie outside "
@@ -237,7 +239,8 @@ def _train(
         clip=options["clip"],
         tmin=options["tmin"],
         t_sampling=options["t_sampling"],
-        loss=RECIPES[options["precond"]].loss,
+        weighting=options["weighting"],
+        second_order=options["second_order"],
         tick=count["tick"],
         snap=options["snap"],
         dump=options["dump"],

@@ -174,5 +174,5 @@ def _hutchinson(flow: Flow, probes: Tensor, keep: bool) -> Callable[..., tuple[T
 
 def _probes(seed: int, start: int, n: int, probes: int, d: int) -> Tensor:
     """Rademacher probes of samples start..start+n, [n, probes, d]."""
-    normal = seeding.normals(seed, "probes", start, start + n, probes * d)
-    return torch.from_numpy(np.where(normal < 0, -1.0, 1.0)).reshape(n, probes, d)
+    signs = seeding.rademacher(seed, "probes", start, start + n, probes * d)
+    return signs.reshape(n, probes, d)

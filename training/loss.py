@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.precond import InflationPrecond
+
+SECOND_ORDER = 0.1  # weight of the second-order penalty
 
 
 def flow_loss(
@@ -14,35 +18,75 @@ def flow_loss(
     x: Tensor,
     t: Tensor,
     noise: Tensor,
-    of: str = "field",
+    weighting: str | Tensor = "edm",
     net: Callable[..., Tensor] | None = None,
+    probe: Tensor | None = None,
     **labels: Tensor | None,
 ) -> Tensor:
-    """Squared error of the field at random times, every dimension and sample apart.
+    """Weighted squared error of the field at random times, every dimension and sample apart.
 
-    Of the field, this is the paper's weighted denoising loss, rewritten: no weight is left to
-    compute, and no terms cancel. EDM's weight gives the same. Of the noise that the field implies,
-    n = sin(phi) u - cos(phi) F, it is |D - y|^2 / gamma, the loss of VP and VE.
+    With the weight 1 this is the paper's weighted denoising loss, rewritten: no weight is left to
+    compute, and no terms cancel. EDM's weight gives the same. With cos(phi)^2 it is the error of
+    the noise that the field implies, n = sin(phi) u - cos(phi) F, the loss of VP and VE.
 
     Args:
         precond: schedule, basis and network.
         x: raw data, [n, d].
         t: times, [n].
         noise: standard normal, [n, d].
-        of: whose error, "field" or "noise".
+        weighting: "edm", "noise", or weights [n, d] (see `training.weighting`).
         net: module to call for F instead of `precond.field` (its DDP wrapper).
+        probe: random signs [n, d], with which the second-order penalty is added; None for none.
         labels: class and augmentation labels of `InflationPrecond.field`.
 
     Returns:
-        |F - F*|^2, or cos(phi)^2 |F - F*|^2, [n, d].
+        weight |F - F*|^2, [n, d].
 
     Reference: Inflationary Flows, eq. 13 and appendix B.2; Salimans and Ho 2022 (v-prediction).
     """
     cos, sin = precond.schedule.cos_sin(t)
     y = precond.encode(x) / precond.schedule.xi.sqrt()
     noise = noise.to(y)
-    u = cos * y + sin * noise
+    u = (cos * y + sin * noise).float()
     target = sin * y - cos * noise
-    F = (net or precond.field)(u.float(), t, **labels)
-    errors = (F - target).square()
-    return errors if of == "field" else cos.square() * errors
+    call = net or precond.field
+    if probe is None:
+        errors = (call(u, t, **labels) - target).square()
+    else:
+        u.requires_grad_()
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention cannot be differentiated twice
+            F = call(u, t, **labels)
+        errors = (F - target).square()
+        errors = errors + second_order_penalty(u, F, errors, cos, sin, probe.to(F))[:, None]
+    if isinstance(weighting, Tensor):
+        return weighting * errors
+    return errors if weighting == "edm" else cos.square() * errors
+
+
+def second_order_penalty(
+    u: Tensor, F: Tensor, errors: Tensor, cos: Tensor, sin: Tensor, probe: Tensor
+) -> Tensor:
+    r"""How far the divergence of the field is from what the errors of its target imply.
+
+    With f = -F, Tweedie's second-order formula says of each dimension, given u, that
+    sin df/du = cos (1 - E(f* - f)^2), if f is exact. The penalty is 0.1 r^2 / d^2, r being the
+    difference of the two sides, summed over dimensions; the mean over dimensions of the loss thus
+    grows by 0.1 r^2 / d for each d of it.
+
+    Args:
+        u: whitened states that F was computed from, with a graph, [n, d].
+        F: the field, [n, d].
+        errors: |F - F*|^2, [n, d]; taken as constants.
+        cos, sin: of the inflation angles, [n, d].
+        probe: random signs, [n, d].
+
+    Returns:
+        the penalty, [n].
+
+    Reference: Zheng et al. 2023, "Improved techniques for maximum likelihood estimation for
+    diffusion ODEs", section 3.2, here with an angle for each dimension.
+    """
+    (pulled,) = torch.autograd.grad((-F * probe).sum(), u, create_graph=True)
+    q = (pulled * sin * probe).sum(1)
+    r = q - (cos * (1 - errors.detach())).sum(1)
+    return SECOND_ORDER / F.shape[1] ** 2 * r.square()

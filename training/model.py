@@ -15,6 +15,7 @@ from training.batches import Source
 from training.networks import IMAGE_NETWORKS, PRESETS
 from training.precond import InflationPrecond
 from training.schedule import Schedule
+from training.sigma_field import SigmaField
 from training.toy_networks import TOY_NETWORKS
 
 NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS}
@@ -32,23 +33,33 @@ def build(
         network: {"class": a name in `NETWORKS`, "kwargs": its arguments}.
         schedule: keyword arguments of `Schedule`, all but xi.
         basis: eigenbasis of the data.
-        precond: keyword arguments of `InflationPrecond`: space, shape, time_input.
+        precond: keyword arguments of `InflationPrecond`: space, shape, time_input, output;
+            or, with a denoiser among them, of `SigmaField`.
 
     Raises:
         ValueError: for an unknown network class.
     """
-    if network["class"] not in NETWORKS:
-        raise ValueError(f"network class {network['class']!r}: known are {', '.join(NETWORKS)}")
-    model = NETWORKS[network["class"]](**network["kwargs"])
-    shape = precond.get("shape")
+    model = _make(network)
+    shape = tuple(precond["shape"]) if precond.get("shape") else None
+    where: dict[str, Any] = {"space": precond["space"], "shape": shape}
+    if precond.get("denoiser"):
+        return SigmaField(
+            model, Schedule(basis.xi, **schedule), basis, **where, denoiser=precond["denoiser"]
+        )
     return InflationPrecond(
         model,
         Schedule(basis.xi, **schedule),
         basis,
-        space=precond["space"],
-        shape=tuple(shape) if shape else None,
+        **where,
         time_input=precond.get("time_input"),
+        output=precond.get("output") or "velocity",
     )
+
+
+def _make(network: dict[str, Any]) -> nn.Module:
+    if network["class"] not in NETWORKS:
+        raise ValueError(f"network class {network['class']!r}: known are {', '.join(NETWORKS)}")
+    return NETWORKS[network["class"]](**network["kwargs"])
 
 
 def transfer(model: InflationPrecond, path: str) -> str:
@@ -118,6 +129,7 @@ def network_to_dict(
             "space": model.space,
             "shape": list(model.shape) if model.shape else None,
             "time_input": model.time_input,
+            "output": model.output,
         },
         "state": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
         "info": info,
@@ -133,12 +145,47 @@ def network_from_dict(content: dict[str, Any]) -> tuple[InflationPrecond, dict[s
     try:
         state = content["state"]
         basis = Basis(state["mean"], state["scale"], state["schedule.xi"], state["W"])
+        _rehearse(content, basis)
         with torch.random.fork_rng(devices=[]):  # building draws weights; nobody's seed moves
             model = build(content["network"], content["schedule"], basis, content["precond"])
+        stated = {k: v.clone() for k, v in model.schedule.state_dict().items()}
         model.load_state_dict(state)
+        _check_schedule(model.schedule, stated)
         return model, content["info"]
     except KeyError as missing:
         raise ValueError(f"the network file lacks the entry {missing}") from None
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, AttributeError, ArithmeticError, IndexError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"the network file does not fit its own description: {reason}") from None
+
+
+def _rehearse(content: dict[str, Any], basis: Basis) -> None:
+    """Check, on tensors without memory, that the network has the file's weights and fits its data.
+
+    A file cannot make a network larger than its own weights, nor one that fails when it is used.
+    """
+    precond = content["precond"]
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        net = _make(content["network"])
+    theirs = {k: v for k, v in content["state"].items() if k.startswith("model.")}
+    ours = {f"model.{k}": v for k, v in net.state_dict().items()}
+    for name in ours.keys() | theirs.keys():
+        if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
+            raise RuntimeError(f"its weights {name[:80]} are not those of the network it names")
+    d = len(basis.xi)
+    shape = (1, *precond["shape"]) if precond.get("shape") else (1, d)
+    time_input = precond.get("time_input") or getattr(net, "time_input", "published")
+    labels = torch.empty((1, 3) if time_input == "features" else (1,), device="meta")
+    x = torch.empty(shape, device="meta")
+    if x.numel() != d or net.eval()(x, labels).shape != shape:
+        raise RuntimeError(f"the network does not take and give samples of {d} dimensions")
+
+
+def _check_schedule(schedule: Schedule, stated: dict[str, torch.Tensor]) -> None:
+    """Check that the buffers of a schedule are those of its settings, and give usable numbers."""
+    for name, value in schedule.state_dict().items():
+        if not torch.allclose(value, stated[name], rtol=1e-4, atol=1e-9):
+            raise RuntimeError(f"its schedule's {name} is not that of its settings")
+    last = schedule.rates.abs().max() * schedule.tmax
+    if not 1e-6 < float(last) < 500:
+        raise RuntimeError(f"its schedule grows noise by exp({float(last):.3g})")

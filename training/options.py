@@ -47,11 +47,21 @@ def schedule_options(inflation_gap: float, tmax: float, space: str) -> Callable:
                      help="ifs: the inflationary flow. edm, vp, ve: one noise level for all "
                      "dimensions, drawn, weighted and told to the network as by that method. The "
                      "network predicts F in each; --gamma0 and --tmax cover the method's levels, "
-                     "sigma .002 to 80, .001 to 152, .02 to 100"),
+                     "sigma .002 to 80, .001 to 152, .02 to 100. vp_velocity, sp_velocity: the "
+                     "diffusion ODEs of maximum likelihood (i-DODE), log SNR 13.3 to -5"),
         click.option("--t_sampling", type=click.Choice(["uniform", *LEVELS]),
                      help="how training draws times: uniform in t, or such that the noise level is "
                      "lognormal (edm), uniform in VP's time (vp) or log-uniform (ve)  "
                      "[by --precond; ifs: uniform]"),
+        click.option("--weighting", type=click.Choice(["edm", "noise", "likelihood"]),
+                     help="weight of the squared error of the field: edm 1, noise cos(phi)^2, "
+                     "likelihood that of maximum likelihood  [by --precond; ifs: edm]"),
+        click.option("--importance/--no-importance", default=None,
+                     help="draw times in proportion to the likelihood weight, for a less noisy "
+                     "gradient; with --weighting=likelihood  [by --precond; ifs: no]"),
+        click.option("--second_order", is_flag=True,
+                     help="fine-tune with i-DODE's error-bounded second-order loss; with "
+                     "--transfer, from a trained network"),
     )  # fmt: skip
 
 
@@ -75,6 +85,7 @@ def training_options(networks: list[str]) -> Callable:
         click.option("--seed", type=click.IntRange(min=0), default=0,
                      help="of data, noise, weights"),
         click.option("--resume", metavar="DIR|latest", help="go on with a run"),
+        click.option("--transfer", metavar="NETWORK", help="start from another network's weights"),
         cli.device_option,
         cli.plot_option,
         cli.dry_run_option,
@@ -104,6 +115,8 @@ def run(
     """
     explicit = {k: options[k] for k in cli.given(ctx) & options.keys()}
     run_dir = None
+    if "transfer" in explicit and options["resume"]:
+        raise UserError("--transfer starts a run and --resume goes on with one; give one of them")
     if options["resume"]:
         run_dir, found = find_run(options["resume"], options["outdir"], explicit)
         options |= found
@@ -196,18 +209,50 @@ def check(options: dict[str, Any], source: Source) -> None:
 
 
 def _check_levels(options: dict[str, Any]) -> None:
-    """Fill in --t_sampling, and check that there is one noise level where there must be."""
-    recipe = RECIPES[options["precond"]]
-    options["t_sampling"] = options.get("t_sampling") or recipe.t_sampling
+    """Fill in weight and sampling of times; check that there is one noise level where need be."""
+    _choose_weighting(options)
     keep, d = options["dims_to_keep"], options["data_dim"]
     if keep == d and options["g_type"] != "proportional":
         return
     for name in ("precond", "t_sampling"):
-        if options[name] not in ("ifs", "uniform"):
+        if options[name] not in ("ifs", "uniform", "likelihood"):
             remedy = f"--dims_to_keep={d}" if keep < d else "another --g_type than proportional"
             raise UserError(
                 f"--{name}={options[name]} is for one noise level in all dimensions: use {remedy}"
             )
+
+
+def _choose_weighting(options: dict[str, Any]) -> None:
+    """Fill in --weighting, --importance and --t_sampling, and check that they go together."""
+    recipe = RECIPES[options["precond"]]
+    weighting = options["weighting"] = options.get("weighting") or recipe.weighting
+    likelihood = weighting == "likelihood"
+    if options.get("importance") is None:
+        options["importance"] = likelihood and recipe.importance
+    if options["importance"] and not likelihood:
+        raise UserError(
+            f"--importance draws times for --weighting=likelihood, not {weighting}; give both, or "
+            "leave --importance out"
+        )
+    if likelihood and options["g_type"] == "proportional":
+        raise UserError(
+            "--weighting=likelihood is infinite at t = 0 of --g_type=proportional; use another "
+            "--g_type or --weighting=edm"
+        )
+    fitting = "likelihood" if options["importance"] else "uniform"
+    default = fitting if likelihood else recipe.t_sampling
+    chosen = options["t_sampling"] = options.get("t_sampling") or default
+    if likelihood and chosen != fitting:
+        raise UserError(
+            f"--t_sampling={chosen} does not go with --weighting=likelihood"
+            f"{' --importance' if options['importance'] else ''}; leave it out"
+        )
+    if options.get("second_order") and options.get("compile"):
+        raise UserError("--compile cannot differentiate twice: use --second_order without it")
+    if options.get("second_order") and not options.get("transfer"):
+        raise UserError(
+            "--second_order fine-tunes a trained network: name it with --transfer=NETWORK"
+        )
 
 
 def _levels_covered(options: dict[str, Any], explicit: dict[str, Any]) -> dict[str, float]:

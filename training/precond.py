@@ -11,6 +11,8 @@ coordinates.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 from training.basis import Basis
 from training.edm_precond import NOISE_LABELS
 from training.schedule import Schedule
+
+OUTPUTS = ("velocity", "straight")
 
 
 class FieldModel(nn.Module):
@@ -70,8 +74,11 @@ class InflationPrecond(FieldModel):
         time_input: what noise_labels are: "published" (999 t, [n]), "edm", "vp" or "ve" (those of
             that preconditioner, for the first dimension's noise level, [n]) or "features"
             (`Schedule.features`, [n, 3]); None for the network's own `time_input`.
+        output: what the network predicts: "velocity", F itself from u (the variance preserving
+            path), or "straight", the velocity (n - y)/sqrt 2 of the straight path from data y to
+            noise n, from its state (cos(phi) y + sin(phi) n)/(cos(phi) + sin(phi)).
 
-    Reference: Inflationary Flows, appendix B.2; Karras et al. 2022, table 1.
+    Reference: Inflationary Flows, appendix B.2; Karras et al. 2022, table 1; Zheng et al. 2023.
     """
 
     def __init__(
@@ -82,8 +89,12 @@ class InflationPrecond(FieldModel):
         space: str = "ES",
         shape: tuple[int, ...] | None = None,
         time_input: str | None = None,
+        output: str = "velocity",
     ):
         super().__init__(schedule, basis)
+        if output not in OUTPUTS:
+            raise ValueError(f"output={output!r} is none of {', '.join(OUTPUTS)}")
+        self.output = output
         if space not in ("ES", "IS"):
             raise ValueError(f"space={space!r} is neither ES nor IS")
         self.model = model
@@ -112,6 +123,9 @@ class InflationPrecond(FieldModel):
         """
         dtype = next(self.model.parameters()).dtype
         v = u.to(dtype)
+        if self.output == "straight":
+            cos, sin = (c.to(dtype) for c in self.schedule.cos_sin(t))
+            v = v / (cos + sin)
         rotation = self.W.to(dtype) if self.space == "IS" else None
         if rotation is not None:
             v = v @ rotation.T
@@ -123,6 +137,8 @@ class InflationPrecond(FieldModel):
         F = F.to(dtype).reshape(u.shape)
         if rotation is not None:
             F = F @ rotation
+        if self.output == "straight":  # F from n - y and the state u/(cos + sin)
+            F = ((sin - cos) * u.to(dtype) - math.sqrt(2) * F) / (cos + sin)
         return F.to(u.dtype)
 
     def forward(self, x: Tensor, t: Tensor, **labels: Tensor | None) -> Tensor:

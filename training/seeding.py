@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 BLOCK = 1024
 
@@ -52,6 +54,11 @@ def rows(
 def normals(seed: int, purpose: str, start: int, stop: int, d: int) -> np.ndarray:
     """Standard normal rows start..stop of a stream, float64 [stop - start, d]."""
     return rows(lambda n, rng: rng.standard_normal((n, d)), seed, purpose, start, stop)
+
+
+def rademacher(seed: int, purpose: str, start: int, stop: int, d: int) -> Tensor:
+    """Rows start..stop of a stream of random signs, float64 [stop - start, d]."""
+    return torch.from_numpy(np.where(normals(seed, purpose, start, stop, d) < 0, -1.0, 1.0))
 
 
 def epochs(seed: int, start: int, stop: int, n: int) -> np.ndarray:

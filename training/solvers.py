@@ -65,24 +65,60 @@ def _runge_kutta(tableau: Tableau) -> Callable[..., Tensor]:
 euler, heun, rk4 = (_runge_kutta(t) for t in (EULER, HEUN, RK4))
 
 
-def ab2(f: Field, y: Tensor, grid: Sequence[float], callback: Callback | None = None) -> Tensor:
-    """Two-step Adams-Bashforth started by one Heun step: one evaluation a step.
+def adams_weights(h: float, past: Sequence[float]) -> list[float]:
+    """Weights of an Adams-Bashforth step on uneven nodes: mean of the interpolating polynomial.
 
-    Only values of f are combined, never rates, so a dimension that does not move stays put.
+    Newton's form, in which the formula of each order is that of the order below plus one term.
+
+    Args:
+        h: length of the step.
+        past: lengths of the steps before, the last first; at most two.
+
+    Returns:
+        weights of the slope now and of those before, the last first, [len(past) + 1]; sum 1.
     """
-    _report(callback, 0, grid[0], y)
-    previous, last_h = None, 0.0
-    for k in range(len(grid) - 1):
-        h = grid[k + 1] - grid[k]
-        now = f(grid[k], y)
-        if previous is None:
-            y = y + h / 2 * (now + f(grid[k + 1], y + h * now))
-        else:
-            w = h / last_h
-            y = y + h * ((1 + w / 2) * now - (w / 2) * previous)
-        previous, last_h = now, h
-        _report(callback, k + 1, grid[k + 1], y)
-    return y
+    if not past:
+        return [1.0]
+    first = h / past[0] / 2  # mean of s over the step, over the node distance
+    if len(past) == 1:
+        return [1 + first, -first]
+    near, far = past
+    second = h * (h / 3 + near / 2) / (near + far)  # mean of s (s + near)
+    return [1 + first + second / near, -first - second * (1 / near + 1 / far), second / far]
+
+
+def _adams_bashforth(order: int, where: float) -> Callable[..., Tensor]:
+    def solve(
+        f: Field, y: Tensor, grid: Sequence[float], callback: Callback | None = None
+    ) -> Tensor:
+        _report(callback, 0, grid[0], y)
+        slopes: list[Tensor] = []
+        past: list[float] = []
+        for k in range(len(grid) - 1):
+            a, b = grid[k], grid[k + 1]
+            h = b - a
+            slopes.insert(0, f(a, y))
+            if len(slopes) < order:  # start: a second-order Runge-Kutta step
+                inside = f((1 - where) * a + where * b, y + (where * h) * slopes[0])
+                w = 1 / (2 * where)
+                y = y + h * ((1 - w) * slopes[0] + w * inside)
+            else:
+                first, *rest = adams_weights(h, past)
+                change = first * slopes[0]
+                for w, slope in zip(rest, slopes[1:], strict=True):
+                    change = change + w * slope
+                y = y + h * change
+            slopes, past = slopes[: order - 1], [h, *past][: order - 1]
+            _report(callback, k + 1, b, y)
+        return y
+
+    return solve
+
+
+# Adams-Bashforth: one evaluation a step, and one more for each of the first `order` - 1 steps. Only
+# values of f are combined, never rates, so a dimension that does not move stays put.
+ab2 = _adams_bashforth(2, where=1.0)
+ab3 = _adams_bashforth(3, where=0.5)
 
 
 def reversible(
@@ -163,9 +199,10 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {
     "euler": euler,
     "heun": heun,
     "ab2": ab2,
+    "ab3": ab3,
     "rk4": rk4,
     "adaptive": adaptive,
     "reversible": reversible,
 }
-ORDERS = {"euler": 1, "heun": 2, "ab2": 2, "rk4": 4, "reversible": 2}
+ORDERS = {"euler": 1, "heun": 2, "ab2": 2, "ab3": 3, "rk4": 4, "reversible": 2}
 PAPER_SOLVERS: dict[str, Callable[..., Tensor]] = {"paper_euler": euler, "paper_heun": heun}

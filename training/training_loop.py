@@ -29,6 +29,7 @@ from training.flow import Flow
 from training.loss import flow_loss
 from training.model import network_to_dict
 from training.precond import FieldModel, InflationPrecond
+from training.weighting import LikelihoodWeighting
 
 STATES_KEPT = 2
 Snapshot = Callable[[Flow, Path, int], None]  # (flow of the EMA, run folder, kimg)
@@ -66,7 +67,14 @@ class Trainer:
             config.tmin,
             config.t_sampling,
             config.augment,
+            probes=config.second_order,
         )
+        self.weighting: LikelihoodWeighting | None = None
+        if config.weighting == "likelihood":
+            straight = model.output == "straight"
+            self.weighting = LikelihoodWeighting(model.schedule, config.tmin, straight)
+            drawn = config.t_sampling == "likelihood"
+            self.batches.drawn_by = self.weighting if drawn else None
         self._set_precision()
         rank, world = distributed.rank(), distributed.world_size()
         mine = range(rank * config.batch // world, (rank + 1) * config.batch // world)
@@ -149,7 +157,7 @@ class Trainer:
             with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
                 x, noise, labels = next(stream)
                 t = times[part.start : part.stop]
-                errors = flow_loss(self.model, x, t, noise, c.loss, net, **labels)
+                errors = flow_loss(self.model, x, t, noise, self._weights(t), net, **labels)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 self.scaler.scale(loss).backward()
             total += loss.detach()
@@ -160,6 +168,11 @@ class Trainer:
         self.scaler.update()
         self._update_ema()
         return total
+
+    def _weights(self, t: Tensor) -> str | Tensor:
+        if self.weighting is None:
+            return self.config.weighting
+        return self.weighting.weights(t, self.batches.drawn_by is not None)
 
     @torch.no_grad()
     def _update_ema(self) -> None:

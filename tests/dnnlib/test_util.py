@@ -1,6 +1,5 @@
 """Files appear whole or not at all; run folders are claimed once; downloads are checked."""
 
-import hashlib
 import itertools
 import json
 import stat
@@ -8,7 +7,6 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-import requests
 
 from dnnlib import util
 
@@ -76,78 +74,6 @@ def test_easy_dict_and_times():
         _ = d.missing
     times = [util.format_time(s) for s in (45, 185, 7380, 439200)]
     assert times == ["45s", "3m 05s", "2h 03m", "5d 02h"]
-
-
-class FakeResponse:
-    def __init__(self, body, content_type="application/octet-stream", status=200):
-        self.body, self.status = body, status
-        self.headers = {"Content-Type": content_type, "Content-Length": str(len(body))}
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        return None
-
-    def raise_for_status(self):
-        if self.status != 200:
-            raise requests.HTTPError(f"status {self.status}")
-
-    def iter_content(self, size):
-        yield from (self.body[i : i + 3] for i in range(0, len(self.body), 3))
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    calls = []
-    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
-
-    def serve(response):
-        def get(url, **kwargs):
-            calls.append(url)
-            return response
-
-        monkeypatch.setattr(util.requests, "get", get)
-        return calls
-
-    return serve
-
-
-def test_downloads_are_cached(server):
-    calls = server(FakeResponse(b"0123456789"))
-    for _ in range(2):
-        with util.open_url("https://example.org/a/net.pkl") as file:
-            assert file.read() == b"0123456789"
-    assert len(calls) == 1
-
-
-@pytest.mark.parametrize(
-    ("response", "error"),
-    [
-        (FakeResponse(b"<html>", "text/html; charset=utf-8"), "a web page, not a file"),
-        (FakeResponse(b"x", status=404), "404"),
-    ],
-)
-def test_failed_downloads_leave_nothing(server, response, error):
-    server(response)
-    with pytest.raises((ValueError, OSError), match=error):
-        util.open_url("https://example.org/net.pkl")
-    cache = util.cache_dir()
-    assert not cache.exists() or not list(cache.iterdir())
-
-
-def test_paths_digests_and_schemes(tmp_path):
-    path = tmp_path / "a b.bin"
-    path.write_bytes(b"content")
-    good = hashlib.sha256(b"content").hexdigest()
-    for url in (str(path), path.as_uri()):
-        with util.open_url(url, sha256=good) as file:
-            assert file.read() == b"content"
-        with pytest.raises(ValueError, match="sha256 is"):
-            util.open_url(url, sha256="0" * 64)
-    for url in ("http://example.org/x", "ftp://example.org/x", "s3://bucket/x"):
-        with pytest.raises(ValueError, match="only https"):
-            util.open_url(url)
 
 
 def test_in_order_computes_a_little_ahead():

@@ -89,7 +89,7 @@ def test_denoiser_levels_and_loss_are_the_published_ones(name):
     published = denoising_loss(theirs, y, (sigma, weight), noise)
     # The published weight amplifies rounding, where sigma is small.
     torch.testing.assert_close(
-        flow_loss(ours, y, t, noise, recipe.loss), published, rtol=1e-5, atol=1e-4
+        flow_loss(ours, y, t, noise, recipe.weighting), published, rtol=1e-5, atol=1e-4
     )
 
 

@@ -1,0 +1,359 @@
+"""Likelihood of a data set: log densities of all samples, and how Gaussian their latents are."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import ndtr
+from scipy.stats import chi2
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib.util import atomic_path
+from torch_utils import distributed
+from training import seeding
+from training.basis import Basis
+from training.dequantization import Dequantization, check_levels
+from training.elbo import elbo
+from training.flow import Flow
+from training.likelihood import Trace, log_prob
+from training.mixture import MixtureField
+from training.toy_data import exact_mixture
+
+KS_TOLERANCE = 0.03  # Kolmogorov-Smirnov distance from N(0, 1) beyond chance that earns a warning
+FAR = 10.0  # whitened distance, in sds, beyond which a network has not seen data
+Reader = Callable[[range], Tensor]
+PARTS = ("log_prob", "standard_error", "prior", "diffusion", "rest")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is computed of each sample.
+
+    Attributes:
+        trace: see `likelihood.inflate_with_volume`; None by the number of dimensions.
+        probes: of the Hutchinson trace.
+        seed: of noise and probes.
+        dequantize: for 8-bit levels; None for real vectors.
+        draws: importance draws K of the dequantization.
+        noise: give real vectors the noise that the flow's density has at t = 0.
+        times: of the variational bound; 0 for no bound.
+        how: solver, steps, ... of `Flow.integrate`.
+    """
+
+    trace: Trace | None = None
+    probes: int = 1
+    seed: int = 0
+    dequantize: Dequantization | None = None
+    draws: int = 1
+    noise: bool = True
+    times: int = 0
+    how: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Evaluation:
+    """Results of all samples, on rank 0.
+
+    Attributes:
+        table: columns of `PARTS`, nats, [n, 5]; NaN where not computed. log_prob is of the
+            levels, if they were dequantized, otherwise a density; prior, diffusion and rest are
+            the parts of the bound on its negative.
+        points: where the density was evaluated (the first draw), [n, d].
+        latents: whitened, of these points, [n, d].
+        evaluations: network evaluations a sample, all draws and the bound included.
+    """
+
+    table: np.ndarray
+    points: np.ndarray
+    latents: np.ndarray
+    evaluations: int
+
+    def column(self, name: str) -> np.ndarray:
+        """One of `PARTS`, [n]."""
+        return self.table[:, PARTS.index(name)]
+
+    @property
+    def bound(self) -> np.ndarray:
+        """The variational bound on -log p, nats, [n]; NaN where not computed."""
+        return self.table[:, 2:].sum(1)
+
+
+def evaluate(
+    flow: Flow,
+    read: Reader,
+    total: int,
+    settings: Settings,
+    labels: Callable[[range], Tensor | None] = lambda _: None,
+    parts: Parts | None = None,
+) -> Evaluation | None:
+    """Log densities of a data set, block by block, each block on one rank.
+
+    Args:
+        flow: the flow.
+        read: gives a range of samples, in the data's units, [n, d].
+        total: samples in all.
+        settings: what to compute.
+        labels: gives their one-hot classes, [n, classes], or None.
+        parts: keeps finished blocks on disk; None to keep nothing.
+
+    Returns:
+        results on rank 0, None elsewhere.
+
+    Raises:
+        ValueError: for data that is not what `settings` says, or a schedule without a bound.
+    """
+    rows, evaluations = [], 0
+    d = flow.schedule.data_dim
+    hidden = None if distributed.is_main() else True
+    with tqdm(total=total, desc="log density", unit="sample", leave=False, disable=hidden) as bar:
+        for block in distributed.share(total, flow.block):
+            done = parts.load(block) if parts is not None else None
+            if done is None:
+                here = flow.given(labels(block))
+                here.evaluations = 0
+                done = _block(here, read(block), block.start, settings)
+                done = torch.cat([done, done.new_full((len(done), 1), here.evaluations)], 1)
+                if parts is not None:
+                    parts.save(block, done)
+            evaluations = max(evaluations, int(done[0, -1]))
+            rows.append(done[:, :-1])
+            bar.update(min(len(block) * distributed.world_size(), total - bar.n))
+    gathered = distributed.gather_blocks(rows, total, flow.block)
+    if gathered is None:
+        return None
+    widths = [len(PARTS), len(PARTS) + d]
+    table, points, latents = np.split(gathered.double().numpy(), widths, axis=1)
+    return Evaluation(table, points, latents, evaluations)
+
+
+def _block(flow: Flow, x: Tensor, start: int, settings: Settings) -> Tensor:
+    """Columns PARTS, points and latents of one block of data, [n, 5 + 2 d]."""
+    x = x.to(flow.device, flow.dtype)
+    q, half_width = settings.dequantize, None
+    how = {**settings.how, "trace": settings.trace, "probes": settings.probes}
+    how |= {"seed": settings.seed, "start": start}
+    if q is None:
+        point = x
+        if settings.noise:
+            point = x + noise_at_start(flow, settings.seed, start, start + len(x))
+        density = log_prob(flow, point, **how)
+        value, error, latents = density.value, density.standard_error, density.latents
+    else:
+        half_width = float(q.half_width[0])
+        check_levels(x, half_width, start)
+        values, errors = [], []
+        for k in range(settings.draws):
+            e = q.draw(settings.seed, start, start + len(x), k).to(x)
+            # The same probes for every draw: their error is then common, and passes through the
+            # mean of exponentials as it is, instead of raising it.
+            density = log_prob(flow, x + e, **how)
+            values.append(density.value - q.log_prob(e).to(x))
+            errors.append(density.standard_error)
+            if k == 0:
+                point, latents = x + e, density.latents
+        stacked = torch.stack(values)  # [K, n]
+        value = torch.logsumexp(stacked, 0) - math.log(settings.draws)
+        error = None
+        if errors[0] is not None:
+            error = (torch.softmax(stacked, 0) * torch.stack(errors)).sum(0)
+    nothing = torch.full_like(value, torch.nan)
+    columns = [value, nothing if error is None else error]
+    if settings.times:
+        bound = elbo(flow, x, settings.times, settings.seed, start, half_width)
+        columns += [bound.prior, bound.diffusion, bound.rest]
+    else:
+        columns += [nothing] * 3
+    return torch.cat([torch.stack(columns, 1), point, latents], 1).cpu()
+
+
+def noise_at_start(flow: Flow, seed: int, start: int, stop: int) -> Tensor:
+    """The noise N(0, gamma0) of t = 0 in the data's units, of samples start..stop, [n, d]."""
+    s = flow.schedule
+    n = torch.from_numpy(seeding.normals(seed, "noise at t = 0", start, stop, s.data_dim))
+    gamma0 = 0.0 if s.proportional else float(s.gamma0)
+    n = n.to(flow.device, flow.dtype)
+    return math.sqrt(gamma0) * flow.model.scale.to(n) * n
+
+
+class Parts:
+    """Finished blocks on disk, so that an interrupted run goes on where it was.
+
+    Args:
+        folder: for the files; made when the first is written.
+        identity: plain values that the blocks depend on. Blocks of another identity are left alone.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]):
+        self.folder = folder
+        text = json.dumps(identity, sort_keys=True, default=str)
+        self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def load(self, block: range) -> Tensor | None:
+        """The block's rows, if they are there."""
+        with suppress(OSError, ValueError, EOFError):
+            rows = np.load(self._path(block), allow_pickle=False)
+            if len(rows) == len(block):
+                return torch.from_numpy(rows)
+        return None
+
+    def save(self, block: range, rows: Tensor) -> None:
+        """Write the block's rows."""
+        with atomic_path(self._path(block)) as temporary:
+            np.save(temporary, rows.numpy())
+
+    def count(self) -> int:
+        """How many blocks there are."""
+        return len(list(self.folder.glob(f"{self.key}-*.npy")))
+
+    def clear(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _path(self, block: range) -> Path:
+        return self.folder / f"{self.key}-{block.start:08d}.npy"
+
+
+def log_density_on(flow: Flow, points: Tensor, settings: Settings) -> np.ndarray | None:
+    """Log density at points [m, d], of which nothing is drawn, [m] on rank 0, None elsewhere."""
+    exact = Settings(settings.trace, settings.probes, noise=False, how=settings.how)
+    found = evaluate(flow, lambda r: points[r.start : r.stop], len(points), exact)
+    return None if found is None else found.column("log_prob")
+
+
+def true_model(flow: Flow, name: str) -> MixtureField | None:
+    """The exact model of a toy set, with its own density at t = 0 (the flow's noise included).
+
+    Args:
+        flow: its schedule, of which gamma0 matters, and basis.
+        name: of the toy set.
+
+    Returns:
+        None where no closed form is known.
+    """
+    try:
+        mixture = exact_mixture(name)
+    except KeyError:
+        return None
+    if mixture["means"].shape[1] != flow.schedule.data_dim:
+        return None
+    on_cpu, basis = copy.deepcopy(flow.schedule).cpu(), flow.model.basis
+    basis = Basis(basis.mean.cpu(), basis.scale.cpu(), on_cpu.xi, basis.W.cpu())
+    return MixtureField(on_cpu, basis, **mixture)
+
+
+def true_log_density(model: MixtureField, x: np.ndarray) -> np.ndarray:
+    """Log density of the noisy data of t = 0 at points x [n, d] in the data's units, [n]."""
+    value = model.log_density(model.encode(torch.from_numpy(x)), 0.0)
+    return (value - model.scale.log().sum()).numpy()
+
+
+def far_from_the_network(flow: Flow, x: Tensor) -> tuple[int, float]:
+    """How many samples lie beyond `FAR` sds of what the network knows, and the median distance.
+
+    Args:
+        flow: the flow.
+        x: data [n, d].
+
+    Returns:
+        the number, and the median over samples of the largest whitened coordinate.
+    """
+    largest = flow.to_whitened(x, 0.0, "unscaled").abs().amax(1)
+    return int((largest > FAR).sum()), float(largest.median())
+
+
+@dataclass
+class Gaussianity:
+    """How far latents are from N(0, I), dimension by dimension.
+
+    Attributes:
+        mean, variance, excess_kurtosis: of whitened latents, [d].
+        ks: Kolmogorov-Smirnov distance of each dimension from N(0, 1), [d].
+        chance: largest distance among d that so many Gaussian samples reach once in a hundred.
+        norm_ks: distance of |u|^2 from its chi-squared distribution.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    excess_kurtosis: np.ndarray
+    ks: np.ndarray
+    chance: float
+    norm_ks: float
+
+    @property
+    def worst(self) -> np.ndarray:
+        """Dimensions, the least Gaussian first."""
+        return np.argsort(-self.ks)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether every dimension is Gaussian, up to chance and `KS_TOLERANCE`."""
+        return float(self.ks.max()) <= self.chance + KS_TOLERANCE
+
+    def summary(self, dims_to_keep: int) -> dict[str, Any]:
+        """Plain values for a .json file."""
+        rows = [
+            {
+                "dimension": int(i),
+                "group": "kept" if i < dims_to_keep else "compressed",
+                "mean": float(self.mean[i]),
+                "variance": float(self.variance[i]),
+                "excess_kurtosis": float(self.excess_kurtosis[i]),
+                "ks_distance": float(self.ks[i]),
+            }
+            for i in self.worst[:5]
+        ]
+        return {
+            "gaussian": self.gaussian,
+            "ks_largest": float(self.ks.max()),
+            "ks_by_chance": self.chance,
+            "ks_of_squared_norm": self.norm_ks,
+            "variance_mean": float(self.variance.mean()),
+            "worst_dimensions": rows,
+        }
+
+    def warning(self, dims_to_keep: int) -> str | None:
+        """A sentence for those who trust the density, or None."""
+        if self.gaussian:
+            return None
+        i = int(self.worst[0])
+        group = "kept" if i < dims_to_keep else "compressed"
+        return (
+            f"latents are not Gaussian, as the density takes them to be: {group} dimension {i} "
+            f"(from 0) has KS distance {self.ks[i]:.3f} from N(0, 1) (by chance: up to "
+            f"{self.chance:.3f}), variance {self.variance[i]:.3g}, excess kurtosis "
+            f"{self.excess_kurtosis[i]:.2g}; the values are too pessimistic by what a Gaussian "
+            "misses there. A longer --tmax inflates further; for reducing schedules, a small "
+            "--g_rescaling with it (the paper: 0.15 and 15.01) inflates compressed dimensions too"
+        )
+
+
+def gaussianity(u: np.ndarray) -> Gaussianity:
+    """Compare whitened latents [n, d] with the standard normal."""
+    n, d = u.shape
+    mean, variance = u.mean(0), u.var(0)
+    z = (u - mean) / np.sqrt(variance).clip(1e-300)
+    ks = np.concatenate(
+        [ks_distance(ndtr(np.sort(u[:, i : i + 64], axis=0))) for i in range(0, d, 64)]
+    )
+    norms = chi2.cdf(np.sort((u**2).sum(1)), d)[:, None]
+    chance = math.sqrt(math.log(2 * d / 0.01) / (2 * n))
+    return Gaussianity(mean, variance, (z**4).mean(0) - 3, ks, chance, float(ks_distance(norms)[0]))
+
+
+def ks_distance(cdf: np.ndarray) -> np.ndarray:
+    """Kolmogorov-Smirnov distance: of the CDF at sorted samples [n, d] from the empirical, [d]."""
+    n = len(cdf)
+    steps = np.arange(n + 1)[:, None] / n
+    return np.maximum((steps[1:] - cdf).max(0), (cdf - steps[:-1]).max(0))
