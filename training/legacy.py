@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_utils.inert_pickle import Array, Record, RefusedError, quote
+from torch_utils.inert_pickle import Record, RefusedError, quote
+from torch_utils.inert_values import Array
 from torch_utils.legacy_pickle import attributes, state_of, submodules
 from training.edm_precond import EDM_FAMILY, RECIPES, SIGMA_DATA
 from training.networks import IMAGE_NETWORKS
@@ -61,7 +62,7 @@ def lift(content: dict[str, Any], file_name: str = "") -> dict[str, Any]:
         parts = _sigma(precond.name, own, shape)
     else:
         raise RefusedError(
-            f"holds a {quote(precond.name)}; preconditioners that can be read are inflationary ones "
+            f"holds a {quote(precond.name)}; preconditioners that are read are inflationary ones "
             f"(with {', '.join(INFLATION_KEYS)}), {', '.join(SIGMA_PRECONDS)}"
         )
     weights = {f"model.{k}": _weight(k, v) for k, v in state_of(inner).items()}
@@ -113,7 +114,8 @@ def _arguments(cls: type, record: Record) -> dict[str, Any]:
         given = dict(zip(known, positional, strict=False))
     given |= {str(k): _plain(v) for k, v in named.items()} if type(named) is dict else {}
     for key in [k for k in given if k not in known]:
-        if given.pop(key) not in (None, False, 0):
+        value = given.pop(key)
+        if value is not None and value is not False:
             raise RefusedError(f"holds a {cls.__name__} with {quote(key)}, which is not known")
     return given
 
@@ -132,7 +134,7 @@ def _inflation(
     if len(g) != d or W.shape != (d, d) or d < 1 or (shape and math.prod(shape) != d):
         raise RefusedError("holds g, W, data_eigs and a network of different dimensions")
     xi = torch.where(xi > 0, xi, EIGENVALUE_FLOOR * xi.max())
-    if own["space"] not in ("ES", "IS"):
+    if type(own["space"]) is not str or own["space"] not in ("ES", "IS"):
         raise RefusedError(f"has the space {quote(own['space'])}, which is neither ES nor IS")
     if round(_number(own, "M")) != 1000:
         raise RefusedError(f"has M={quote(own['M'])}; 1000 is what can be read")
