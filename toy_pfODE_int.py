@@ -18,7 +18,7 @@ from dnnlib.util import write_json
 from torch_utils import distributed
 from toy_train import data_options, open_source
 from training.basis import eigenbasis
-from training.flow import BLOCK, Flow, load_flow
+from training.flow import BLOCK, Flow, open_flow
 from training.latents import GEN_SOURCES
 from training.launch import SCHEDULE_OPTIONS
 from training.mixture import MixtureField
@@ -47,6 +47,7 @@ PILOTS = 256
 
 network_options = cli.options(
     click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
+    *cli.network_checks,
     click.option("--data_name", help="toy data set [that of the network]"),
     click.option(
         "--data", type=click.Path(), help="your own vectors [the network's training file]"
@@ -100,8 +101,8 @@ def main() -> None:
 def net(**options: Any) -> None:
     """Simulate with a trained network."""
     options["total_samples"] = options["total_samples"] or 4000
-    with cli.user_errors("--network"):
-        flow = load_flow(options["network"], options["device"])
+    paper = options["steps"] and options["solver"] in (None, *PAPER_SOLVERS)
+    flow = open_flow(options, options["steps"] * (options["h"] or 1e-2) if paper else None)
     source = network_source(flow, options)
     with distributed.session(options["device"]):
         run(flow, source, options, "net_", describe(flow.model, 0))

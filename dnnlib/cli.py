@@ -101,6 +101,13 @@ plot_option = click.option("--plot/--no-plot", default=True, help="draw pictures
 sha256_option = click.option(
     "--sha256", metavar="HEX", help="digest that the network file must have"
 )
+tmax_option = click.option(
+    "--tmax",
+    type=click.FloatRange(min=0, min_open=True),
+    help="end time of the flow [read from the network; older files may lack it]",
+)
+# Beside --network, in every script.
+network_checks = (sha256_option, tmax_option)
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="print the options and stop")
 
 

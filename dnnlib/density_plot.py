@@ -11,7 +11,7 @@ import numpy as np
 from dnnlib.plot import MAX_POINTS, PLAIN, _row, _save
 
 COLOURS = ("#d1495b", "#1f5f8b", "#edae49", "#66a182")
-PATHS = 60  # drawn of a time-resolved picture
+PATHS = 36  # drawn of a time-resolved picture
 INK = "black"
 
 
@@ -32,7 +32,7 @@ def density_1d(
         title: above the axes.
     """
     figure, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-    edges = np.linspace(x[0], x[-1], 101)
+    edges = np.linspace(x[0], x[-1], 101).tolist()
     for k, (name, values) in enumerate(samples.items()):
         ax.hist(
             values, edges, density=True, label=name, histtype="stepfilled" if k == 0 else "step",
@@ -130,20 +130,22 @@ def paths(
         layout="constrained",
     )  # fmt: skip
     order = np.argsort(times)
+    t, place = times[order], np.arange(len(times))
     limit = 1.15 * max(float(np.quantile(np.abs(s), 0.9995)) for s in states.values())
     edges = np.linspace(-limit, limit, 121)
-    t = times[order]
-    sides = np.concatenate([t[:1], (t[1:] + t[:-1]) / 2, t[-1:]])
+    sides = np.concatenate([place[:1], (place[1:] + place[:-1]) / 2, place[-1:]])
+    ticks = np.unique(np.linspace(0, len(t) - 1, 7).round().astype(int))
     for ax, (caption, values) in zip(axes[0], states.items(), strict=True):
         heat = np.stack([np.histogram(v, edges, density=True)[0] for v in values[order]], axis=1)
         ax.pcolormesh(sides, edges, heat, cmap="Greys", vmax=1.4 * np.quantile(heat, 0.98))
-        picks = np.argsort(values[np.argmax(times)], kind="stable")
-        picks = picks[np.linspace(0, len(picks) - 1, min(PATHS, len(picks))).astype(int)]
+        picks = np.argsort(values[order[-1]], kind="stable")  # coloured by their latents
+        picks = picks[(np.linspace(0.01, 0.99, PATHS) * (len(picks) - 1)).astype(int)]
         hues = plt.get_cmap("viridis")(np.linspace(0, 1, len(picks)))
         for i, hue in zip(picks, hues, strict=True):
-            ax.plot(t, values[order, i], color=hue, lw=0.6)
+            ax.plot(place, values[order, i], color=hue, lw=0.7)
+        ax.set_xticks(ticks, [f"{t[k]:.2g}" for k in ticks])
         ax.set_title(caption, fontsize=10)
-        ax.set_xlabel("t (0: data, right end: latent)")
+        ax.set_xlabel("t, in steps of the integration (0: data, right end: latent)")
     axes[0][0].set_ylabel(label)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)

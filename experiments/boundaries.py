@@ -9,37 +9,19 @@ small by bisecting edges, see `refine`.
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from scipy.stats import chi2
 
-STAGES = ("latent", "gen", "roundtrip")
-CAPTIONS = {"latent": "latent", "gen": "after generation", "roundtrip": "after inflating back"}
-MAX_ROUNDS = 16
+from experiments.regions import require
+
 MAX_VERTICES = 200_000  # of one boundary
 DIMENSIONS = (2, 3)
 # Latent points z [n, d] -> the same after generation, and after inflating back, each [n, d].
 Passage = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 Inverse = Callable[[np.ndarray], np.ndarray]  # data [n, d] -> latent z [n, d]
-
-
-def require(name: str) -> Any:
-    """Import a package of the `experiments` extra.
-
-    Raises:
-        ValueError: saying how to install it.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ValueError(
-            f"the Python package {name} is not installed: pip install '.[experiments]'"
-        ) from None
 
 
 def coverage_of_ball(radius: float | np.ndarray, d: int) -> np.ndarray:
@@ -57,7 +39,8 @@ class Surface:
         simplices: oriented edges or triangles, numbers of vertices, [m, d].
         x: vertices after generation, [v, d]; empty before `refine`.
         back: vertices after inflating back, coordinates of z, [v, d]; empty before `refine`.
-        deviation: largest probability by which an edge is off, see `refine`.
+        off: for each edge that was judged, the probability that its middle is off by.
+        misplaced: probability that its edges misplace, see `refine`.
     """
 
     radius: float
@@ -65,7 +48,8 @@ class Surface:
     simplices: np.ndarray
     x: np.ndarray = field(default_factory=lambda: np.empty(0))
     back: np.ndarray = field(default_factory=lambda: np.empty(0))
-    deviation: float = 0.0
+    off: dict[tuple[int, ...], float] = field(default_factory=dict)
+    misplaced: float = np.nan
 
 
 def sphere(d: int, radius: float, points: int) -> Surface:
@@ -125,140 +109,67 @@ def bisect(
     return np.concatenate([surface.z, new]), np.array(simplices)
 
 
-def refine(
-    surfaces: list[Surface],
-    passage: Passage,
-    inverse: Inverse,
-    tolerance: float,
-    progress: Callable[[int], Any] | None = None,
-) -> None:
+def refine(surfaces: list[Surface], passage: Passage, inverse: Inverse, tolerance: float) -> None:
     """Carry surfaces through the flow, bisecting edges until they follow the sphere's image.
 
-    The midpoint of an edge in data space, inflated, misses the sphere by some distance. An edge is
-    bisected where the probability within the radius found differs from that within the sphere's
-    own by more than the tolerance: were every edge off by that much, so would the coverage be. The
-    sphere is taken to be where the edge's ends are after a round trip, so that errors of the
-    integration, which are the experiment's to find, do not count.
+    The midpoint of an edge in data space, inflated, misses the sphere by some distance: the
+    probability within the radius found differs from that within the sphere's own. Averaged over
+    the sphere, without signs, this is the coverage that a boundary misplaces. While it is more
+    than the tolerance, the edges that contribute most are bisected. The sphere is taken to be where
+    the edge's ends are after a round trip, so that errors of the integration, which are the
+    experiment's to find, do not count.
 
     Args:
         surfaces: changed in place.
         passage: carries latents to data and back.
         inverse: carries data to latents.
-        tolerance: probability that an edge may be off by.
-        progress: called with the number of points carried.
+        tolerance: probability that each surface may misplace.
 
     Raises:
-        ValueError: if a surface would need more than MAX_VERTICES.
+        ValueError: if a surface would need more than MAX_VERTICES, or does not stay finite.
     """
-    d = surfaces[0].z.shape[1]
-    done = [np.empty((0, 2), int) for _ in surfaces]
-    for _ in range(MAX_ROUNDS):
-        _carry_new(surfaces, passage, progress)
-        edges = [_not_in(edges_of(s.simplices), old) for s, old in zip(surfaces, done, strict=True)]
-        if not sum(map(len, edges)):
-            return
-        middle = [s.x[e].mean(1) for s, e in zip(surfaces, edges, strict=True)]
-        found = _split(inverse(np.concatenate(middle)), middle)
-        if progress is not None:
-            progress(sum(map(len, middle)))
-        for k, (s, e) in enumerate(zip(surfaces, edges, strict=True)):
-            ends = np.linalg.norm(s.back[e], axis=2).mean(1)
-            radii = np.linalg.norm(found[k], axis=1)
-            off = np.abs(coverage_of_ball(radii, d) - coverage_of_ball(ends, d))
-            marked = off > tolerance
-            done[k] = np.concatenate([done[k], e[~marked]])
-            s.deviation = max(s.deviation, float(off[~marked].max(initial=0.0)))
-            if len(s.z) + marked.sum() > MAX_VERTICES:
-                raise ValueError(
-                    f"the boundary of radius {s.radius:g} needs more than {MAX_VERTICES:,} "
-                    f"vertices to be followed to --boundary_tol={tolerance:g}; use a larger one"
-                )
-            s.z, s.simplices = bisect(s, e, marked)
-    _carry_new(surfaces, passage, progress)
+    rough = surfaces
+    while rough:
+        _carry_new(rough, passage)
+        _judge_new(rough, inverse)
+        rough = [s for s in rough if not _divide_worst(s, tolerance)]
 
 
-class Region:
-    """What a boundary encloses at one stage.
-
-    Args:
-        shape: a shapely polygon, or a watertight trimesh.
-    """
-
-    def __init__(self, shape: Any):
-        self.shape = shape
-        self.flat = not hasattr(shape, "faces")
-
-    def contains(self, points: np.ndarray) -> np.ndarray:
-        """Which of the points [n, d] are inside, bool [n]."""
-        if self.flat:
-            shapely = require("shapely")
-            shapely.prepare(self.shape)
-            return shapely.contains_xy(self.shape, *points.T)
-        return self.shape.contains(points)
-
-    def rings(self) -> list[np.ndarray]:
-        """The closed lines that bound a polygon, each [v, 2]."""
-        parts = getattr(self.shape, "geoms", [self.shape])
-        lines = [line for p in parts for line in (p.exterior, *p.interiors)]
-        return [np.array(line.coords) for line in lines]
+def _divide_worst(surface: Surface, tolerance: float) -> bool:
+    """Bisect the edges that contribute most to what is misplaced; whether that is little enough."""
+    edges = edges_of(surface.simplices)
+    off = np.array([surface.off[key] for key in map(tuple, edges.tolist())])
+    parts = off * _shares(surface, edges)
+    surface.misplaced = float(parts.sum())
+    if surface.misplaced <= tolerance:
+        return True
+    largest = np.argsort(-parts)
+    left = surface.misplaced - np.cumsum(parts[largest])
+    marked = np.zeros(len(edges), bool)
+    marked[largest[: int((left > tolerance / 2).sum()) + 1]] = True
+    if len(surface.z) + marked.sum() > MAX_VERTICES:
+        raise ValueError(
+            f"the boundary of radius {surface.radius:g} needs more than {MAX_VERTICES:,} "
+            f"vertices to be followed to --boundary_tol={tolerance:g}; use a larger one"
+        )
+    surface.z, surface.simplices = bisect(surface, edges, marked)
+    return False
 
 
-def polygon_region(vertices: np.ndarray, simplices: np.ndarray) -> Region | None:
-    """The inside of a closed polygon of vertices [v, 2] and edges [v, 2]; None if it crosses itself."""
-    shapely = require("shapely")
-    after = np.empty(len(vertices), int)
-    after[simplices[:, 0]] = simplices[:, 1]
-    order = [0]
-    while len(order) < len(vertices):
-        order.append(int(after[order[-1]]))
-    polygon = shapely.Polygon(vertices[order])
-    return Region(polygon) if polygon.is_valid else None
-
-
-def mesh_region(vertices: np.ndarray, triangles: np.ndarray, name: str) -> Region:
-    """The inside of a triangulated surface.
-
-    Args:
-        vertices: [v, 3].
-        triangles: numbers of vertices, [m, 3].
-        name: what to call it in the message.
-
-    Raises:
-        ValueError: if the surface has holes or edges of more than two triangles.
-    """
-    mesh = require("trimesh").Trimesh(vertices, triangles, process=False)
-    return _watertight(mesh, name)
-
-
-def alpha_region(points: np.ndarray, alpha: float, name: str) -> Region:
-    """The inside of the alpha shape of points [n, d].
-
-    Args:
-        points: in two or three dimensions.
-        alpha: inverse of the largest circumradius of its triangles or tetrahedra.
-        name: what to call it in the message.
-
-    Raises:
-        ValueError: if it is empty, or not watertight.
-    """
-    package = require("alphashape")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of NumPy, about the package's own code
-        shape = package.alphashape(points, alpha)
-    if points.shape[1] == 3:
-        return _watertight(shape, name)
-    if shape.is_empty or shape.area == 0:
-        raise ValueError(f"the alpha shape of {name} is empty: --alpha={alpha:g} is too large")
-    return Region(shape)
-
-
-def _watertight(mesh: Any, name: str) -> Region:
-    if len(mesh.faces) and mesh.is_watertight and mesh.is_winding_consistent:
-        return Region(mesh)
-    raise ValueError(
-        f"the mesh of {name} is not watertight ({len(mesh.faces)} triangles), so it has no inside: "
-        "use --boundary=transported, other --boundary_pts, or a smaller --alpha"
-    )
+def _judge_new(surfaces: list[Surface], inverse: Inverse) -> None:
+    """Find by how much probability the middle of each new edge is off."""
+    edges = [[e for e in map(tuple, edges_of(s.simplices).tolist()) if e not in s.off]
+             for s in surfaces]  # fmt: skip
+    pairs = [(s, np.array(e)) for s, e in zip(surfaces, edges, strict=True) if e]
+    if not pairs:
+        return
+    middle = np.concatenate([s.x[e].mean(1) for s, e in pairs])
+    ends = np.concatenate([np.linalg.norm(s.back[e], axis=2).mean(1) for s, e in pairs])
+    found = np.linalg.norm(inverse(middle), axis=1)
+    d = middle.shape[1]
+    off = np.abs(coverage_of_ball(found, d) - coverage_of_ball(ends, d))
+    for (s, e), values in zip(pairs, _split(off, [e for _, e in pairs]), strict=True):
+        s.off.update(zip(map(tuple, e.tolist()), values.tolist(), strict=True))
 
 
 def _unit(z: np.ndarray) -> np.ndarray:
@@ -269,24 +180,36 @@ def _split(rows: np.ndarray, like: list[np.ndarray]) -> list[np.ndarray]:
     return np.split(rows, np.cumsum([len(x) for x in like])[:-1])
 
 
-def _not_in(edges: np.ndarray, old: np.ndarray) -> np.ndarray:
-    key = edges[:, 0] << 32 | edges[:, 1]
-    return edges[~np.isin(key, old[:, 0] << 32 | old[:, 1])]
+def _key(edges: np.ndarray) -> np.ndarray:
+    """A number for each edge, in the order of `edges_of`."""
+    return edges[:, 0] << 32 | edges[:, 1]
 
 
-def _carry_new(
-    surfaces: list[Surface], passage: Passage, progress: Callable[[int], Any] | None
-) -> None:
+def _shares(surface: Surface, edges: np.ndarray) -> np.ndarray:
+    """Share of the sphere that each edge stands for, [e]; they add up to 1."""
+    z, simplices = surface.z, surface.simplices
+    if z.shape[1] == 2:
+        length = np.linalg.norm(z[edges[:, 0]] - z[edges[:, 1]], axis=1)
+        return length / length.sum()
+    a, b, c = (z[simplices[:, i]] for i in range(3))
+    area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
+    pairs = np.concatenate([np.sort(simplices[:, [i, (i + 1) % 3]], axis=1) for i in range(3)])
+    where = np.searchsorted(_key(edges), _key(pairs))  # edges come sorted
+    return np.bincount(where, np.tile(area, 3), len(edges)) / (3 * area.sum())
+
+
+def _carry_new(surfaces: list[Surface], passage: Passage) -> None:
     """Carry the vertices that have not been carried yet."""
     new = [s.z[len(s.x) :] for s in surfaces]
     if not sum(map(len, new)):
         return
-    x, back = (_split(rows, new) for rows in passage(np.concatenate(new)))
+    states = passage(np.concatenate(new))
+    if not all(np.isfinite(rows).all() for rows in states):
+        raise ValueError("a boundary does not stay finite on its way through the flow")
+    x, back = (_split(rows, new) for rows in states)
     for k, s in enumerate(surfaces):
         s.x = np.concatenate([s.x.reshape(-1, s.z.shape[1]), x[k]])
         s.back = np.concatenate([s.back.reshape(-1, s.z.shape[1]), back[k]])
-    if progress is not None:
-        progress(sum(map(len, new)))
 
 
 def _divided_edge(edge: list[int], new: dict[tuple[int, int], int]) -> list[list[int]]:

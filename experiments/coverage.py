@@ -3,7 +3,8 @@ r"""Coverage: which share of latents lies within a boundary, before and after th
 Test points are drawn from the latent's Gaussian; a boundary is a sphere of Mahalanobis radius r.
 Points and boundary are carried by the flow to the data and back. The share of points inside is
 counted in the latent, after generation and after inflating back. For an invertible flow, and a
-boundary that follows it, the three are equal, and equal to the chi-square CDF at r^2 up to sampling.
+boundary that follows it, the three are equal, and equal to the chi-square CDF at r^2 up to
+sampling.
 
 All geometry is in the paper's scaled coordinates: `scaled_es` in the latent, `scaled` at t = 0.
 
@@ -12,7 +13,6 @@ Reference: Inflationary Flows, appendix C.2.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,29 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.boundaries import (
-    CAPTIONS,
-    STAGES,
-    Region,
-    Surface,
-    alpha_region,
-    coverage_of_ball,
-    mesh_region,
-    polygon_region,
-    random_sphere,
-    refine,
-    sphere,
-)
-from torch_utils import distributed
+from experiments.boundaries import Surface, coverage_of_ball, random_sphere, refine, sphere
+from experiments.regions import Region, alpha_region, mesh_region, polygon_region
+from experiments.shared_work import shared_rows
 from training import seeding
 from training.flow import Flow
-from training.latents import everywhere
 from training.simulation import Method
 
 KINDS = ("transported", "alphashape")
+STAGES = ("latent", "gen", "roundtrip")
+CAPTIONS = {"latent": "latent", "gen": "after generation", "roundtrip": "after inflating back"}
 UNTANGLE = 4  # times that a polygon which crosses itself is refined further
 LEAST_POINTS = 200  # of a transported boundary, before it is refined
-Progress = Callable[[int], Any]
 
 
 @dataclass
@@ -59,28 +48,35 @@ class Carrier:
     method: Method
     eps: float | None = None
 
+    def points(self, n: int, seed: int) -> np.ndarray:
+        """Test points of a seed, standard normal, [n, d]."""
+        return seeding.normals(seed, "latents", 0, n, self.flow.schedule.data_dim)
+
     def latents(self, z: np.ndarray) -> Tensor:
         """Standard normal coordinates z [n, d] to whitened latents."""
         return self.flow.colour(torch.from_numpy(z), self.eps, self.method.stop)
 
-    def passage(self, z: np.ndarray, progress: Progress | None = None) -> tuple[np.ndarray, ...]:
+    def passage(self, z: np.ndarray, label: str = "boundary") -> tuple[np.ndarray, np.ndarray]:
         """Latents z [n, d] to data in its own units, and those back to latents z, [n, d] each."""
+        u = self.latents(z)
 
-        def there_and_back(block: Tensor) -> Tensor:
+        def there_and_back(rows: range) -> Tensor:
+            block = u[rows.start : rows.stop]
             x = self.flow.generate(block, coords="whitened", **self.method.how())
             back = self.flow.inflate(x, coords="whitened", **self.method.how())
-            return torch.stack([x, back])
+            return torch.stack([x, back], 1)
 
-        states = self._shared(self.latents(z), there_and_back, progress)
+        states = shared_rows(there_and_back, len(z), self.flow.block, label)
         return states[:, 0].numpy(), self._normal(states[:, 1])
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Data x [n, d] in its own units to latents z, [n, d]."""
 
-        def back(block: Tensor) -> Tensor:
+        def back(rows: range) -> Tensor:
+            block = x[rows.start : rows.stop]
             return self.flow.inflate(block, coords="whitened", **self.method.how())
 
-        return self._normal(self._shared(torch.from_numpy(x), back))
+        return self._normal(shared_rows(back, len(x), self.flow.block, "boundary"))
 
     def stages(self, z: np.ndarray, x: np.ndarray, back: np.ndarray) -> dict[str, np.ndarray]:
         """Points of the three stages in the coordinates of the geometry, [n, d] each."""
@@ -100,16 +96,6 @@ class Carrier:
         """Whitened latents [n, d] to z: the inverse of `latents`."""
         return (u / self.latents(np.ones((1, u.shape[1]))).to(u)).numpy()
 
-    def _shared(
-        self, rows: Tensor, work: Callable[[Tensor], Tensor], progress: Progress | None = None
-    ) -> Tensor:
-        done = []
-        for block in distributed.share(len(rows), self.flow.block):
-            done.append(work(rows[block.start : block.stop]).cpu())
-            if progress is not None:
-                progress(len(block))
-        return everywhere(done, len(rows), self.flow.block)
-
 
 @dataclass
 class Boundary:
@@ -120,14 +106,14 @@ class Boundary:
         vertices: for each stage, [v, d].
         regions: for each stage, what it encloses.
         simplices: edges or triangles of a transported boundary, [m, d]; None for alpha shapes.
-        deviation: see `Surface`.
+        misplaced: see `Surface`.
     """
 
     radius: float
     vertices: dict[str, np.ndarray]
     regions: dict[str, Region]
     simplices: np.ndarray | None = None
-    deviation: float = 0.0
+    misplaced: float | None = None
 
 
 def transported(
@@ -135,7 +121,6 @@ def transported(
     radii: np.ndarray,
     points: int,
     tolerance: float,
-    progress: Progress | None = None,
 ) -> list[Boundary]:
     """Spheres carried by the flow with their own edges or triangles.
 
@@ -144,31 +129,27 @@ def transported(
         radii: Mahalanobis radii, [r].
         points: vertices to begin with; LEAST_POINTS at least.
         tolerance: see `refine`.
-        progress: called with the number of points carried.
 
     Raises:
         ValueError: if the dimension is neither 2 nor 3, or a boundary cannot be followed.
     """
     d = carrier.flow.schedule.data_dim
     surfaces = [sphere(d, float(r), max(points, LEAST_POINTS)) for r in radii]
-    refine(surfaces, carrier.passage, carrier.inverse, tolerance, progress)
-    return [_closed(carrier, s, tolerance, progress) for s in surfaces]
+    refine(surfaces, carrier.passage, carrier.inverse, tolerance)
+    return [_closed(carrier, s, tolerance) for s in surfaces]
 
 
-def _closed(
-    carrier: Carrier, surface: Surface, tolerance: float, progress: Progress | None
-) -> Boundary:
+def _closed(carrier: Carrier, surface: Surface, tolerance: float) -> Boundary:
     for attempt in range(1, UNTANGLE + 2):
         vertices = carrier.stages(surface.z, surface.x, surface.back)
         regions = {k: _region(v, surface, k) for k, v in vertices.items()}
         crossed = [k for k, region in regions.items() if region is None]
         if not crossed:
             whole = {k: region for k, region in regions.items() if region is not None}
-            return Boundary(surface.radius, vertices, whole, surface.simplices, surface.deviation)
+            return Boundary(surface.radius, vertices, whole, surface.simplices, surface.misplaced)
         if attempt <= UNTANGLE:
-            surface.deviation = 0.0
             finer = tolerance / 4**attempt
-            refine([surface], carrier.passage, carrier.inverse, finer, progress)
+            refine([surface], carrier.passage, carrier.inverse, finer)
     raise ValueError(
         f"the boundary of radius {surface.radius:g} crosses itself {_where(crossed[0])}: use a "
         "smaller --boundary_tol, and a smaller --tol if the integration is coarse"
@@ -211,25 +192,20 @@ def alpha_shapes(
     return boundaries
 
 
-def coverages(
-    boundaries: list[Boundary], points: dict[str, np.ndarray], progress: Progress | None = None
-) -> np.ndarray | None:
-    """Shares of points inside, [stages, radii], on rank 0; None elsewhere. For all ranks.
+def coverages(boundaries: list[Boundary], points: dict[str, np.ndarray], label: str) -> np.ndarray:
+    """Shares of points inside, [stages, radii]. All ranks must call this.
 
     Args:
         boundaries: of each radius.
         points: for each stage, [n, d].
-        progress: called with the number of boundaries done.
+        label: of the progress bar.
     """
-    rows = []
-    for (k,) in distributed.share(len(boundaries), 1):
-        regions = boundaries[k].regions
-        shares = [regions[stage].contains(points[stage]).mean() for stage in STAGES]
-        rows.append(torch.tensor([shares], dtype=torch.float64))
-        if progress is not None:
-            progress(1)
-    table = distributed.gather_blocks(rows, len(boundaries), 1)
-    return None if table is None else table.T.numpy()
+
+    def inside(rows: range) -> Tensor:
+        regions = boundaries[rows.start].regions
+        return torch.tensor([[regions[k].contains(points[k]).mean() for k in STAGES]])
+
+    return shared_rows(inside, len(boundaries), 1, label).T.numpy()
 
 
 @dataclass
@@ -267,6 +243,7 @@ class Report:
     def stage(self, name: str) -> dict[str, Any]:
         """What the stage's .json says of the coverage, plain values."""
         k = STAGES.index(name)
+        change = np.abs(self.shares[:, k] - self.shares[:, 0])
         return {
             "stage": name,
             "radii": self.radii.tolist(),
@@ -277,7 +254,7 @@ class Report:
             "by_seed": {
                 str(s): row.tolist() for s, row in zip(self.seeds, self.shares[:, k], strict=True)
             },
-            "largest_change_from_latent": float(np.abs(self.shares[:, k] - self.shares[:, 0]).max()),
+            "largest_change_from_latent": float(change.max()),
         }
 
     def lines(self) -> list[str]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from experiments.mcmc import Settings
 
 LENGTH = math.pi / 2  # of a trajectory in whitened units: a quarter turn forgets a Gaussian's start
+SHORT = 3  # leapfrog steps at most, except in every fifth iteration: few data need more, and a
+LONG_EVERY = 5  # network call for those few takes nearly as long as one for all
 START_STEP = 0.5
 JITTER = 0.1  # relative; keeps trajectories of a fixed length from returning to where they began
 SWEEPS = 10  # Gibbs draws of labels and weights after each trajectory; they need no flow
@@ -193,7 +195,8 @@ class Chain:
         )
         warm = self.iteration < s.burn
         settled = self.steps.log_step if warm else self.steps.log_average
-        counts = leapfrog_counts(settled.exp(), s.traj_length)
+        most = s.traj_length if self.iteration % LONG_EVERY == 0 else min(SHORT, s.traj_length)
+        counts = leapfrog_counts(settled.exp(), most)
         step = settled.exp() * (1 + JITTER * jitter)
         path: list[Tensor] | None = [] if self.store.records(self.iteration) else None
         log_w = torch.from_numpy(np.log(np.maximum(self.w, 1e-300))).to(point.q)
@@ -257,12 +260,10 @@ class Chain:
         )
         self.weights, self.z, self.sums = saved["weights"], saved["z"], tensor["sums"]
         self.point = Point(tensor["q"], tensor["misfit"], tensor["slope"])
+        log_step, log_average, error = (tensor[k] for k in STEP_ARRAYS)
+        first, count = float(saved["step_start"]), int(saved["step_count"])
         self.steps = DualAveraging(
-            *(tensor[k] for k in STEP_ARRAYS),
-            count=int(saved["step_count"]),
-            start=float(saved["step_start"]),
-            most=math.log(LENGTH),
-            accept=self.settings.accept,
+            log_step, log_average, error, count, first, math.log(LENGTH), self.settings.accept
         )
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ from tqdm import tqdm
 
 from dnnlib import cli, density_plot, plot
 from dnnlib.util import write_json
-from experiments.density import ks_distance, noise_at_start, true_log_density, true_model
+from experiments.density import noise_at_start, true_log_density, true_model
+from experiments.gaussianity import ks_distance
 from torch_utils import distributed
 from training import seeding
-from training.flow import Flow, Watcher, load_flow
+from training.flow import Flow, Watcher, open_flow
 from training.mixture import MixtureField
 from training.simulation_run import save_results
 from training.toy_data import ToySource
@@ -71,7 +73,7 @@ def generate(
     grid = [flow.arc.time(a) for a in flow.arc.grid(s.tmax, 0.0, steps)]
     if callback is not None:
         callback(0, grid[0], u)
-    for k, (t, after) in enumerate(zip(grid[:-1], grid[1:], strict=True)):
+    for k, (t, after) in enumerate(pairwise(grid)):
         (cos, sin), (cos_next, sin_next) = (
             tuple(v.to(u) for v in s.cos_sin(when)) for when in (t, after)
         )
@@ -162,6 +164,7 @@ def both(
 @cli.command(EXAMPLE)
 @click.option("--save_dir", type=click.Path(), required=True, help="where results go")
 @click.option("--network", required=True, help="network file, or folder of runs (its latest)")
+@cli.options(*cli.network_checks)
 @click.option("--total_samples", type=click.IntRange(min=2), default=20000, help="of each process")
 @click.option(
     "--steps",
@@ -185,8 +188,7 @@ def main(**options: Any) -> None:  # fmt: skip
     Writes {data}_{schedule}_langevin.npz (states of both over time, paper's coordinates),
     .json (how near each comes to the data), _paths.png and _samples.png.
     """
-    with cli.user_errors("--network"):
-        flow = load_flow(options["network"], options["device"])
+    flow = open_flow(options)
     with cli.user_errors():
         check_growth(flow)
     if getattr(flow.model, "shape", None) is not None:
@@ -210,7 +212,10 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
         return
     data = flow.info.get("data", {})
     truth = true_model(flow, str(data.get("name")))
-    ends = {k: flow.from_whitened(v[-1], 0.0, "unscaled").numpy() for k, v in states.items()}
+    ends = {
+        k: flow.from_whitened(v[-1].to(flow.device), 0.0, "unscaled").cpu().numpy()
+        for k, v in states.items()
+    }
     known = noisy_data(flow, n)
     if known is not None:
         ends = {"data": known, **ends}
@@ -218,12 +223,7 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
     result["seconds"] = time.time() - started
     folder = Path(options["save_dir"])
     stem = f"{data.get('name', 'data')}_{flow.schedule.name}_langevin"
-    pairs = {
-        k: np.stack(
-            [flow.from_whitened(u, t, "scaled").numpy() for u, t in zip(v, times, strict=True)]
-        )
-        for k, v in states.items()
-    }
+    pairs = {k: in_paper_coordinates(flow, v, times) for k, v in states.items()}
     save_results(folder / f"{stem}.npz", {"ode": pairs["ODE"], "sde": pairs["SDE"], "t": times})
     shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
@@ -232,6 +232,13 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
         draw(folder / stem, pairs, times, ends, truth)
     print(json.dumps(result, indent=2))
     print(f"Results: {folder}/{stem}*", flush=True)
+
+
+def in_paper_coordinates(flow: Flow, states: Tensor, times: np.ndarray) -> np.ndarray:
+    """Whitened states [k, n, d] at times [k] as x~, in the data's axes."""
+    pairs = zip(states, times, strict=True)
+    scaled = [flow.from_whitened(u.to(flow.device), float(t), "scaled") for u, t in pairs]
+    return torch.stack(scaled).cpu().numpy()
 
 
 def noisy_data(flow: Flow, n: int) -> np.ndarray | None:

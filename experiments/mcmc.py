@@ -1,14 +1,25 @@
-"""Posterior sampling of the calibration experiments: samplers, chains, diagnostics, files."""
+"""Posterior sampling of the calibration experiments: samplers, diagnostics, files.
+
+Every sampler is a function of (problem, truth, settings), called by all ranks in a session: it deals
+its chains to them and gives the draws on rank 0.
+"""
 
 from __future__ import annotations
 
 import importlib
+import shutil
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
+from tqdm import tqdm
+
+from dnnlib.util import atomic_path, write_json
 from experiments.posterior import Draws, Problem, Truth
+from torch_utils import distributed
 
 SAMPLERS = {
     "flow": "experiments.flow_sampler:sample",
@@ -17,6 +28,8 @@ SAMPLERS = {
     "nuts": "experiments.nuts_sampler:sample",
     "hamiltorch": "experiments.hamiltorch_sampler:sample",
 }
+STATE = "state"  # folder, within that of the results, of what an unfinished run needs to go on
+TRAJECTORIES = "trajs_outdir"
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Settings:
         keep_z: draws of the latents kept of each chain.
         progress: called with (draws made so far, facts to show beside) or None.
         checkpoint: folder where a sampler may keep what it needs to go on after a kill, or None.
+        refresh: times that `flow` draws the candidates of each datum anew along a chain.
     """
 
     seed: int = 123
@@ -52,6 +66,12 @@ class Settings:
     keep_z: int = 0
     progress: Callable[[int, dict], None] | None = None
     checkpoint: Path | None = None
+    refresh: float = 1.0
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for a .json file."""
+        plain = asdict(replace(self, progress=None, checkpoint=None))
+        return {k: v for k, v in plain.items() if k not in ("progress", "checkpoint")}
 
 
 Sampler = Callable[[Problem, Truth, Settings], Draws]
@@ -61,3 +81,143 @@ def sampler_of(name: str) -> Sampler:
     """The sampler of a name of `SAMPLERS`, imported only now."""
     module, function = SAMPLERS[name].split(":")
     return cast(Sampler, getattr(importlib.import_module(module), function))
+
+
+def arviz() -> Any:
+    """The library of diagnostics, without the notes that it prints when it is imported.
+
+    Raises:
+        ValueError: saying how to install it, where it is missing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module("arviz")
+        except ImportError:
+            raise ValueError(
+                "R-hat and effective sizes need arviz: pip install '.[experiments]'"
+            ) from None
+
+
+def run(
+    name: str, problem: Problem, truth: Truth, settings: Settings, folder: Path | None = None
+) -> tuple[Draws, dict[str, Any]]:
+    """Draw with a named sampler, in a session; every rank must call this.
+
+    Args:
+        name: of `SAMPLERS`.
+        problem: with data.
+        truth: what the data were simulated from.
+        settings: of the sampler.
+        folder: where to leave what is needed to go on after a kill; None for nowhere.
+
+    Returns:
+        on rank 0 the draws and a report of plain values; elsewhere no draws and no report.
+
+    Raises:
+        ValueError: what the sampler has to say about its settings or its checkpoint.
+    """
+    arviz()
+    checkpoint = folder / STATE if folder is not None else None
+    total = settings.burn + settings.draws
+    hidden = None if distributed.is_main() else True
+    with tqdm(total=total, desc=name, unit="draw", disable=hidden) as bar:
+
+        def progress(done: int, facts: dict) -> None:
+            bar.set_postfix(facts, refresh=False)
+            bar.update(done - bar.n)
+
+        told = replace(settings, progress=settings.progress or progress, checkpoint=checkpoint)
+        draws = sampler_of(name)(problem, truth, told)
+    if not distributed.is_main():
+        return draws, {}
+    return draws, report(draws, truth)
+
+
+def report(draws: Draws, truth: Truth) -> dict[str, Any]:
+    """Posterior of the weights, its diagnostics and its cost, as plain values."""
+    found = diagnose(draws.weights)
+    least = min(found["ess_bulk"])
+    counts = np.bincount(truth.components.cpu().numpy(), minlength=len(truth.weights))
+    return {
+        "truth": truth.weights.tolist(),
+        "share_of_components_in_data": (counts / counts.sum()).tolist(),
+        **found,
+        "evaluations": draws.evaluations,
+        "seconds": draws.seconds,
+        "evaluations_per_effective_draw": draws.evaluations / least,
+        "seconds_per_effective_draw": draws.seconds / least,
+        "statistics": draws.statistics,
+    }
+
+
+def diagnose(weights: np.ndarray) -> dict[str, Any]:
+    """Means, sds, R-hat, bulk effective size and Monte Carlo error of draws [chains, draws, K].
+
+    A single chain is cut into two halves, as R-hat compares chains.
+    """
+    az = arviz()
+    chains = weights
+    if len(weights) == 1:
+        half = weights.shape[1] // 2
+        chains = np.stack([weights[0, :half], weights[0, half : 2 * half]])
+    columns = [chains[..., k] for k in range(chains.shape[2])]
+    return {
+        "mean": weights.mean((0, 1)).tolist(),
+        "sd": weights.std((0, 1), ddof=1).tolist(),
+        "r_hat": [float(az.rhat(c)) for c in columns],
+        "ess_bulk": [float(az.ess(c, method="bulk")) for c in columns],
+        "mcse_mean": [float(az.mcse(c, method="mean")) for c in columns],
+    }
+
+
+def save(
+    folder: Path, draws: Draws, summary: dict[str, Any], settings: Settings, components: int
+) -> None:
+    """Write the published files, the summary and an arviz InferenceData.
+
+    Args:
+        folder: where to.
+        draws: of all chains.
+        summary: plain values for summary.json.
+        settings: of the run.
+        components: K.
+    """
+    with atomic_path(folder / "sampled_weights.npz") as path:
+        np.savez(path, weights=draws.weights)
+    if draws.z is not None:
+        with atomic_path(folder / "sampled_zs.npz") as path:
+            np.savez(path, zs=draws.z.astype(np.float32))
+    if draws.trajectories is not None:
+        save_trajectories(folder / TRAJECTORIES, draws, settings, components)
+    with atomic_path(folder / "posterior.nc") as path:
+        inference_data(draws.weights).to_netcdf(str(path))
+    write_json(folder / "summary.json", summary)
+
+
+def save_trajectories(folder: Path, draws: Draws, settings: Settings, components: int) -> None:
+    """One file a step, numbered from 0: logits and latents of all chains, [chains, K + n d].
+
+    Steps of one trajectory follow each other; trajectories in burn-in come first.
+    """
+    assert draws.trajectories is not None
+    chains, number, steps, _ = draws.trajectories.shape
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for k, states in enumerate(draws.trajectories.reshape(chains, number * steps, -1).swapaxes(0, 1)):
+        np.savez(
+            folder / f"curr_params_{k:02d}.npz",
+            curr_params=states,
+            components=components,
+            trajectory=k // steps,
+            step=k % steps,
+        )
+
+
+def inference_data(weights: np.ndarray) -> Any:
+    """Draws [chains, draws, K] as arviz's InferenceData."""
+    az = arviz()
+    names = {"component": [f"w{k + 1}" for k in range(weights.shape[2])]}
+    return az.from_dict(
+        posterior={"weights": weights}, coords=names, dims={"weights": ["component"]}
+    )

@@ -24,6 +24,7 @@ from training.likelihood import inflate_with_volume
 WEIGHTS = (0.5, 0.25, 0.25)
 MEANS = (0.0, -0.05, 0.05)  # of the components, along the first dimension
 WIDE, NARROW, COMMON = 1.0, 0.1, 0.75  # sds of the components, in units of the latent sd
+SWEEPS = 5  # Gibbs sweeps for each draw that is kept; they are cheap and correlated
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,35 @@ def gibbs_weights(
         if after is not None:
             after(w)
     return kept
+
+
+def thinned_weights(
+    log_like: Tensor,
+    concentration: Tensor,
+    draws: int,
+    burn: int,
+    generator: np.random.Generator,
+    start: np.ndarray,
+) -> np.ndarray:
+    """`gibbs_weights` with `SWEEPS` sweeps for each draw, kept or discarded, [draws, K]."""
+    w = gibbs_weights(
+        log_like,
+        concentration,
+        draws * SWEEPS,
+        burn * SWEEPS,
+        generator,
+        torch.from_numpy(start),
+    )
+    return w[SWEEPS - 1 :: SWEEPS]
+
+
+def start_weights(components: int, generator: np.random.Generator) -> np.ndarray:
+    """Where a chain begins: apart from others, but with no component next to nothing, [K].
+
+    With a prior that is flat in the logits, a component that has lost all its data never gets any
+    back: that prior's posterior is improper at weights of zero.
+    """
+    return generator.dirichlet(np.full(components, 5.0))
 
 
 def dirichlet(alpha: np.ndarray, generator: np.random.Generator) -> np.ndarray:

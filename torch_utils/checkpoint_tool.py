@@ -17,12 +17,7 @@ from torch_utils.exchange import content_hash, write_safetensors
 
 FILE = "FILE|URL|FOLDER"
 file_argument = click.argument("file", metavar=FILE)
-file_options = cli.options(
-    file_argument,
-    cli.sha256_option,
-    click.option("--tmax", type=click.FloatRange(min=0, min_open=True),
-                 help="end time of the flow, of older files that do not tell it"),
-)  # fmt: skip
+file_options = cli.options(file_argument, *cli.network_checks)
 
 
 @cli.group()
@@ -64,12 +59,7 @@ def verify(file: str, sha256: str | None, tmax: float | None) -> None:
 )
 @click.argument("source", metavar=FILE)
 @click.argument("dest", metavar="DEST.pkl|.safetensors", type=click.Path())
-@cli.sha256_option
-@click.option(
-    "--tmax",
-    type=click.FloatRange(min=0, min_open=True),
-    help="end time of the flow, of older files that do not tell it",
-)
+@cli.options(*cli.network_checks)
 @click.option("--licence", metavar="TEXT", help="what the file says of its licence  [unchanged]")
 def convert(
     source: str, dest: str, sha256: str | None, tmax: float | None, licence: str | None

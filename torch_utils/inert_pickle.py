@@ -12,10 +12,8 @@ from __future__ import annotations
 import io
 import pickletools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
-
-import numpy as np
 
 MAX_OPERATIONS = 1_000_000  # of one pickle; networks of 1,000 tensors have some 100,000
 MAX_DEPTH = 100  # containers within containers
@@ -25,6 +23,16 @@ SHOWN = 80  # characters of what a file says that a message repeats
 
 class RefusedError(ValueError):
     """A file that asks for something that no such file needs, or that is damaged."""
+
+
+class Inert:
+    """Base of stand-ins for objects; they take the state that a file gives them by `build`."""
+
+    __slots__ = ()
+
+    def build(self, state: Any) -> None:
+        """Take the state."""
+        raise NotImplementedError
 
 
 @dataclass(slots=True)
@@ -41,7 +49,7 @@ class Maker:
 
 
 @dataclass(slots=True)
-class Record:
+class Record(Inert):
     """An object of a class that is not loaded: its class's name and its attributes.
 
     Attributes:
@@ -50,7 +58,7 @@ class Record:
     """
 
     name: str
-    state: Any = field(default=None)
+    state: Any = None
 
     def build(self, state: Any) -> None:
         """Take the state that the file stores after the object."""
@@ -79,9 +87,13 @@ def table(entries: Mapping[str, Any], purpose: str) -> Names:
     return find
 
 
-def quote(text: object) -> str:
-    """Text from a file, made fit for a message: one line of printable ASCII, of bounded length."""
-    return ascii(str(text)[:SHOWN])[1:-1]
+def quote(value: object) -> str:
+    """A value from a file, made fit for a message: one line of printable ASCII, bounded."""
+    if type(value) not in (str, int, float, bool, type(None)):
+        return f"a {type(value).__name__}"  # whose text could be endless
+    if type(value) is int and value.bit_length() > 128:
+        return "a huge number"
+    return ascii(str(value)[:SHOWN])[1:-1]
 
 
 def read(
@@ -211,10 +223,9 @@ class _Machine:
         target = self.stack[-1]
         if type(target) is dict:
             return
-        build = getattr(target, "build", None) if isinstance(target, (Record, _Inert)) else None
-        if build is None:
+        if not isinstance(target, Inert):
             raise RefusedError(f"changes a {quote(type(target).__name__)} from outside")
-        build(state)
+        target.build(state)
 
     def set_items(self, pairs: list[Any]) -> None:
         """Put keys and values into the dict below."""
@@ -226,7 +237,7 @@ class _Machine:
 
     def add_items(self, values: list[Any]) -> None:
         """Put values into the set below."""
-        self.top(set).update(_hashable(values))
+        self.top(set).update(plain_set(values))
 
     def put_persistent(self, _: Any) -> None:
         """Push what stands for a persistent id."""
@@ -238,12 +249,6 @@ class _Machine:
     def tuple_of(self, count: int) -> None:
         """Make a tuple of the last values."""
         self.stack.append(tuple(self.pop(count)))
-
-
-class _Inert:
-    """Base of stand-ins that take a state."""
-
-    __slots__ = ()
 
 
 _KEYS = (str, int, bool, float, bytes, type(None))
@@ -288,88 +293,11 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], object]] = {
 }
 
 
-def _hashable(values: Any) -> set[Any]:
-    if any(type(value) not in _KEYS for value in values):
+def plain_set(values: Any) -> set[Any]:
+    """A set of plain values, from a list or tuple of them."""
+    if type(values) not in (list, tuple) or any(type(v) not in _KEYS for v in values):
         raise RefusedError("holds a set of things that are no plain values")
     return set(values)
-
-
-# Plain Python and NumPy ------------------------------------------------------------------------
-
-
-class Array(_Inert):
-    """Stands for a pickled NumPy array until its state arrives; see `plain`."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, *_: Any):
-        self.value: np.ndarray | None = None
-
-    def build(self, state: Any) -> None:
-        """Take (version, shape, dtype, whether in Fortran order, bytes)."""
-        _, shape, dtype, fortran, raw = state
-        self.value = _array(raw, dtype, shape, "F" if fortran else "C")
-
-
-class _Dtype(_Inert):
-    """Stands for a pickled NumPy dtype."""
-
-    __slots__ = ("code", "order")
-
-    def __init__(self, code: str, *_: Any):
-        if not (isinstance(code, str) and code in _DTYPES):
-            raise RefusedError(f"holds an array of {quote(code)}, which is no number")
-        self.code, self.order = code, "<"
-
-    def build(self, state: Any) -> None:
-        """Take the byte order out of (version, byte order, ...)."""
-        if state[1] not in ("<", ">", "|", "="):
-            raise RefusedError("holds an array of unknown byte order")
-        self.order = state[1]
-
-
-_DTYPES = {"b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"}
-
-
-def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    if type(raw) is str:  # from Python 2
-        raw = raw.encode("latin1")
-    if type(raw) is not bytes or type(dtype) is not _Dtype or type(shape) is not tuple:
-        raise RefusedError("holds an array in an unknown form")
-    return np.frombuffer(raw, np.dtype(dtype.order + dtype.code)).reshape(shape, order=order)  # type: ignore[call-overload]
-
-
-def _scalar(dtype: Any, raw: Any) -> Any:
-    return _array(raw, dtype, (), "C").item()
-
-
-def _encode(text: Any, codec: Any) -> bytes:
-    """How older protocols write bytes."""
-    if type(text) is not str or codec not in ("latin1", "latin-1"):
-        raise RefusedError("holds bytes in an unknown form")
-    return text.encode("latin1")
-
-
-def _ordered(items: Any = ()) -> dict[Any, Any]:
-    pairs = {k: v for k, v in items}
-    _hashable(list(pairs))
-    return pairs
-
-
-PLAIN: dict[str, Any] = {
-    "collections.OrderedDict": _ordered,
-    "builtins.set": lambda values=(): _hashable(list(values)),
-    "__builtin__.set": lambda values=(): _hashable(list(values)),
-    "_codecs.encode": _encode,
-    "numpy.dtype": _Dtype,
-    "numpy.ndarray": None,  # only ever an argument of _reconstruct
-}
-for _package in ("numpy.core", "numpy._core"):
-    PLAIN |= {
-        f"{_package}.multiarray._reconstruct": Array,
-        f"{_package}.multiarray.scalar": _scalar,
-        f"{_package}.numeric._frombuffer": _array,
-    }
 
 
 def check_size(value: Any, limit: int, nodes: int = MAX_OPERATIONS) -> None:
@@ -416,6 +344,4 @@ def _children(x: Any) -> Any:
         return x
     if isinstance(x, Record):
         return (x.state,)
-    if isinstance(x, Array):
-        return (x.value,)
     return ()

@@ -26,7 +26,7 @@ def _persistent(meta: Any) -> Record:
         raise RefusedError("holds an object with source text in an unknown form")
     if meta.get("version") not in VERSIONS:
         raise RefusedError(
-            f"holds an object of version {quote(meta.get('version'))}, up to {VERSIONS[-1]} are read"
+            f"holds an object of version {quote(meta.get('version'))}, known is {VERSIONS[-1]}"
         )
     name, state = meta.get("class_name"), meta.get("state")
     if type(name) is not str or not name.isidentifier() or type(state) is not dict:

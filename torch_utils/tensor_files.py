@@ -17,7 +17,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from torch_utils.inert_pickle import PLAIN, Names, RefusedError, check_size, quote, read, table
+from torch_utils.inert_pickle import Names, RefusedError, check_size, quote, read, table
+from torch_utils.inert_values import PLAIN
 
 ZIP_MAGIC = b"PK\x03\x04"
 # How every file begins that torch.save wrote before it wrote zip archives: a number, a version.
@@ -25,6 +26,7 @@ STREAM_MAGIC, STREAM_VERSION = 0x1950A86A20F9469CFC6C, 1001
 PURPOSE = "which no network file needs"
 UNFOLDED = 4  # how many times its own size a file may hold, repeated values counted again
 SLACK = 2**20
+MAX_DIRECTORY = 2**24  # bytes of a zip archive's list of entries: some 150,000
 MAX_PICKLE = 2**28  # bytes of the pickle in a zip archive, which holds no tensors
 
 _DTYPES = {
@@ -61,16 +63,18 @@ def _rebuild_tensor(
     storage: Any, offset: Any, size: Any, stride: Any, *_: Any, **__: Any
 ) -> Tensor:
     """A tensor within its storage; whether it wants gradients, and its hooks, are left out."""
-    numbers = (offset, *size, *stride)
-    if type(storage) is not Storage or storage.data is None or len(size) != len(stride):
+    if type(storage) is not Storage or storage.data is None:
         raise RefusedError("holds a tensor in an unknown form")
-    if len(size) > 8 or any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
+    if not (type(size) is type(stride) is tuple) or not len(size) == len(stride) <= 8:
+        raise RefusedError("holds a tensor in an unknown form")
+    numbers = (offset, *size, *stride)
+    if any(type(n) is not int or not 0 <= n < 2**48 for n in numbers):
         raise RefusedError("holds a tensor of impossible shape")
     count, available = math.prod(size), len(storage.data)
     last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True)) if count else 0
     if last >= max(available, 1) or count > available - storage.used:
         raise RefusedError(
-            f"holds a tensor of shape {quote(list(size))} over {available - storage.used} numbers"
+            f"holds a tensor of shape {list(size)} over {available - storage.used} numbers"
         )
     storage.used += count
     return storage.data.as_strided(size, stride, offset) if count else storage.data.new_empty(size)
@@ -88,8 +92,8 @@ TENSORS: dict[str, Any] = {
     **{str(dtype): dtype for dtype in _DTYPES.values()},
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch.Size": lambda sizes=(): tuple(sizes),
-    "torch.device": lambda *parts: ":".join(map(str, parts)),
+    "torch.Size": lambda sizes: sizes if type(sizes) is tuple else (),
+    "torch.device": lambda *parts: ":".join(quote(part) for part in parts),
 }
 STATE_NAMES = table({k: v for k, v in TENSORS.items() if "numpy" not in k}, PURPOSE)
 
@@ -117,9 +121,9 @@ def read_zip(file: IO[bytes], names: Names = STATE_NAMES) -> Any:
         RefusedError: one line that says why.
     """
     try:
+        length = file.seek(0, io.SEEK_END)
+        _check_directory(file, length)
         with zipfile.ZipFile(file) as archive:
-            file.seek(0, io.SEEK_END)
-            length = file.tell()
             return _read_archive(archive, length, names)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, struct.error) as error:
         raise RefusedError(f"is not a whole zip archive ({quote(error)})") from None
@@ -127,6 +131,21 @@ def read_zip(file: IO[bytes], names: Names = STATE_NAMES) -> Any:
         if isinstance(error, RefusedError):
             raise
         raise RefusedError(f"is damaged ({quote(error)})") from None
+
+
+def _check_directory(file: IO[bytes], length: int) -> None:
+    """Check that the list of entries, which zipfile reads whole, is not huge."""
+    file.seek(max(0, length - 2**16 - 100))
+    tail = file.read()
+    file.seek(0)
+    end = tail.rfind(b"PK\x05\x06")
+    if tail[-22:].startswith(b"PK\x05\x06"):
+        end = len(tail) - 22
+    sizes = [tail[end + 12 : end + 16]]
+    if tail[end - 20 : end].startswith(b"PK\x06\x07"):  # large archives say it again before
+        sizes = [tail[end - 36 : end - 28]]
+    if end < 0 or any(int.from_bytes(size, "little") > MAX_DIRECTORY for size in sizes):
+        raise RefusedError("is a damaged zip archive, or one with too many entries")
 
 
 def _read_archive(archive: zipfile.ZipFile, length: int, names: Names) -> Any:

@@ -15,7 +15,7 @@ from training import seeding
 from training.augment import AugmentPipe
 from training.edm_precond import LEVELS
 from training.precond import sigma_times
-from training.schedule import Schedule
+from training.schedule import Arc, Schedule
 from training.weighting import LikelihoodWeighting
 
 Piece = tuple[Tensor, Tensor, dict[str, Tensor]]  # data [n, d], noise [n, d], network's labels
@@ -66,7 +66,7 @@ class Batches:
         t_sampling: "uniform" on (tmin, tmax), or how noise levels are drawn, a key of
             `edm_precond.LEVELS`, for a schedule of one noise level.
         augment: augmentation of images; None for none.
-        drawn_by: draws the times, instead of `t_sampling`; None for nothing.
+        drawn_by: turns quantiles into times, instead of `t_sampling`; None for nothing.
         probes: also give each sample a Rademacher "probe" [n, d] among its labels.
     """
 
@@ -79,7 +79,7 @@ class Batches:
     tmin: float = 1e-7
     t_sampling: str = "uniform"
     augment: AugmentPipe | None = None
-    drawn_by: LikelihoodWeighting | None = None
+    drawn_by: LikelihoodWeighting | Arc | None = None
     probes: bool = False
 
     def times(self, nimg: int) -> Tensor:

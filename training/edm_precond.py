@@ -225,8 +225,8 @@ class Recipe(NamedTuple):
     """How a flow is trained.
 
     Attributes:
-        t_sampling: "uniform" in the schedule's time, "likelihood" (see `training.weighting`), or
-            a key of `LEVELS`.
+        t_sampling: "uniform" in the schedule's time, "arc" in arc length, "likelihood" (see
+            `training.weighting`), or a key of `LEVELS`.
         weighting: of the error of the field, see `training.loss.flow_loss`.
         levels: smallest and largest noise level of the flow; None for those of its schedule.
         variance: that the flow takes all dimensions to have; None for the mean of the data's.

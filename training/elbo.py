@@ -3,7 +3,9 @@ r"""Likelihood of the stochastic flow: the variational bound (ELBO), in whitened
 Read as a diffusion model, a flow bounds the likelihood without a divergence: with F* the regression
 target of datum y at time t,
 
-    -log p <= KL(q(u_T | y) || N(0, I)) + 1/2 int_0^T sum_i r_i cos(phi_i)^2 E |F_i - F*_i|^2 dt + R.
+    -log p <= KL(q(u_T | y) || N(0, I)) + 1/2 int_0^T sum_i w_i E |F_i - F*_i|^2 dt + R,
+
+w_i = r_i cos(phi_i)^2, r_i the growth rate of the noise of dimension i.
 
 For levels R = -E log P(y | x_0); for real vectors, whose density exists only with the noise of
 t = 0, R is the entropy of that noise, and the bound is one on -E log p(y + sqrt(gamma0) e).

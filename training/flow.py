@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.cli import user_errors
 from torch_utils import distributed
 from training import seeding
 from training.coordinates import CoordinateMaps, Coordinates
@@ -362,6 +363,26 @@ def load_flow(
     model = model.to(where).eval().requires_grad_(False)
     default = torch.float32 if where.type == "mps" else torch.float64
     return Flow(model, dtype or default, info)
+
+
+def open_flow(options: dict[str, Any], fallback_tmax: float | None = None) -> Flow:
+    """The flow of a script's --network, by its --device, --sha256 and --tmax.
+
+    Args:
+        options: of the script; the last two may be missing.
+        fallback_tmax: end time of an older file, where neither it nor --tmax tells it.
+
+    Raises:
+        UserError: naming the option.
+    """
+    with user_errors("--network"):
+        return load_flow(
+            options["network"],
+            options["device"],
+            sha256=options.get("sha256"),
+            tmax=options.get("tmax"),
+            fallback_tmax=fallback_tmax,
+        )
 
 
 def _rms(x: Tensor) -> float:

@@ -16,7 +16,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.download import open_url
 from torch_utils import checkpoint, distributed
-from training.flow import IMAGE_BLOCK, Flow, load_flow
+from training.flow import IMAGE_BLOCK, Flow, open_flow
 from training.image_data import ImageSource, to_pixels
 from training.latents import GEN_SOURCES
 from training.simulation import Method, choose_method, paper_method
@@ -38,6 +38,7 @@ LIMIT = 64  # most steps tried for a tolerance
 network_options = cli.options(
     click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
     click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
+    *cli.network_checks,
     click.option("--data_name", help="name of the data in results [that of the network]"),
     click.option("--data_dim", type=int, help="[read from the network]"),
     click.option("--dims_to_keep", type=int, help="[read from the network]"),
@@ -132,10 +133,10 @@ def open_network(options: dict[str, Any]) -> tuple[Flow, str]:
         UserError: if it is not a network of images, or another option contradicts it.
     """
     with cli.user_errors("--network"):
-        path = checkpoint.find_network(options["network"])
-        flow = load_flow(path, options["device"])
-        with open_url(str(path)) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        path = str(checkpoint.find_network(options["network"]))
+    flow = open_flow(options | {"network": path})
+    with cli.user_errors("--network"), open_url(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     if getattr(flow.model, "shape", None) is None or len(shape_of(flow)) != 3:
         raise UserError(
             f"--network={options['network']} was not trained on images; see toy_pfODE_int.py"

@@ -49,8 +49,9 @@ def schedule_options(inflation_gap: float, tmax: float, space: str) -> Callable:
                      "network predicts F in each; --gamma0 and --tmax cover the method's levels, "
                      "sigma .002 to 80, .001 to 152, .02 to 100. vp_velocity, sp_velocity: the "
                      "diffusion ODEs of maximum likelihood (i-DODE), log SNR 13.3 to -5"),
-        click.option("--t_sampling", type=click.Choice(["uniform", *LEVELS]),
-                     help="how training draws times: uniform in t, or such that the noise level is "
+        click.option("--t_sampling", type=click.Choice(["uniform", "arc", *LEVELS]),
+                     help="how training draws times: uniform in t, as the paper does, uniform in "
+                     "the arc that the flow is integrated in, or such that the noise level is "
                      "lognormal (edm), uniform in VP's time (vp) or log-uniform (ve)  "
                      "[by --precond; ifs: uniform]"),
         click.option("--weighting", type=click.Choice(["edm", "noise", "likelihood"]),
@@ -215,7 +216,7 @@ def _check_levels(options: dict[str, Any]) -> None:
     if keep == d and options["g_type"] != "proportional":
         return
     for name in ("precond", "t_sampling"):
-        if options[name] not in ("ifs", "uniform", "likelihood"):
+        if options[name] not in ("ifs", "uniform", "arc", "likelihood"):
             remedy = f"--dims_to_keep={d}" if keep < d else "another --g_type than proportional"
             raise UserError(
                 f"--{name}={options[name]} is for one noise level in all dimensions: use {remedy}"

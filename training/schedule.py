@@ -309,6 +309,10 @@ class Arc:
             return -2.0 * float(np.log(np.cos(a))) / self.rho
         return float(np.clip(self._t(min(max(a, 0.0), self.length)), 0.0, self.tmax))
 
+    def times(self, q: Tensor) -> Tensor:
+        """Times at which the shares q [n] of the whole arc are covered, [n]."""
+        return torch.tensor([self.time(a) for a in (q.double() * self.length).tolist()])
+
     def turn(self, a: float) -> np.ndarray:
         """dphi/da at arc length a, float64 [d]; zero where a dimension's noise does not grow."""
         if self.proportional:

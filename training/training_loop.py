@@ -29,6 +29,7 @@ from training.flow import Flow
 from training.loss import flow_loss
 from training.model import network_to_dict
 from training.precond import FieldModel, InflationPrecond
+from training.schedule import Arc
 from training.weighting import LikelihoodWeighting
 
 STATES_KEPT = 2
@@ -75,6 +76,8 @@ class Trainer:
             self.weighting = LikelihoodWeighting(model.schedule, config.tmin, straight)
             drawn = config.t_sampling == "likelihood"
             self.batches.drawn_by = self.weighting if drawn else None
+        if config.t_sampling == "arc":
+            self.batches.drawn_by = Arc(model.schedule)
         self._set_precision()
         rank, world = distributed.rank(), distributed.world_size()
         mine = range(rank * config.batch // world, (rank + 1) * config.batch // world)
@@ -172,7 +175,7 @@ class Trainer:
     def _weights(self, t: Tensor) -> str | Tensor:
         if self.weighting is None:
             return self.config.weighting
-        return self.weighting.weights(t, self.batches.drawn_by is not None)
+        return self.weighting.weights(t, self.batches.drawn_by is self.weighting)
 
     @torch.no_grad()
     def _update_ema(self) -> None:

@@ -1,0 +1,317 @@
+"""Likelihood of data under a flow: nats of vectors, bits a dimension of images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from dnnlib import cli
+from dnnlib.cli import UserError
+from experiments import density_report as report
+from experiments.density import (
+    FAR,
+    Parts,
+    Settings,
+    evaluate,
+    far_from_the_network,
+    noise_at_start,
+)
+from torch_utils import distributed
+from toy_pfODE_int import data_of, network_source
+from training.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization
+from training.elbo import check_rates
+from training.flow import Flow, open_flow
+from training.image_data import ImageSource
+from training.image_simulation import (
+    PILOTS,
+    batch_option,
+    choose_image_method,
+    drawn_classes,
+    how_many,
+    network_options,
+    one_hot,
+    open_data,
+    open_network,
+    solver_options,
+)
+from training.likelihood import EXACT_UP_TO
+from training.simulation import Method, choose_method
+from training.solvers import PAPER_SOLVERS, SOLVERS
+from training.toy_data import ToySource
+from training.vector_data import VectorSource
+
+TOYS_EXAMPLE = """
+python calc_nll.py toys --save_dir=out/nll --network=out --data_name=circles
+"""
+NET_EXAMPLE = """
+python calc_nll.py net --save_dir=out/nll --network=out --data_root=datasets/digits-8x8.zip
+"""
+PAPER_POINTS = 256  # of the paper's Heun grid
+TOY_PILOTS = 256
+
+likelihood_options = cli.options(
+    click.option("--trace", type=click.Choice(["exact", "hutchinson"]),
+                 help=f"of the field's Jacobian  [exact up to {EXACT_UP_TO} dimensions]"),
+    click.option("--probes", type=click.IntRange(min=1), default=1,
+                 help="random vectors of --trace=hutchinson; with 2 or more each value has a "
+                 "standard error"),
+    click.option("--sde/--no-sde", default=False,
+                 help="also the variational bound (ELBO) of the stochastic process"),
+    click.option("--sde_times", type=click.IntRange(min=2), default=32,
+                 help="times of its integral, one network evaluation each"),
+    click.option("--noise/--no-noise", default=True,
+                 help="give data without levels the noise N(0, gamma0) that the density has at "
+                 "t = 0"),
+    cli.device_option,
+    cli.plot_option,
+    cli.dry_run_option,
+)  # fmt: skip
+
+
+@cli.group()
+def main() -> None:
+    """Likelihood of data under a flow: nats of vectors, bits a dimension of images."""
+
+
+@cli.subcommand(main, TOYS_EXAMPLE)
+@click.option("--save_dir", type=click.Path(), required=True, help="where results go")
+@click.option("--network", required=True, help="network file, or folder of runs (its latest)")
+@cli.options(*cli.network_checks)
+@click.option("--data_name", help="toy data set [that of the network]")
+@click.option("--data", type=click.Path(), help="your own vectors [the network's training file]")
+@click.option("--data_dim", type=int, help="[read from the network]")
+@click.option("--dims_to_keep", type=int, help="[read from the network]")
+@click.option("--total_samples", type=click.IntRange(min=2), default=10000)
+@click.option("--seed", type=click.IntRange(min=0), default=1, help="of data, noise and probes")
+@click.option(
+    "--solver",
+    type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
+    help="[rk4 at --tol; paper_euler if --steps or --h is given]",
+)
+@click.option("--steps", type=click.IntRange(min=1), help="solver steps")
+@click.option(
+    "--h", type=click.FloatRange(min=0, min_open=True), help="time step of the paper's Euler grid"
+)
+@click.option(
+    "--tol",
+    type=click.FloatRange(min=1e-10),
+    default=1e-4,
+    help="rms error allowed on pilots, whitened units",
+)
+@click.option("--nats/--bits", default=True, help="unit of the line printed last")
+@likelihood_options
+def toys(**options: Any) -> None:  # fmt: skip
+    """Likelihood of toy data or of your own vectors.
+
+    Writes {data}_{schedule}_nll.json, .npz (log_prob, latents, points), _latents.png and, in one
+    or two dimensions, _density.png.
+    """
+    flow = open_flow(options)
+    source = network_source(flow, options)
+    check(flow, options)
+    with distributed.session(options["device"]):
+        run_toys(flow, source, options)
+
+
+@cli.subcommand(main, NET_EXAMPLE)
+@network_options
+@click.option("--data_root", type=click.Path(), help="zip or folder of images  [required]")
+@batch_option
+@click.option(
+    "--total_samples",
+    type=click.IntRange(min=1),
+    default=10000,
+    help="images, drawn without replacement",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=42,
+    help="of the choice of images, dequantization and probes",
+)
+@click.option(
+    "--dequantization",
+    type=click.Choice(KINDS),
+    default="uniform",
+    help="how the 256 levels become densities: uniform noise; tn: the noise of t = 0 "
+    "truncated to a level, for networks of small gamma0; none: density of noisy images",
+)
+@click.option(
+    "--num_importance",
+    type=click.IntRange(min=1),
+    default=1,
+    help="dequantization draws an image, K, whose mean tightens the bound",
+)
+@click.option("--nats/--bits", default=False, help="unit of the line printed last")
+@solver_options(PAPER_POINTS, None)
+@likelihood_options
+def net(**options: Any) -> None:  # fmt: skip
+    """Likelihood of images, in bits a dimension.
+
+    Writes {data}_{schedule}_nll.json, .npz (log_prob and latents of each image, indices),
+    _values.png and _latents.png. After an interruption the same command goes on.
+    """
+    flow, digest = open_network(options)
+    source = open_data(flow, options["data_root"])
+    check(flow, options)
+    q = None
+    if options["dequantization"] != "none":
+        with cli.user_errors("--dequantization"):
+            q = dequantization(flow, options["dequantization"], IMAGE_HALF_WIDTH)
+    elif options["num_importance"] > 1:
+        raise UserError(
+            f"--num_importance={options['num_importance']} averages over dequantization, and "
+            "--dequantization=none has none: leave one of them out"
+        )
+    with distributed.session(options["device"]):
+        run_images(flow, digest, source, q, options)
+
+
+def check(flow: Flow, options: dict[str, Any]) -> None:
+    """What both commands check before any work.
+
+    Raises:
+        UserError: naming the option.
+    """
+    cli.check_writable(options["save_dir"], "--save_dir")
+    if options["sde"]:
+        with cli.user_errors("--sde"):
+            check_rates(flow.schedule)
+    d = flow.schedule.data_dim
+    if options["trace"] == "exact" and d > 256:
+        distributed.print0(
+            f"Note: --trace=exact takes {d} reverse passes for each network evaluation"
+        )
+
+
+def settings_of(options: dict[str, Any], method: Method, q: Dequantization | None) -> Settings:
+    """What the options ask for."""
+    return Settings(
+        trace=options["trace"], probes=options["probes"], seed=options["seed"], dequantize=q,
+        draws=options.get("num_importance", 1), noise=options["noise"],
+        times=options["sde_times"] if options["sde"] else 0, how=method.how(),
+    )  # fmt: skip
+
+
+def document(flow: Flow, options: dict[str, Any], method: Method) -> dict[str, Any]:
+    """Entries of the .json but the results."""
+    shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
+    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
+    return {"options": shown, "schedule": schedule, "method": method.describe()}
+
+
+def run_toys(flow: Flow, source: ToySource | VectorSource, options: dict[str, Any]) -> None:
+    """Evaluate vectors, within a session; write files and pictures."""
+    started = time.time()
+    x = data_of(source, options).to(flow.dtype)
+    check_distance(flow, x, options)
+    pilot = flow.to_whitened(x[:TOY_PILOTS], 0.0, "unscaled")
+    with cli.user_errors():
+        method = choose_method(
+            flow, pilot, options["solver"], options["steps"], options["h"], options["tol"]
+        )
+    settings = settings_of(options, method, None)
+    distributed.print0(f"{len(x)} samples, {method.describe()}")
+    if options["dry_run"]:
+        return
+    found = evaluate(flow, lambda r: x[r.start : r.stop], len(x), settings)
+    truth = report.known_truth(flow, source) if options["noise"] else None
+    grid = None
+    if options["plot"] and flow.schedule.data_dim <= 2:
+        noisy = x.to(flow.device) + noise_at_start(flow, options["seed"], 0, len(x))
+        grid = report.on_grid(flow, noisy.cpu().numpy(), settings, truth)
+    if found is None:
+        return
+    stem = Path(options["save_dir"], f"{source.description()['name']}_{flow.schedule.name}_nll")
+    told: dict[str, Any] = {}
+    told["integration_error"] = report.integration_error(flow, x[:TOY_PILOTS], method, settings)
+    if truth is not None:
+        told |= report.against_truth(found, truth)
+    told["seconds"] = time.time() - started
+    report.finish(
+        flow, found, stem, told, document(flow, options, method), {"points": found.points},
+        options["nats"], options["plot"], grid,
+    )  # fmt: skip
+
+
+def check_distance(flow: Flow, x: torch.Tensor, options: dict[str, Any]) -> None:
+    """Check that data lies where the network has learned a density.
+
+    Raises:
+        UserError: if most of it does not.
+    """
+    far, typical = far_from_the_network(flow, x)
+    name = f"--data={options['data']}" if options["data"] else f"--data_name={options['data_name']}"
+    if typical > FAR:
+        raise UserError(
+            f"{name}: the typical sample lies {typical:.3g} sds from the network's data, beyond "
+            f"the {FAR:g} within which its density means something; are these its units?"
+        )
+    if far:
+        distributed.print0(
+            f"Warning: {far} of {len(x)} samples lie more than {FAR:g} sds from the network's "
+            "data, where its density is a guess"
+        )
+
+
+def run_images(
+    flow: Flow,
+    digest: str,
+    source: ImageSource,
+    q: Dequantization | None,
+    options: dict[str, Any],
+) -> None:
+    """Evaluate images, within a session; write files and pictures."""
+    started = time.time()
+    seed, total = options["seed"], how_many(options["total_samples"], source, "--total_samples")
+    n = min(PILOTS, total)
+    here = flow.given(one_hot(flow, drawn_classes(source, seed, 0, n)))
+    x = source.samples(seed, 0, n, "drawn")
+    method = choose_image_method(
+        here, lambda: here.to_whitened(x, 0.0, "unscaled"), options, PAPER_POINTS
+    )
+    settings = settings_of(options, method, q)
+    distributed.print0(
+        f"{total} images, {method.describe()}; dequantization {options['dequantization']}, levels "
+        f"k/127.5 - 1 of half-width 1/255; network batches of {flow.block}"
+    )
+    if options["dry_run"]:
+        return
+    stem = Path(options["save_dir"], f"{options['data_name']}_{flow.schedule.name}_nll")
+    data = source.content_hash()
+    # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
+    asked = {k: v for k, v in vars(settings).items() if k != "dequantize"}
+    identity = {**asked, "levels": options["dequantization"], "network": digest, "data": data}
+    parts = Parts(Path(f"{stem}_parts"), identity)
+    if parts.count():
+        distributed.print0(f"Going on: {parts.count()} blocks of an interrupted run are there")
+    found = evaluate(
+        flow,
+        lambda r: source.samples(seed, r.start, r.stop, "drawn"),
+        total,
+        settings,
+        lambda r: one_hot(flow, drawn_classes(source, seed, r.start, r.stop)),
+        parts,
+    )
+    if found is None:
+        return
+    told = {
+        "integration_error": report.integration_error(here, x, method, settings),
+        "half_width": IMAGE_HALF_WIDTH,
+        "network_sha256": digest,
+        "data_sha256": data,
+        "seconds": time.time() - started,
+    }
+    report.finish(
+        flow, found, stem, told, document(flow, options, method),
+        {"indices": source.picks(seed, 0, total, "drawn")}, options["nats"], options["plot"],
+    )  # fmt: skip
+    parts.clear()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Coverage of latents by boundaries that the flow carries: in the latent, generated, and back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from dnnlib import cli
+from dnnlib.cli import UserError
+from dnnlib.util import write_json
+from experiments.boundaries import DIMENSIONS
+from experiments.coverage import (
+    KINDS,
+    STAGES,
+    Boundary,
+    Carrier,
+    Report,
+    alpha_shapes,
+    coverages,
+    transported,
+)
+from experiments.regions import require
+from torch_utils import distributed
+from toy_pfODE_int import PILOTS, network_options, network_source, solver_options
+from training.flow import Flow, open_flow
+from training.simulation import Method, choose_method
+from training.simulation_run import save_results
+from training.solvers import PAPER_SOLVERS
+from training.training_loop import describe
+
+EXAMPLE = """
+python run_toy_alphashape_mesh_exps.py --network=out --save_dir=toy_mesh_exps-tmp
+python run_toy_alphashape_mesh_exps.py --network=out --save_dir=tmp --boundary=alphashape --steps=701
+"""
+
+
+@cli.command(EXAMPLE)
+@network_options
+@click.option("--save_dir", type=click.Path(), required=True, help="where results go")
+@click.option(
+    "--boundary",
+    type=click.Choice(KINDS),
+    default="transported",
+    help="a sphere whose own edges or triangles the flow carries, or as published the alpha shape "
+    "of random points of it, made anew at every stage",
+)
+@click.option("--test_pts", type=click.IntRange(min=10), default=20000, help="latents a seed")
+@click.option(
+    "--boundary_pts",
+    type=click.IntRange(min=10),
+    default=200,
+    help="points on a sphere; a transported one has this many to begin with, 200 or more",
+)
+@click.option("--r_min", type=click.FloatRange(min=0, min_open=True), default=0.5, help="smallest")
+@click.option("--r_max", type=click.FloatRange(min=0, min_open=True), default=3.5, help="largest")
+@click.option("--r_num", type=click.IntRange(min=1), default=7, help="number of radii")
+@click.option(
+    "--alpha",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.005,
+    help="of alpha shapes: inverse of the largest circumradius, in the paper's scaled coordinates",
+)
+@click.option(
+    "--boundary_tol",
+    type=click.FloatRange(min=1e-7, max=0.1),
+    default=1e-3,
+    help="coverage that the edges of a transported boundary may misplace; bisected until then",
+)
+@solver_options(1e-3)
+@click.option(
+    "--eps",
+    type=click.FloatRange(min=0, min_open=True),
+    help="variance of compressed latents [the schedule's own]",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, help="the first seed")
+@click.option("--num_seeds", type=click.IntRange(min=1), default=3, help="repetitions")
+@cli.device_option
+@cli.plot_option
+@cli.dry_run_option
+def main(**options: Any) -> None:  # fmt: skip
+    """Measure coverage: the share of latents within spheres of given Mahalanobis radii.
+
+    It is counted in the latent, after generation, and after inflating back, and compared with the
+    chi-square distribution. Writes {data}_{schedule}_coverages_{latent,gen,roundtrip}.json,
+    ..._coverages.npz with all boundaries, in three dimensions ..._{stage}_r{radius}.ply, and
+    pictures.
+    """
+    paper = options["steps"] and options["solver"] in (None, *PAPER_SOLVERS)
+    flow = open_flow(options, options["steps"] * (options["h"] or 1e-2) if paper else None)
+    source = network_source(flow, options)
+    check(flow, options)
+    pilots = source.samples(options["seed"], 0, PILOTS if options["data"] is None else 2)
+    with distributed.session(options["device"]):
+        with cli.user_errors():
+            method = choose_method(
+                flow, flow.to_whitened(pilots, 0.0, "unscaled"),
+                options["solver"], options["steps"], options["h"], options["tol"],
+            )  # fmt: skip
+        run(flow, method, source.description()["name"], options)
+
+
+def check(flow: Flow, options: dict[str, Any]) -> None:
+    """Check what can be checked before any work.
+
+    Raises:
+        UserError: naming the option, or the package that is missing.
+    """
+    d = flow.schedule.data_dim
+    if d not in DIMENSIONS:
+        raise UserError(
+            f"--network={options['network']} has data_dim={d}: --boundary={options['boundary']} is "
+            "made of polygons in 2 or surfaces in 3 dimensions; use a network of 2 or 3"
+        )
+    if options["r_max"] < options["r_min"]:
+        raise UserError(
+            f"--r_max={options['r_max']:g} is less than --r_min={options['r_min']:g}; swap them"
+        )
+    with cli.user_errors():
+        require("shapely" if d == 2 else "trimesh")
+        if options["boundary"] == "alphashape":
+            require("alphashape")
+    cli.check_writable(options["save_dir"], "--save_dir")
+    if d == 3:
+        try:
+            require("embreex")
+        except ValueError as error:
+            distributed.print0(f"Note: {error}; without it counting takes many times longer")
+
+
+def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
+    """Carry boundaries and points, count, and on rank 0 write, within a session."""
+    started = time.time()
+    radii = np.linspace(options["r_min"], options["r_max"], options["r_num"])
+    seeds = [options["seed"] + k for k in range(options["num_seeds"])]
+    distributed.print0("\n".join(describe(flow.model, 0)))
+    distributed.print0(
+        f"{options['boundary']} boundaries of {len(radii)} radii, {len(seeds)} seeds of "
+        f"{options['test_pts']} points, {method.describe()}"
+    )
+    if options["dry_run"]:
+        return
+    carrier = Carrier(flow, method, options["eps"])
+    shares, shown = [], None
+    with cli.user_errors():
+        boundaries = {s: [] for s in seeds}  # type: dict[int, list[Boundary]]
+        if options["boundary"] == "alphashape":  # all, before anything that takes long
+            how = radii, options["boundary_pts"], options["alpha"]
+            boundaries = {s: alpha_shapes(carrier, *how, seed=s) for s in seeds}
+        else:
+            how = radii, options["boundary_pts"], options["boundary_tol"]
+            boundaries = dict.fromkeys(seeds, transported(carrier, *how))
+    for seed in seeds:
+        z = carrier.points(options["test_pts"], seed)
+        points = carrier.stages(z, *carrier.passage(z, f"points of seed {seed}"))
+        shares.append(coverages(boundaries[seed], points, "counting"))
+        shown = shown or points
+    report = Report(flow.schedule.data_dim, radii, seeds, options["test_pts"], np.array(shares))
+    distributed.print0("\n".join(report.lines()))
+    if distributed.is_main():
+        stem = Path(options["save_dir"]) / f"{name}_{flow.schedule.name}"
+        facts = {"evaluations": flow.evaluations, "seconds": time.time() - started}
+        write(stem, report, boundaries[seeds[0]], {**record(flow, method, options), **facts})
+        if options["plot"] and shown is not None:
+            draw(stem, report, boundaries[seeds[0]], shown, options["boundary"])
+        print(f"Results: {stem}_*", flush=True)
+
+
+def record(flow: Flow, method: Method, options: dict[str, Any]) -> dict[str, Any]:
+    """What the result files say of the run."""
+    return {
+        "options": {k: v for k, v in options.items() if k not in ("plot", "dry_run")},
+        "schedule": {**flow.schedule.settings(), "name": flow.schedule.name},
+        "method": method.describe(),
+    }
+
+
+def write(stem: Path, report: Report, boundaries: list[Boundary], record: dict[str, Any]) -> None:
+    """A .json for each stage, the .npz, and surfaces as .ply; boundaries are the first seed's."""
+    made = {
+        "vertices": [len(b.vertices["latent"]) for b in boundaries],
+        "misplaced_by_edges": [b.misplaced for b in boundaries],
+    }
+    for stage in STAGES:
+        content = {**report.stage(stage), "boundaries": made, **record}
+        write_json(f"{stem}_coverages_{stage}.json", content)
+    arrays = {
+        "radii": report.radii,
+        "seeds": np.array(report.seeds),
+        "stages": np.array(STAGES),
+        "coverages": report.shares,
+        "chi_square": report.theory,
+    }
+    for k, boundary in enumerate(boundaries):
+        arrays |= {f"vertices_{stage}_{k}": boundary.vertices[stage] for stage in STAGES}
+        if boundary.simplices is not None:
+            arrays[f"simplices_{k}"] = boundary.simplices
+        for stage in STAGES:
+            boundary.regions[stage].save(Path(f"{stem}_{stage}_r{boundary.radius:g}.ply"))
+    save_results(Path(f"{stem}_coverages.npz"), arrays)
+
+
+def draw(
+    stem: Path, report: Report, boundaries: list[Boundary], points: dict[str, Any], kind: str
+) -> None:
+    """The coverage plot, and boundaries among points."""
+    from experiments.coverage_plots import boundary_plot, coverage_plot
+
+    title = f"{stem.name}, {kind} boundaries"
+    coverage_plot(
+        Path(f"{stem}_coverages.png"), report,
+        f"{title}: {len(report.seeds)} seeds of {report.points}, ± 2 sd",
+    )  # fmt: skip
+    boundary_plot(Path(f"{stem}_boundaries.png"), boundaries, points, title)
+
+
+if __name__ == "__main__":
+    main()
