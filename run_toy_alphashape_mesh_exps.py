@@ -34,7 +34,7 @@ from training.training_loop import describe
 
 EXAMPLE = """
 python run_toy_alphashape_mesh_exps.py --network=out --save_dir=toy_mesh_exps-tmp
-python run_toy_alphashape_mesh_exps.py --network=out --save_dir=tmp --boundary=alphashape --steps=701
+python run_toy_alphashape_mesh_exps.py --network=out --save_dir=tmp --boundary=alphashape
 """
 
 
@@ -146,13 +146,7 @@ def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
     carrier = Carrier(flow, method, options["eps"])
     shares, shown = [], None
     with cli.user_errors():
-        boundaries = {s: [] for s in seeds}  # type: dict[int, list[Boundary]]
-        if options["boundary"] == "alphashape":  # all, before anything that takes long
-            how = radii, options["boundary_pts"], options["alpha"]
-            boundaries = {s: alpha_shapes(carrier, *how, seed=s) for s in seeds}
-        else:
-            how = radii, options["boundary_pts"], options["boundary_tol"]
-            boundaries = dict.fromkeys(seeds, transported(carrier, *how))
+        boundaries = make_boundaries(carrier, radii, seeds, options)
     for seed in seeds:
         z = carrier.points(options["test_pts"], seed)
         points = carrier.stages(z, *carrier.passage(z, f"points of seed {seed}"))
@@ -167,6 +161,16 @@ def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
         if options["plot"] and shown is not None:
             draw(stem, report, boundaries[seeds[0]], shown, options["boundary"])
         print(f"Results: {stem}_*", flush=True)
+
+
+def make_boundaries(
+    carrier: Carrier, radii: np.ndarray, seeds: list[int], options: dict[str, Any]
+) -> dict[int, list[Boundary]]:
+    """The boundaries of each seed: alpha shapes of its own points, or the same for all seeds."""
+    points = options["boundary_pts"]
+    if options["boundary"] == "alphashape":
+        return {s: alpha_shapes(carrier, radii, points, options["alpha"], s) for s in seeds}
+    return dict.fromkeys(seeds, transported(carrier, radii, points, options["boundary_tol"]))
 
 
 def record(flow: Flow, method: Method, options: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from experiments.mcmc import Settings
 
 SAVE_EVERY = 30.0  # seconds
-TRAJECTORY_BYTES = 256 * 2**20  # of all chains' trajectories
+TRAJECTORY_BYTES = 64 * 2**20  # of one chain's trajectories
 NOT_SETTINGS = ("progress", "checkpoint", "chains")  # these do not change a chain
 
 
@@ -125,7 +125,7 @@ def fingerprint(problem: Problem, settings: Settings) -> str:
 def record_every(problem: Problem, settings: Settings) -> int:
     """Every how many trajectories are recorded: `thin`, or more where they would be too large."""
     parameters = problem.x.numel() + len(problem.concentration)
-    size = 4 * parameters * settings.traj_length * settings.chains
+    size = 4 * parameters * settings.traj_length
     return max(settings.thin, math.ceil(size * (settings.draws + settings.burn) / TRAJECTORY_BYTES))
 
 

@@ -12,7 +12,7 @@ from dnnlib.plot import _save, limit_of
 from experiments.coverage import CAPTIONS, STAGES, Boundary, Report
 
 STYLES = {"latent": ("o", "#1f5f8b"), "gen": ("s", "#d1495b"), "roundtrip": ("^", "#66a182")}
-INSIDE, OUTSIDE = "#1f5f8b", "#c9cdd2"
+INSIDE, OUTSIDE = "#1f5f8b", "#b3b8bf"
 POINTS_2D, POINTS_3D = 5000, 2500
 SHOWN_RADIUS = 1.5  # of the surface drawn in three dimensions; the nearest there is
 
@@ -65,7 +65,7 @@ def boundary_plot(
     if d == 3:
         radii = np.array([b.radius for b in boundaries])
         chosen = boundaries[int(np.abs(radii - SHOWN_RADIUS).argmin())]
-        title = f"{title}: boundary of radius {chosen.radius:g}, points inside and outside"
+        title = f"{title}: boundary of radius {chosen.radius:g}, points inside (blue) and outside"
     for ax, stage in zip(axes, STAGES, strict=True):
         if d == 2:
             _flat(ax, boundaries, stage, points[stage][:POINTS_2D])
@@ -90,7 +90,7 @@ def _scale(boundaries: list[Boundary]) -> Any:
 def _flat(ax: Any, boundaries: list[Boundary], stage: str, points: np.ndarray) -> None:
     """Points, and over them the outlines of all boundaries."""
     scale, hues = _scale(boundaries), plt.get_cmap("viridis")
-    ax.scatter(*points.T, s=1.5, linewidths=0, color=OUTSIDE)
+    ax.scatter(*points.T, s=2.0, linewidths=0, color=OUTSIDE)
     for boundary in boundaries:
         for ring in boundary.regions[stage].rings():
             ax.plot(*ring.T, color=hues(scale(boundary.radius)), lw=1.0)
@@ -108,14 +108,16 @@ def _solid(ax: Any, boundary: Boundary, stage: str, points: np.ndarray) -> None:
     """A translucent surface among points; dimensions are drawn to the same length."""
     mesh = boundary.regions[stage].shape
     inside = boundary.regions[stage].contains(points)
+    ax.computed_zorder = False  # points over the surface, or it hides them
     ax.plot_trisurf(
-        *mesh.vertices.T, triangles=mesh.faces, color="#edae49", alpha=0.35, linewidth=0,
-        shade=True, antialiased=False,
+        *mesh.vertices.T, triangles=mesh.faces, color="#edae49", alpha=0.3, linewidth=0,
+        shade=True, antialiased=False, zorder=1,
     )  # fmt: skip
-    for some, colour, size in ((points[inside], INSIDE, 2.0), (points[~inside], OUTSIDE, 1.5)):
-        ax.scatter(*some.T, s=size, linewidths=0, color=colour, depthshade=False)
+    for some, colour, size in ((points[~inside], OUTSIDE, 1.5), (points[inside], INSIDE, 2.5)):
+        ax.scatter(*some.T, s=size, linewidths=0, color=colour, depthshade=False, zorder=2)
     for i, axis in enumerate("xyz"):
         limit = limit_of(points[:, [i]])
         getattr(ax, f"set_{axis}lim")(-limit, limit)
+    ax.set_box_aspect((4, 4, 3.4), zoom=1.1)
     ax.view_init(elev=18, azim=-70)
     ax.locator_params(nbins=5)

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +56,15 @@ def _cost(problem: Problem) -> int:
     return problem.flow.evaluations - before
 
 
+def log_prior(problem: Problem, log_weights: Tensor) -> Tensor:
+    """Log density of logits up to a constant, [...], for normalised log weights [..., K].
+
+    It is the Dirichlet prior of the weights, with the volume that the softmax changes. Flat in the
+    logits for a concentration of zero.
+    """
+    return (problem.concentration.to(log_weights) * log_weights).sum(-1)
+
+
 def log_joint(problem: Problem, z: Tensor, log_weights: Tensor) -> Tensor:
     """Log density of logits and latents together, a scalar with a graph.
 
@@ -67,9 +77,8 @@ def log_joint(problem: Problem, z: Tensor, log_weights: Tensor) -> Tensor:
         the formula above; -inf where it cannot be computed, which samplers take as a rejection.
     """
     fz = problem.generate(z, differentiable=True)
-    prior = (problem.concentration.to(log_weights) * log_weights).sum()
-    latents = problem.mixture.log_prob(z, log_weights).sum()
-    value = prior + latents + problem.log_likelihood(problem.x, fz).sum()
+    latents = problem.mixture.log_prob(z, log_weights) + problem.log_likelihood(problem.x, fz)
+    value = log_prior(problem, log_weights) + latents.sum()
     return torch.where(torch.isfinite(value), value, -math.inf)
 
 
@@ -114,6 +123,21 @@ class LatentTarget:
         self.root = torch.linalg.cholesky(covariance)  # [n, d, d]
         self.start = torch.linalg.solve(self.root, origin - self.centre)
         self.setup_evaluations = self.cost * len(x) * (pilots + 2)
+
+    def begin(self, rng: np.random.Generator) -> Tensor:
+        """Where a chain begins: f^-1(x) moved at random by about a posterior sd, [n, d].
+
+        Raises:
+            ValueError: if the flow cannot carry the latent of a datum back.
+        """
+        moved = torch.from_numpy(rng.standard_normal(tuple(self.start.shape))).to(self.start)
+        q = self.start + moved
+        q = torch.where(torch.isfinite(self.misfit(q)[0])[:, None], q, self.start)
+        if not bool(torch.isfinite(self.misfit(q)[0]).all()):
+            raise ValueError(
+                "this flow does not generate finite data from f^-1(x): train it longer"
+            )
+        return q
 
     def latents(self, q: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         """z for whitened q [m, d] of the data `rows`, [m, d]."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from experiments.chain_store import ChainStore, fingerprint, gather, kept, record_every
 from experiments.energy import LatentTarget
-from experiments.posterior import Draws, Problem, Truth, dirichlet, gibbs_weights
+from experiments.leapfrog import LENGTH, Point, leapfrog_counts, transition
+from experiments.posterior import Draws, Problem, Truth, start_weights, thinned_weights
 from experiments.step_size import DualAveraging
 from torch_utils import distributed
 from training import seeding
@@ -31,99 +31,10 @@ from training import seeding
 if TYPE_CHECKING:
     from experiments.mcmc import Settings
 
-LENGTH = math.pi / 2  # of a trajectory in whitened units: a quarter turn forgets a Gaussian's start
 SHORT = 3  # leapfrog steps at most, except in every fifth iteration: few data need more, and a
 LONG_EVERY = 5  # network call for those few takes nearly as long as one for all
 START_STEP = 0.5
 JITTER = 0.1  # relative; keeps trajectories of a fixed length from returning to where they began
-SWEEPS = 10  # Gibbs draws of labels and weights after each trajectory; they need no flow
-DIVERGED = 1000.0  # rise of the energy along a trajectory that counts as a divergence
-
-
-@dataclass
-class Point:
-    """Latents in whitened units with their likelihood, which does not depend on the weights.
-
-    Attributes:
-        q: [n, d].
-        misfit: -log N(x_i; f(z_i), noise_var I), [n].
-        slope: its gradient, [n, d].
-    """
-
-    q: Tensor
-    misfit: Tensor
-    slope: Tensor
-
-
-@dataclass
-class Moved:
-    """What a transition did.
-
-    Attributes:
-        point: where the chain is now.
-        probability: of acceptance, [n]; 0 where the trajectory's energy is not finite.
-        accepted: [n].
-        diverged: whose energy rose by more than `DIVERGED` or is not finite, [n].
-    """
-
-    point: Point
-    probability: Tensor
-    accepted: Tensor
-    diverged: Tensor
-
-
-def leapfrog_counts(step: Tensor, most: int) -> Tensor:
-    """Leapfrog steps of trajectories of `LENGTH` for step sizes [n], between 1 and `most`."""
-    return (LENGTH / step).round().clamp(1, most).long()
-
-
-def transition(
-    target: LatentTarget,
-    here: Point,
-    log_weights: Tensor,
-    step: Tensor,
-    counts: Tensor,
-    momentum: Tensor,
-    uniform: Tensor,
-    path: list[Tensor] | None = None,
-) -> Moved:
-    """One Hamiltonian transition of every latent, each with its own acceptance.
-
-    Args:
-        target: the latents' posterior given weights.
-        here: where they are.
-        log_weights: [K].
-        step: step sizes, [n].
-        counts: leapfrog steps, [n]; they may depend on nothing that the trajectory changes.
-        momentum: standard normal, [n, d].
-        uniform: in (0, 1), [n]: accept where below the probability.
-        path: gets the positions after each leapfrog step, [n, d].
-    """
-    pull, fall = target.prior(here.q, log_weights)
-    begin = here.misfit + pull + 0.5 * momentum.square().sum(1)
-    q, misfit, slope, pull = here.q.clone(), here.misfit.clone(), here.slope.clone(), pull.clone()
-    p = momentum - 0.5 * step[:, None] * (here.slope + fall)
-    for k in range(int(counts.max())):
-        rows = torch.nonzero(counts > k).flatten()
-        h = step[rows, None]
-        q[rows] += h * p[rows]
-        misfit[rows], slope[rows] = target.misfit(q[rows], rows)
-        pull[rows], fall = target.prior(q[rows], log_weights, rows)
-        half = torch.where(counts[rows] == k + 1, 0.5, 1.0).to(h)[:, None]
-        p[rows] -= half * h * (slope[rows] + fall)
-        if path is not None:
-            path.append(q.clone())
-    rise = misfit + pull + 0.5 * p.square().sum(1) - begin
-    rise = torch.where(torch.isfinite(rise), rise, math.inf)  # no energy: never accepted
-    probability = torch.exp(-rise.clamp(min=0))
-    accepted = uniform < probability
-    take = accepted[:, None]
-    there = Point(
-        torch.where(take, q, here.q),
-        torch.where(accepted, misfit, here.misfit),
-        torch.where(take, slope, here.slope),
-    )
-    return Moved(there, probability, accepted, rise > DIVERGED)
 
 
 class Chain:
@@ -169,16 +80,9 @@ class Chain:
     def _begin(self) -> None:
         """Around f^-1(x) and with weights drawn evenly, so that chains start apart."""
         rng = self._random(0)
-        start = self.target.start
-        self.w = dirichlet(np.ones(self.weights.shape[1]), rng)
-        q = start + torch.from_numpy(rng.standard_normal(tuple(start.shape))).to(start)
+        self.w = start_weights(self.weights.shape[1], rng)
+        q = self.target.begin(rng)
         misfit, slope = self.target.misfit(q)
-        lost = ~torch.isfinite(misfit)
-        q[lost] = start[lost]
-        if bool(lost.any()):
-            misfit, slope = self.target.misfit(q)
-        if not bool(torch.isfinite(misfit).all()):
-            raise ValueError("the flow does not generate its own latents back: train it longer")
         self.point = Point(q, misfit, slope)
         first = self.settings.step_size or START_STEP
         self.steps = DualAveraging.begin(
@@ -212,7 +116,7 @@ class Chain:
         z = self.target.latents(self.point.q)
         like = self.target.problem.mixture.log_components(z)
         prior = self.target.problem.concentration
-        self.w = gibbs_weights(like, prior, 1, SWEEPS - 1, rng, torch.from_numpy(self.w))[0]
+        self.w = thinned_weights(like, prior, 1, 0, rng, self.w)[0]
         if not warm:
             self._keep(self.iteration - s.burn, z)
         self.iteration += 1
@@ -330,7 +234,6 @@ def _collect(target: LatentTarget, chains: list[Chain], settings: Settings, bega
         "step_size_of_data": quantiles(found["step_size"]),
         "leapfrog_steps": float(steps.mean()),
         "divergent_share": float(diverged.mean()),
-        "gibbs_sweeps": SWEEPS,
         "integration": target.problem.how,
         "evaluations_per_gradient": target.cost,
         "trajectory_every": record_every(target.problem, settings),
@@ -341,7 +244,7 @@ def _collect(target: LatentTarget, chains: list[Chain], settings: Settings, bega
         found["z"] if settings.keep_z else None,
         found["trajectories"],
         statistics,
-        target.setup_evaluations + target.cost * (int(found["moves"].sum()) + starts),
+        target.setup_evaluations + target.cost * (int(found["moves"].sum()) + 3 * starts),
         time.monotonic() - began,
     )
 

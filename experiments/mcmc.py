@@ -1,7 +1,7 @@
 """Posterior sampling of the calibration experiments: samplers, diagnostics, files.
 
-Every sampler is a function of (problem, truth, settings), called by all ranks in a session: it deals
-its chains to them and gives the draws on rank 0.
+Every sampler is a function of (problem, truth, settings), called by all ranks in a session: it
+deals its chains to them and gives the draws on rank 0.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Settings:
     keep_z: int = 0
     progress: Callable[[int, dict], None] | None = None
     checkpoint: Path | None = None
-    refresh: float = 1.0
+    refresh: float = 0.5
 
     def plain(self) -> dict[str, Any]:
         """Plain values for a .json file."""
@@ -171,6 +171,23 @@ def diagnose(weights: np.ndarray) -> dict[str, Any]:
     }
 
 
+def warnings_of(
+    draws: Draws, found: dict[str, Any], largest_r_hat: float, least_ess: float
+) -> list[str]:
+    """What a reader of the results must know: chains that disagree, or lost a component."""
+    lines = []
+    if not max(found["r_hat"]) <= largest_r_hat:  # so that NaN is one too
+        lines.append(f"R-hat {max(found['r_hat']):.3f} is over {largest_r_hat}: run longer chains")
+    if min(found["ess_bulk"]) < least_ess:
+        lines.append(f"bulk ESS {min(found['ess_bulk']):.0f} is under {least_ess}: draw more")
+    if bool((draws.weights == 0).any()):
+        lines.append(
+            "a weight has reached zero, from where this prior, flat in the logits, never lets it "
+            "return; use --prior=dirichlet"
+        )
+    return lines
+
+
 def save(
     folder: Path, draws: Draws, summary: dict[str, Any], settings: Settings, components: int
 ) -> None:
@@ -204,7 +221,9 @@ def save_trajectories(folder: Path, draws: Draws, settings: Settings, components
     chains, number, steps, _ = draws.trajectories.shape
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    for k, states in enumerate(draws.trajectories.reshape(chains, number * steps, -1).swapaxes(0, 1)):
+    for k, states in enumerate(
+        draws.trajectories.reshape(chains, number * steps, -1).swapaxes(0, 1)
+    ):
         np.savez(
             folder / f"curr_params_{k:02d}.npz",
             curr_params=states,

@@ -117,6 +117,32 @@ class Problem:
         return -0.5 * (x - fz).square().sum(1) / self.noise_var - constant
 
 
+def paper_problem(
+    flow: Flow,
+    noise_var: float = 1e-2,
+    eps: float | None = None,
+    proper: bool = False,
+    how: dict[str, Any] | None = None,
+) -> Problem:
+    """The problem of appendix B.7 for a flow, without data.
+
+    Args:
+        flow: the flow.
+        noise_var: variance of the observation noise.
+        eps: latent variance of compressed dimensions; None for the schedule's own.
+        proper: Dirichlet(1) prior on the weights instead of the improper one.
+        how: solver, steps, ... of every integration.
+    """
+    variances = flow.schedule.latent_variance().double().clone()
+    keep = flow.schedule.dims_to_keep
+    variances[:keep] = flow.schedule.A0**2
+    if eps is not None:
+        variances[keep:] = eps
+    mixture = paper_mixture(variances.to(flow.device, flow.dtype))
+    concentration = mixture.means.new_full((len(mixture.means),), float(proper))
+    return Problem(flow, mixture, noise_var, concentration, how=how or {})
+
+
 @dataclass
 class Truth:
     """What a data set was simulated from: weights [K], component of each datum [n], z [n, d]."""

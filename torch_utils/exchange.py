@@ -50,7 +50,7 @@ def read_safetensors(path: Path, size: int) -> dict[str, Any]:
     except OSError:
         raise RefusedError(f"needs {beside.name} beside it, which cannot be read") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise RefusedError(f"has a damaged {beside.name} ({quote(error)})") from None
+        raise RefusedError(f"has a damaged {beside.name} ({quote(str(error))})") from None
     if not isinstance(content, dict):
         raise RefusedError(f"has a damaged {beside.name} (not a dict)")
     try:
@@ -58,7 +58,7 @@ def read_safetensors(path: Path, size: int) -> dict[str, Any]:
     except Exception as error:  # of the library, in any of its ways
         if isinstance(error, (RefusedError, MemoryError)):
             raise
-        raise RefusedError(f"is damaged ({quote(error)})") from None
+        raise RefusedError(f"is damaged ({quote(str(error))})") from None
     if sum(x.nbytes for x in state.values()) > size:
         raise RefusedError("says that it holds more than it does")
     return content | {"state": state}

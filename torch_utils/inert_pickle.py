@@ -3,7 +3,7 @@
 A pickle is a program for a small stack machine, and unpickling runs it: it can call anything that
 can be imported. `read` is another machine for the same language. Names in the file are looked up
 in a table of the caller's, whose entries are the only things that are ever called; every other
-name ends the reading. Opcodes that no network file needs are refused, containers are plain, and
+name ends the reading. Opcodes that no such file needs are refused, containers are plain, and
 operations, sizes and depth are bounded before memory is taken. No torch here.
 """
 
@@ -132,7 +132,7 @@ def read(
     except MemoryError:
         raise
     except Exception as error:  # a damaged pickle fails in any way it likes
-        raise RefusedError(f"is damaged ({type(error).__name__}: {quote(error)})") from None
+        raise RefusedError(f"is damaged ({type(error).__name__}: {quote(str(error))})") from None
 
 
 class _Machine:
@@ -155,7 +155,7 @@ class _Machine:
         elif name in _OPERATIONS:
             _OPERATIONS[name](self, argument)
         elif name not in _IGNORED:
-            raise RefusedError(f"uses the pickle operation {name}, which no network file needs")
+            raise RefusedError(f"uses the pickle operation {name}, which no such file needs")
 
     def mark(self, _: Any) -> None:
         """Begin a group of values."""
@@ -215,7 +215,7 @@ class _Machine:
         except (RefusedError, MemoryError):
             raise
         except Exception as error:  # wrong arguments fail in any way they like
-            raise RefusedError(f"misuses {quote(maker.name)} ({quote(error)})") from None
+            raise RefusedError(f"misuses {quote(maker.name)} ({quote(str(error))})") from None
 
     def build(self, _: Any) -> None:
         """Give a record its state; what hangs on containers beside their items is left out."""

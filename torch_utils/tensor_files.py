@@ -126,11 +126,11 @@ def read_zip(file: IO[bytes], names: Names = STATE_NAMES) -> Any:
         with zipfile.ZipFile(file) as archive:
             return _read_archive(archive, length, names)
     except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, struct.error) as error:
-        raise RefusedError(f"is not a whole zip archive ({quote(error)})") from None
+        raise RefusedError(f"is not a whole zip archive ({quote(str(error))})") from None
     except (UnicodeDecodeError, ValueError, RuntimeError) as error:
         if isinstance(error, RefusedError):
             raise
-        raise RefusedError(f"is damaged ({quote(error)})") from None
+        raise RefusedError(f"is damaged ({quote(str(error))})") from None
 
 
 def _check_directory(file: IO[bytes], length: int) -> None:

@@ -29,12 +29,12 @@ from training.dequantization import log_prob_of_levels
 from training.flow import Flow
 from training.schedule import Schedule
 
-NODES = 4097  # of the table by which times are drawn
+NODES = 4097  # of the table by which times are chosen
 
 
 @dataclass
 class Bound:
-    """Parts of the bound on -log p, nats, each [n]: unbiased estimates.
+    """Parts of the bound on -log p, nats, each [n]: estimates by one noise a time.
 
     Attributes:
         prior: KL divergence of the latent from N(0, I), exact.
@@ -71,25 +71,24 @@ def check_rates(schedule: Schedule) -> None:
         )
 
 
-def drawn_times(schedule: Schedule, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Times of the integral, stratified, with density proportional to sum_i r_i cos(phi_i)^2.
+def quadrature(schedule: Schedule, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Times and weights of an integral over time: midpoints of equal parts of sum_i r_i cos_i^2.
 
-    The weight's integral has a closed form, -log(1 + exp(-G)) with G = log(gamma/xi); between
-    nodes of a table it is taken as linear, and the times' density is that of the table.
+    The integral of r cos(phi)^2 has a closed form, -log(1 + exp(-G)) with G = log(gamma/xi);
+    between the nodes of a table it is taken as linear, and the weights are those of the table.
 
     Args:
         schedule: the schedule.
         count: how many.
-        seed: of the common offset of the strata.
 
     Returns:
-        times [count], and what an integrand is multiplied by before it is summed, [count].
+        times [count] and weights [count].
     """
     nodes = np.linspace(0.0, schedule.tmax, NODES)
     gamma = schedule.gamma(torch.from_numpy(nodes).to(schedule.xi.device))[0]
     total = -torch.log1p(schedule.xi / gamma).sum(1).cpu().numpy()
     cdf = (total - total[0]) / (total[-1] - total[0])
-    q = (seeding.generator(seed, "elbo times").random() + np.arange(count)) / count
+    q = (0.5 + np.arange(count)) / count
     cell = np.clip(np.searchsorted(cdf, q, side="right") - 1, 0, NODES - 2)
     step, share = nodes[1] - nodes[0], cdf[cell + 1] - cdf[cell]
     times = nodes[cell] + step * (q - cdf[cell]) / share
@@ -114,7 +113,7 @@ def elbo(
         flow: the flow.
         x: data in its own units, [n, d], without noise.
         times: network evaluations a sample.
-        seed: of times and noise.
+        seed: of the noise.
         start: number of the first sample in the stream of noise, a multiple of the flow's block.
         half_width: of the data's levels, in its units; None for real vectors.
         progress: called with the number of samples done.
@@ -126,7 +125,7 @@ def elbo(
         ValueError: for schedules without a bound, see `check_rates`.
     """
     check_rates(flow.schedule)
-    when = drawn_times(flow.schedule, times, seed)
+    when = quadrature(flow.schedule, times)
     parts = []
     for first in range(0, len(x), flow.block):
         block = x[first : first + flow.block].to(flow.device, flow.dtype)

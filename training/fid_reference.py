@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dnnlib.arrays import load_npz
 from dnnlib.util import atomic_path
 from training.detectors import Detector
 from training.image_metrics import FeatureStatistics
@@ -71,17 +71,13 @@ def load_reference(path: str | Path) -> Reference:
         ValueError: one line that says what is wrong.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in ("mu", "sigma", "pool", "info") if k in file.files}
+        arrays = load_npz(path, ("mu", "sigma", "pool", "info"))
     except FileNotFoundError:
         raise ValueError(
             f"{path}: no such file; make it with fid.py ref --data=... --dest={path}"
         ) from None
-    except (
-        OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, zipfile.BadZipFile,
-    ) as error:  # fmt: skip
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{path}: not a reference file, or damaged ({reason})") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a reference file, or damaged ({error})") from None
     info = _info(path, arrays.pop("info", None))
     statistics = {k: torch.from_numpy(_numbers(path, k, v)) for k, v in arrays.items()}
     if not {"mu", "sigma"} <= statistics.keys():

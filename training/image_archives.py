@@ -1,25 +1,26 @@
 """Image sets that are published as archives: CIFAR-10, MNIST, LSUN, and scikit-learn's digits.
 
-CIFAR-10 is a tar of pickles, and unpickling can run any program; `_InertUnpickler` reads the
-numbers without calling anything that the file names.
+CIFAR-10 is a tar of pickles, and unpickling can run any program; `torch_utils.inert_pickle` reads
+the numbers without calling anything that the file names.
 """
 
 from __future__ import annotations
 
 import gzip
 import importlib
-import pickle
 import re
 import struct
 import tarfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
+from torch_utils.inert_pickle import RefusedError, read, table
+from torch_utils.inert_values import PLAIN
 from training.image_files import BadImageError, ImageSet, decode, open_images
 
 CIFAR_BATCHES = [f"data_batch_{i}" for i in range(1, 6)]  # the 50,000 training images
@@ -80,57 +81,7 @@ def _digits() -> ImageSet:
 # CIFAR-10 --------------------------------------------------------------------------------------
 
 
-class _Array:
-    """Stands for a pickled NumPy array; keeps its state, does nothing."""
-
-    def __init__(self, *_: object):
-        self.state: Any = None
-
-    def __setstate__(self, state: object) -> None:
-        self.state = state
-
-
-class _Dtype:
-    """Stands for a pickled NumPy dtype."""
-
-    def __init__(self, code: object = None, *_: object):
-        self.code = code
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-class _Latin1:
-    """Stands for codecs.encode, which is how Python 3 writes bytes in the old pickle format."""
-
-    def __new__(cls, text: object, codec: object) -> Any:
-        """The bytes of a latin-1 text, for any other codec an error."""
-        if not isinstance(text, str) or codec != "latin1":
-            raise pickle.UnpicklingError("bytes in an unknown form")
-        return text.encode("latin1")
-
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("bytes in an unknown form")
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Reads containers, numbers and NumPy arrays; whatever else a pickle names is refused."""
-
-    KNOWN = {  # noqa: RUF012  (never changed)
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Dtype,
-        ("numpy.core.multiarray", "_reconstruct"): _Array,
-        ("numpy._core.multiarray", "_reconstruct"): _Array,
-        ("_codecs", "encode"): _Latin1,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The harmless stand-in for a name; nothing is imported."""
-        if (module, name) not in self.KNOWN:
-            raise pickle.UnpicklingError(
-                f"asks for {module}.{name}, which no image data needs; refused, and nothing was run"
-            )
-        return self.KNOWN[module, name]
+_NAMES = table(PLAIN, "which no image data needs")
 
 
 def _cifar(path: Path) -> ImageSet:
@@ -165,23 +116,19 @@ def _cifar(path: Path) -> ImageSet:
 def _cifar_batch(name: str, file: IO[bytes]) -> tuple[np.ndarray, list[int]]:
     """Images uint8 [n, 32, 32, 3] and labels of one batch."""
     try:
-        batch = _InertUnpickler(file, encoding="latin1").load()
-    except pickle.UnpicklingError as error:
+        batch = read(file.read(), _NAMES)
+    except RefusedError as error:
         raise ValueError(f"{name} {error}") from None
-    except (OSError, zlib.error):
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
+    except MemoryError as error:
         raise ValueError(f"{name} is damaged ({type(error).__name__})") from None
     try:
-        _, shape, dtype, fortran, raw = batch["data"].state
-        labels = batch["labels"]
-        data = raw.encode("latin1") if isinstance(raw, str) else raw
+        data, labels = batch["data"].value, batch["labels"]
         count = len(labels)
-        if (tuple(shape), dtype.code, bool(fortran)) != ((count, 3072), "u1", False):
+        if data.shape != (count, 3072) or data.dtype != np.uint8:
             raise ValueError
         if not all(type(label) is int and 0 <= label < 10 for label in labels):
             raise ValueError
-        planes = np.frombuffer(data, np.uint8).reshape(count, 3, 32, 32)
+        planes = data.reshape(count, 3, 32, 32)
     except (TypeError, KeyError, AttributeError, ValueError):
         raise ValueError(
             f"{name} does not hold bytes [n, 3072] with n labels from 0 to 9; not CIFAR-10"

@@ -138,7 +138,8 @@ def _open_zip(path: Path) -> ImageSet:
             raise ValueError(f"{path}: holds several entries of one name; make the archive anew")
 
         def read(name: str) -> bytes:
-            return _bounded(lambda: archive.read(name), entries[name].file_size)
+            size = entries[name].file_size
+            return _bounded(lambda: _unpacked(archive, name, size), size)
 
         return _file_set(path, list(entries), read, archive.close)
     except BaseException:
@@ -153,6 +154,15 @@ def _check_entry(path: Path, name: str) -> None:
             f"{path}: entry {name!r} leads out of the archive; refused, take the archive from a "
             "source you trust"
         )
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+    """An entry of a zip archive, whose checksum is compared.
+
+    By its stated size: `ZipFile.read` unpacks all there is before it cuts that down.
+    """
+    with archive.open(name) as entry:
+        return entry.read(max(size, 1))
 
 
 def _bounded(read: Callable[[], bytes], size: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dnnlib.arrays import load_npz
 from dnnlib.util import in_order
 from training.image_files import BadImageError, ImageSet, kind_of, open_images
 
@@ -81,15 +81,14 @@ def _from_files(path: Path, images: ImageSet) -> ImageStream:
 
 def _load(path: Path) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not file.files:
-                raise ValueError("it is empty")
-            return file["images" if "images" in file.files else file.files[0]]
+        arrays = load_npz(path)
+        if not arrays:
+            raise ValueError("it is empty")
+        return arrays["images" if "images" in arrays else next(iter(arrays))]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file or folder") from None
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ValueError(f"{path}: not a readable .npz file ({reason})") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable .npz file ({error})") from None
 
 
 def _from_array(path: Path, x: np.ndarray) -> ImageStream:

@@ -72,8 +72,11 @@ def find_run(
 
 def _stored(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / OPTIONS_FILE).read_text()))
-    except (OSError, ValueError):
+        stored = json.loads((folder / OPTIONS_FILE).read_text())
+        if not isinstance(stored, dict) or not isinstance(stored.get("arch"), str):
+            raise ValueError
+        return stored
+    except (OSError, ValueError, RecursionError):
         raise UserError(
             f"--resume={folder}: no run there ({OPTIONS_FILE} is missing or damaged); name a run "
             "folder such as out/00000-circles-PRP, or latest"

@@ -51,7 +51,7 @@ def lift(content: dict[str, Any], file_name: str = "") -> dict[str, Any]:
         raise RefusedError(f"holds no network ({', '.join(NETWORK_KEYS)})")
     inner = submodules(precond).get("model")
     if inner is None:
-        raise RefusedError(f"holds a {quote(precond.name)} without a network in `model`")
+        raise RefusedError(f"holds the class {quote(precond.name)} without a network in `model`")
     own = attributes(precond)
     network, shape = _network(inner, own)
     if all(k in own for k in INFLATION_KEYS):
@@ -62,8 +62,8 @@ def lift(content: dict[str, Any], file_name: str = "") -> dict[str, Any]:
         parts = _sigma(precond.name, own, shape)
     else:
         raise RefusedError(
-            f"holds a {quote(precond.name)}; preconditioners that are read are inflationary ones "
-            f"(with {', '.join(INFLATION_KEYS)}), {', '.join(SIGMA_PRECONDS)}"
+            f"holds the class {quote(precond.name)}; preconditioners that are read are "
+            f"inflationary ones (with {', '.join(INFLATION_KEYS)}), {', '.join(SIGMA_PRECONDS)}"
         )
     weights = {f"model.{k}": _weight(k, v) for k, v in state_of(inner).items()}
     return {

@@ -27,14 +27,16 @@ def flow_loss(
 
     With the weight 1 this is the paper's weighted denoising loss, rewritten: no weight is left to
     compute, and no terms cancel. EDM's weight gives the same. With cos(phi)^2 it is the error of
-    the noise that the field implies, n = sin(phi) u - cos(phi) F, the loss of VP and VE.
+    the noise that the field implies, n = sin(phi) u - cos(phi) F, the loss of VP and VE. With
+    (dphi_i/da)^2 it is the error of the velocity du/da in arc length, which is what integration
+    sees; a dimension that hardly turns hardly counts.
 
     Args:
         precond: schedule, basis and network.
         x: raw data, [n, d].
         t: times, [n].
         noise: standard normal, [n, d].
-        weighting: "edm", "noise", or weights [n, d] (see `training.weighting`).
+        weighting: "edm", "noise", "arc", or weights [n, d] (see `training.weighting`).
         net: module to call for F instead of `precond.field` (its DDP wrapper).
         probe: random signs [n, d], with which the second-order penalty is added; None for none.
         labels: class and augmentation labels of `InflationPrecond.field`.
@@ -60,7 +62,10 @@ def flow_loss(
         errors = errors + second_order_penalty(u, F, errors, cos, sin, probe.to(F))[:, None]
     if isinstance(weighting, Tensor):
         return weighting * errors
-    return errors if weighting == "edm" else cos.square() * errors
+    if weighting == "arc" and not precond.schedule.proportional:  # where all turn alike
+        turn = precond.schedule.angle(t)[1].square()
+        return turn / turn.mean(1, keepdim=True) * errors
+    return cos.square() * errors if weighting == "noise" else errors
 
 
 def second_order_penalty(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.arrays import load_npz
 from training.flow import Flow
 from training.latents import Donors
 from training.simulation import Method
@@ -104,11 +105,9 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: no such file")
     wanted = ("xs_es", "tilde_xs", "t", "whitened", "classes", "run")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {k: archive[k] for k in wanted if k in archive.files}
-    except Exception as error:  # zipfile, numpy and the system each have their own
-        reason = " ".join(str(error).split())[:100]
-        raise ValueError(f"{path}: not a readable .npz of an inflation ({reason})") from None
+        return load_npz(path, wanted)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path}: not a readable .npz of an inflation ({error})") from None
 
 
 def _checked_run(

@@ -54,9 +54,10 @@ def schedule_options(inflation_gap: float, tmax: float, space: str) -> Callable:
                      "the arc that the flow is integrated in, or such that the noise level is "
                      "lognormal (edm), uniform in VP's time (vp) or log-uniform (ve)  "
                      "[by --precond; ifs: uniform]"),
-        click.option("--weighting", type=click.Choice(["edm", "noise", "likelihood"]),
-                     help="weight of the squared error of the field: edm 1, noise cos(phi)^2, "
-                     "likelihood that of maximum likelihood  [by --precond; ifs: edm]"),
+        click.option("--weighting", type=click.Choice(["edm", "noise", "arc", "likelihood"]),
+                     help="weight of the squared error of the field: edm 1, noise cos(phi)^2, arc "
+                     "that of the velocity in arc length, likelihood that of maximum likelihood  "
+                     "[by --precond; ifs: edm]"),
         click.option("--importance/--no-importance", default=None,
                      help="draw times in proportion to the likelihood weight, for a less noisy "
                      "gradient; with --weighting=likelihood  [by --precond; ifs: no]"),
@@ -120,6 +121,7 @@ def run(
         raise UserError("--transfer starts a run and --resume goes on with one; give one of them")
     if options["resume"]:
         run_dir, found = find_run(options["resume"], options["outdir"], explicit)
+        _check_found(found, options, presets)
         options |= found
     options |= {k: v for k, v in presets[options["arch"]].items() if options[k] is None}
     if options["lr_rampup"] is None:
@@ -151,6 +153,30 @@ def run(
             reason = str(error).strip().splitlines()[0][:200]
             raise UserError(f"--compile does not work here ({reason}); use --no-compile") from error
         raise
+
+
+def _check_found(
+    found: dict[str, Any], options: dict[str, Any], presets: dict[str, dict[str, Any]]
+) -> None:
+    """Check that options read from a run's file are of the kinds that a command line gives."""
+    flaws = [k for k, v in found.items() if k in options and not _alike(v, options[k])]
+    if found.get("arch", options["arch"]) not in presets:
+        flaws.append("arch")
+    if flaws:
+        raise UserError(
+            f"--resume={options['resume']}: its options are those of another script or damaged "
+            f"(--{flaws[0]}={str(found.get(flaws[0]))[:40]}); name a run of this script"
+        )
+
+
+def _alike(stored: Any, default: Any) -> bool:
+    """Whether a stored value may stand in the place of a default."""
+    number = (int, float)
+    if stored is None or default is None:
+        return isinstance(stored, (str, *number, list, type(None)))
+    return isinstance(stored, type(default)) or (
+        isinstance(stored, number) and isinstance(default, number)
+    )
 
 
 def _check_content(options: dict[str, Any], source: Source, run_dir: Any) -> None:

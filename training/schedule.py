@@ -311,7 +311,8 @@ class Arc:
 
     def times(self, q: Tensor) -> Tensor:
         """Times at which the shares q [n] of the whole arc are covered, [n]."""
-        return torch.tensor([self.time(a) for a in (q.double() * self.length).tolist()])
+        times = [self.time(a) for a in (q.double() * self.length).tolist()]
+        return torch.tensor(times, dtype=torch.float64)
 
     def turn(self, a: float) -> np.ndarray:
         """dphi/da at arc length a, float64 [d]; zero where a dimension's noise does not grow."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.arrays import load_npy, load_npz
 from torch_utils import distributed
 from training import seeding
 
@@ -97,23 +98,22 @@ def read_vectors(path: Path) -> np.ndarray:
 
 def _read_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        return load_npy(path)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not a readable array ({error})") from None
 
 
 def _read_npz(path: Path) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = list(archive.files)
-            wanted = next((k for k in ("x", "data") if k in names), None)
-            if wanted is None and len(names) != 1:
-                raise ValueError(f"arrays {', '.join(names) or 'none'}; name one of them x or data")
-            return archive[wanted or names[0]]
-    except (ValueError, EOFError, OSError, AttributeError) as error:
-        raise ValueError(f"{path}: not a readable archive of one array ({error})") from None
-    except Exception as error:  # zipfile raises its own family
+        arrays = load_npz(path)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path}: not a readable .npz archive ({error})") from None
+    usual = [k for k in ("x", "data") if k in arrays]
+    if not usual and len(arrays) != 1:
+        raise ValueError(
+            f"{path}: holds the arrays {', '.join(arrays) or 'none'}; name one of them x or data"
+        )
+    return arrays[usual[0]] if usual else next(iter(arrays.values()))
 
 
 def _read_csv(path: Path) -> np.ndarray:

@@ -223,8 +223,8 @@ def test_hostile_pickles_do_not_run(tmp_path):
         "system": "asks for posix.system",
         "getattr": "asks for builtins.getattr",
         "numpy": "asks for numpy.save",
-        "codec": "bytes in an unknown form",
-        "setstate": "data_batch_3 is damaged",
+        "codec": "the pickle operation UNICODE",
+        "setstate": "the pickle operation STRING",
     }
     for name, attack in attacks.items():
         source = _cifar_with("c/data_batch_3", attack)(tmp_path)

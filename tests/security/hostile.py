@@ -99,7 +99,6 @@ def executing(canary: Path) -> dict[str, bytes]:
         "subprocess.getoutput": call(name("subprocess", "getoutput"), value(touch)),
         "eval": call(name("builtins", "eval"), value(code)),
         "exec": call(name("builtins", "exec"), value(code)),
-        "python 2 eval": call(name("__builtin__", "eval"), value(code)),
         "open": call(name("builtins", "open"), value(str(canary)), value("w")),
         "import and getattr": call(
             call(name("builtins", "getattr"), call(name("builtins", "__import__"), value("os")),
@@ -121,7 +120,6 @@ def executing(canary: Path) -> dict[str, bytes]:
         "pickle in a pickle": call(name("pickle", "loads"), value(whole(ran))),
         "marshal": call(call(name("types", "FunctionType"), call(name("builtins", "compile"),
                         value(code), value("x"), value("exec")), value({}))),
-        "numpy": call(name("numpy.f2py.diagnose", "run_command"), value(touch)),
         "dict key": b"}" + ran + value(1) + b"s",
         "in a list": b"](" + ran + b"e",
         "popped": ran + b"0N",
@@ -144,7 +142,7 @@ def refused(canary: Path) -> dict[str, bytes]:
     module = name("torch.nn.modules.linear", "Linear") + b")\x81"
     one = tensor(storage(), 0, (4,), (1,))
     laughs = b"]" + value(0) + b"a" + b"".join(
-        b"q" + bytes([i]) + b"](" + (b"h" + bytes([i])) * 9 + b"e" for i in range(60)
+        b"q" + bytes([i]) + b"0](" + (b"h" + bytes([i])) * 9 + b"e" for i in range(60)
     )  # fmt: skip
     numpy_object = call(name("numpy", "dtype"), value("O"), value(False), value(True))
     array = call(name("numpy.core.multiarray", "_reconstruct"), name("numpy", "ndarray"),
@@ -158,11 +156,13 @@ def refused(canary: Path) -> dict[str, bytes]:
         "class name with a dot": ema(record("os.system", b"}", source)),
         "record twice built": ema(record("A", b"}") + b"}b"),
         "hostile setstate": ema(module + b"}" + value("__setstate__") + ran + b"sb"),
-        "setstate by name": ema(module + b"}" + value("__setstate__") + name("os", "system") + b"sb"),
+        "setstate by name": ema(
+            module + b"}" + value("__setstate__") + name("os", "system") + b"sb"),
         "state of a class": ema(name("torch.nn.modules.linear", "Linear") + b"}b"),
         "state of a function": ema(name("torch._utils", "_rebuild_tensor_v2") + b"}b"),
         "called value": call(value("os.system"), value(touch)),
         "called record": call(record("A", b"}"), value(touch)),
+        "python 2 eval": call(name("__builtin__", "eval"), value(touch)),
         "own reader": call(name("torch_utils.persistence", "_src_to_module"), value(source)),
         "call by name": call(name("dnnlib.util", "call_func_by_name"), value(touch)),
         "copyreg": call(name("copyreg", "_reconstructor"), name("os", "system"), N, N),
@@ -246,6 +246,9 @@ def directory_of(size: int) -> bytes:
     """A zip archive that says that its list of entries has `size` bytes."""
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, size, 0, 0)
     return b"PK\x03\x04" + b"\0" * 2000 + end
+
+
+SLOW = ("many operations", "marks", "deep tuple", "deep list", "laughs")  # seconds to refuse
 
 
 def all_files(canary: Path) -> dict[str, bytes]:

@@ -149,9 +149,11 @@ def write_inflationary(path: Path, name: str, canary: Path, **changes: Any) -> P
     return dump(path, precond, source, protocol)
 
 
-def write_sigma(path: Path, class_name: str, canary: Path, protocol: int = 4) -> Path:
-    """The network of the precond_* conformance files as an older file."""
-    with np.load(CONFORMANCE / "net_ddpmpp.npz", allow_pickle=False) as data:
+def write_sigma(
+    path: Path, class_name: str, canary: Path, network: str = "ddpmpp", protocol: int = 4
+) -> Path:
+    """The network of the precond_* (or another net_*) conformance files as an older file."""
+    with np.load(CONFORMANCE / f"net_{network}.npz", allow_pickle=False) as data:
         args = json.loads(str(data["config"]))
     source = source_text(canary)
     net, kwargs = conformance_network(args, "image")
@@ -162,7 +164,5 @@ def write_sigma(path: Path, class_name: str, canary: Path, protocol: int = 4) ->
         "VEPrecond": {"sigma_min": 0.02, "sigma_max": 100},
     }[class_name]
     inner = converted(net, source, **kwargs)
-    state = module_state(
-        modules={"model": inner}, img_resolution=8, img_channels=3, label_dim=0, **attributes
-    )
+    state = module_state(modules={"model": inner}, img_resolution=8, img_channels=3, **attributes)
     return dump(path, Persistent(class_name, source, state), source, protocol)

@@ -1,7 +1,9 @@
 """Network files: complete, atomic, and never executed."""
 
+import hashlib
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,17 +112,82 @@ def test_inconsistent_networks_are_one_clear_line(spoil):
 
 
 def test_a_network_can_be_opened_from_an_address(tmp_path, monkeypatch):
-    from dnnlib import util
+    from dnnlib import download
 
     monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
     checkpoint.save(tmp_path / "net.pkl", "network", network_to_dict(_model(), NETWORK, {}))
 
-    def download(url, dest, timeout):
-        dest.parent.mkdir()
-        dest.write_bytes((tmp_path / "net.pkl").read_bytes())
+    data, asked = (tmp_path / "net.pkl").read_bytes(), []
 
-    monkeypatch.setattr(util, "_download", download)
-    for _ in range(2):  # the second time from the cache: mkdir would fail
+    def fetch(url, dest, timeout, max_size):
+        asked.append(url)
+        Path(dest).write_bytes(data)
+        return hashlib.sha256(data).hexdigest()
+
+    monkeypatch.setattr(download, "_download", fetch)
+    for _ in range(2):  # the second time from the cache
         assert load_flow("https://example.org/net.pkl", "cpu").schedule.data_dim == 3
+    assert asked == ["https://example.org/net.pkl"]
+    with pytest.raises(ValueError, match="expected 0000"):
+        load_flow("https://example.org/net.pkl", "cpu", sha256="0" * 64)
     with pytest.raises(ValueError, match="only https"):
         load_flow("http://example.org/net.pkl", "cpu")
+
+
+def test_older_versions_are_brought_up_to_date(tmp_path, monkeypatch):
+    path = tmp_path / "net.pkl"
+    checkpoint.save(path, "network", network_to_dict(_model(), NETWORK, {}))
+
+    def to_version_2(content):
+        return content | {"info": {"licence": "said in version 2"}}
+
+    monkeypatch.setattr(checkpoint, "VERSION", 2)
+    monkeypatch.setitem(checkpoint.MIGRATIONS, 1, to_version_2)
+    content = checkpoint.load_network(path)
+    assert content["version"] == 2
+    assert content["info"]["licence"] == "said in version 2"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: c.pop("info"), "lacks the entry 'info'"),
+        (
+            lambda c: c["state"].update(W=torch.full((3, 3), float("nan"))),
+            "'?W'? that are not finite",
+        ),
+        (lambda c: c["state"].update({"schedule.xi": torch.zeros(3)}), "no variances"),
+        (lambda c: c["schedule"].update(rho="fast"), "rho=fast outside"),
+        (lambda c: c["schedule"].update(tmax=1e9), "tmax=1000000000.0 outside"),
+        (lambda c: c["network"]["kwargs"].update(width=10**9), "width=1000000000 out of range"),
+        (lambda c: c["network"]["kwargs"].update(depth=200), "weights .* are not those"),
+        (lambda c: c["network"]["kwargs"].update(width=60000), "weights .* are not those"),
+        (lambda c: c["precond"].update(shape=[3, 1]), "does not fit its own description"),
+        (lambda c: c["precond"].update(time_input="edm"), "does not fit its own description"),
+        (lambda c: c["schedule"].update(rho=4.0), "rho is not that of its settings"),
+        (lambda c: c["info"].update(a=float("inf")), "'info' that is not finite"),
+        (lambda c: c.update(version=True), "has no version"),
+    ],
+)
+def test_what_a_file_contradicts_is_said(spoil, message, tmp_path):
+    content = network_to_dict(_model(), NETWORK, {})
+    spoil(content)
+    checkpoint.save(tmp_path / "net.pkl", "network", content)
+    with pytest.raises(ValueError, match=message) as error:
+        load_flow(tmp_path / "net.pkl", "cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\x93NUMPY", "no known layout"),
+    ],
+)
+def test_common_mistakes_are_named(content, message, tmp_path):
+    (tmp_path / "net.pkl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        checkpoint.load_network(tmp_path / "net.pkl")

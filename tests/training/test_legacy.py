@@ -91,6 +91,16 @@ def test_the_time_input_of_an_edm_network_is_edms(tmp_path, canary):
         torch.testing.assert_close(ours.field(u, t), native.field(u, t), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("network", ["ncsnpp", "adm"])
+@torch.no_grad()
+def test_every_published_network_is_read(network, tmp_path, canary):
+    path = write_sigma(tmp_path / "old.pkl", "EDMPrecond", canary, network)
+    _, a = conformance(f"net_{network}")
+    net = load_flow(path, "cpu").model.model
+    F = net(a["x"], a["noise_labels"], a["labels"] if a["labels"].numel() else None)
+    torch.testing.assert_close(F, a["F"], rtol=1e-4, atol=1e-5)
+
+
 def test_an_older_file_written_anew_means_the_same(tmp_path, canary):
     path = write_inflationary(tmp_path / "old.pkl", TOYS[2], canary, W=None, g=None)
     with pytest.raises(ValueError, match="preconditioners that are read"):

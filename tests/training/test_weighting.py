@@ -11,7 +11,7 @@ from tests.helpers import random_basis
 from training.edm_precond import RECIPES
 from training.loss import flow_loss
 from training.precond import InflationPrecond
-from training.schedule import Schedule
+from training.schedule import Arc, Schedule
 from training.weighting import LikelihoodWeighting
 
 G0, G1 = -13.3, 5.0
@@ -191,3 +191,23 @@ def test_second_order_penalty_is_stationary_at_the_exact_field(keep, factor, exa
     slopes = torch.stack(slopes)
     z = slopes.mean(0) / (slopes.std(0) / math.sqrt(len(slopes)))
     assert (float(z.abs().max()) < 3.5) == exact, z
+
+
+def test_arc_weighting_is_the_error_of_the_velocity():
+    """Turning alike is weighted alike; the mean weight over dimensions is one."""
+    precond, _ = linear(keep=1, factor=0.5)
+    x, noise = torch.randn(30, 2).double(), torch.randn(30, 2).double()
+    arc = Arc(precond.schedule)
+    t = arc.times(torch.linspace(0.01, 0.99, 30))
+    plain, weighted = (flow_loss(precond, x, t, noise, w) for w in ("edm", "arc"))
+    turn = torch.from_numpy(np.array([arc.turn(arc.position(float(s))) for s in t]))
+    torch.testing.assert_close(weighted, turn.square() * plain, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(turn.square().mean(1), torch.ones(30).double())
+
+
+def test_times_uniform_in_arc_length():
+    schedule = Schedule(torch.tensor([2.0, 0.5, 0.1]), 1, tmax=15.01)
+    arc = Arc(schedule)
+    t = arc.times(Q)
+    share = torch.tensor([arc.position(float(s)) / arc.length for s in t])
+    torch.testing.assert_close(share, Q, atol=1e-7, rtol=0)

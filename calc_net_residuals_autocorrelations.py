@@ -1,0 +1,190 @@
+"""Residuals of a network along the flow's time, and their correlations between times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from torch import Tensor
+
+from dnnlib import cli
+from dnnlib.cli import UserError
+from experiments import residual_files as files
+from experiments.autocorrelation import NOISES, NORMALIZATIONS
+from experiments.correlation_runs import correlate_times, correlate_toy, open_times, open_toy
+from experiments.residual_runs import (
+    Extraction,
+    check_room,
+    extract_files,
+    extract_here,
+    refuse,
+    write_record,
+)
+from torch_utils import distributed
+from toy_pfODE_int import network_options, network_source
+from training import image_simulation as images
+from training.flow import ifs_times, open_flow, vp_ode_times
+
+EXTRACT = """
+python calc_net_residuals_autocorrelations.py extract --save_dir=net_outputs-tmp --network=out \\
+    --data_root=datasets/digits-8x8.zip --n_samples=1797 --n_time_pts=32
+"""
+CALC = """
+python calc_net_residuals_autocorrelations.py calc --save_dir=net_acs-tmp --res_root=net_outputs-tmp
+"""
+EXTRACT_TOYS = """
+python calc_net_residuals_autocorrelations.py extracttoys --save_dir=toy_net_outputs-tmp \\
+    --network=out --h=0.05
+"""
+CALC_TOYS = """
+python calc_net_residuals_autocorrelations.py calctoys --save_dir=toy_net_acs-tmp \\
+    --res_root=toy_net_outputs-tmp/circles_PRP_toy_net_outputs_residuals.npz
+"""
+extract_options = cli.options(
+    click.option("--seed", type=click.IntRange(min=0), default=0, help="of samples and noise"),
+    click.option("--noise", type=click.Choice(NOISES), default="fresh",
+                 help="other noise at every time, or each sample's own at all times"),
+    cli.device_option,
+    cli.dry_run_option,
+)  # fmt: skip
+calc_options = cli.options(
+    click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
+    click.option("--res_root", type=click.Path(), required=True,
+                 help="what was extracted: the folder; of a toy, the file"),
+    click.option("--data_name", help="[that of the files]"),
+    click.option("--n_time_pts", type=click.IntRange(min=1), help="the first so many [all]"),
+    click.option("--data_dim", type=int, help="[read from the files]"),
+    click.option("--dims_to_keep", type=int, help="[read from the files]"),
+    click.option("--n_samples", type=click.IntRange(min=2), help="the first so many [all]"),
+    click.option("--bs", type=click.IntRange(min=1), default=500, help="samples read at a time"),
+    click.option("--normalization", type=click.Choice(NORMALIZATIONS), default="published",
+                 help="what entry (i, j) is divided by: sd0(j) sd(j) as published, or sd0(i) "
+                 "sd(j), for correlation coefficients; the diagonals are the same"),
+    cli.device_option,
+    cli.plot_option,
+    cli.dry_run_option,
+)  # fmt: skip
+
+
+@cli.group()
+def main() -> None:
+    """Residuals of a network along the flow's time, and their correlations between times."""
+
+
+@cli.subcommand(main, EXTRACT)
+@images.network_options
+@click.option("--data_root", type=click.Path(), help="zip or folder of images  [required]")
+@images.batch_option
+@click.option("--n_samples", type=click.IntRange(min=2), default=50000, help="images")
+@click.option("--n_time_pts", type=click.IntRange(min=2), default=256, help="of the vp_ode grid")
+@extract_options
+def extract(**options: Any) -> None:
+    """Write outputs and residuals of an image network, a file for each time.
+
+    The times go from 0.01 to tmax. The same images, drawn by the seed, come in the same order in
+    every {data}_{schedule}_net_outputs_residuals_time{k}.npz. Files that are there are kept.
+    """
+    flow, digest = images.open_network(options)
+    source = images.open_data(flow, options["data_root"])
+    count, seed = options["n_samples"], options["seed"]
+    if count > len(source):
+        line = f"--n_samples={count}, but --data_root={options['data_root']} has {len(source)}"
+        refuse(options, f"{line} images; ask for no more")
+        count = len(source)
+    cli.check_writable(options["save_dir"], "--save_dir")
+
+    def samples(start: int, stop: int) -> Tensor:
+        return source.samples(seed, start, stop, "drawn")
+
+    def labels(start: int, stop: int) -> Tensor | None:
+        return images.one_hot(flow, images.drawn_classes(source, seed, start, stop))
+
+    times = vp_ode_times(options["n_time_pts"], flow.schedule.tmax)
+    extraction = Extraction(flow, times, samples, count, seed, options["noise"], labels)
+    where = options["save_dir"], options["data_name"], flow.schedule.name
+    paths = [files.time_file(*where, k) for k in range(len(times))]
+    origin = {"network_sha256": digest, "data_sha256": source.content_hash()}
+    with distributed.session(options["device"]):
+        run = extract_files(extraction, paths, origin, options)
+        if run is not None and distributed.is_main():
+            path = Path(str(paths[0]).replace("_time0.npz", ".json"))
+            write_record(path, flow, options, {"run": run, "t": times})
+
+
+@cli.subcommand(main, EXTRACT_TOYS)
+@network_options
+@click.option("--save_dir", type=click.Path(), required=True, help="where results go")
+@click.option("--n_time_pts", type=click.IntRange(min=2), help="[those that reach tmax]")
+@click.option("--h", type=click.FloatRange(min=0, min_open=True), default=1e-2, help="time step")
+@click.option("--n_samples", type=click.IntRange(min=2), default=10000, help="samples")
+@extract_options
+def extracttoys(**options: Any) -> None:
+    """Write outputs and residuals of a toy network at the times of the paper's Euler grid.
+
+    Writes {data}_{schedule}_toy_net_outputs_residuals.npz, arrays [times, samples, dims].
+    """
+    n, h = options["n_time_pts"], options["h"]
+    flow = open_flow(options, n * h if n else None)
+    source, tmax = network_source(flow, options), flow.schedule.tmax
+    most = int(tmax / h + 1e-6)
+    n = options["n_time_pts"] = n or max(2, most)
+    if n * h > tmax * (1 + 1e-6):
+        raise UserError(
+            f"--n_time_pts={n} times --h={h:g} ends at t={n * h:g}, beyond the flow's "
+            f"tmax={tmax:g}; use --n_time_pts={most}"
+        )
+    with cli.user_errors(f"--n_samples={options['n_samples']}"):
+        x = source.samples(options["seed"], 0, options["n_samples"])
+    cli.check_writable(options["save_dir"], "--save_dir")
+    times, count, seed = ifs_times(n, h), len(x), options["seed"]
+    extraction = Extraction(flow, times, lambda a, b: x[a:b], count, seed, options["noise"])
+    with distributed.session(options["device"]):
+        check_room(options, 8 * n * x.numel(), 1, 1)
+        arrays = None if options["dry_run"] else extract_here(extraction)
+        if arrays is not None:
+            data = source.description()
+            run = {**extraction.run(), "data": data}
+            path = files.toy_file(options["save_dir"], data["name"], flow.schedule.name)
+            files.save_with_run(path, arrays | {"t": np.array(times)}, run)
+            write_record(path.with_suffix(".json"), flow, options, {"run": run})
+
+
+@cli.subcommand(main, CALC)
+@calc_options
+def calc(**options: Any) -> None:
+    """Correlate what `extract` wrote: every time with the first.
+
+    Writes {data}_{schedule}_autocorrelations_times0_{k}.npz, the means of their diagonals in a
+    .json, and a picture of these. Files that are there are kept.
+    """
+    found = open_times(options)
+    cli.check_writable(options["save_dir"], "--save_dir")
+    with distributed.session(options["device"]):
+        if found is not None:
+            size = 4 * found.dim**2 * len(found.keys)
+            check_room(options, size, len(found.opened), len(found.opened))
+            if not options["dry_run"]:
+                correlate_times(found, options)
+
+
+@cli.subcommand(main, CALC_TOYS)
+@calc_options
+def calctoys(**options: Any) -> None:
+    """Correlate what `extracttoys` wrote: every time with the first.
+
+    Writes {data}_{schedule}_toy_autocorrelations.npz, arrays [times, dims, dims], the means of the
+    diagonals in a .json, and a picture of these.
+    """
+    found = open_toy(options)
+    cli.check_writable(options["save_dir"], "--save_dir")
+    with distributed.session(options["device"]):
+        if found is not None:
+            check_room(options, 4 * found.dim**2 * len(found.keys) * len(found.opened), 1, 1)
+            if not options["dry_run"]:
+                correlate_toy(found, options)
+
+
+if __name__ == "__main__":
+    main()

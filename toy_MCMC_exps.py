@@ -1,0 +1,209 @@
+"""Posterior of mixture weights seen through a flow, and its calibration."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import click
+
+from dnnlib import cli
+from dnnlib.cli import UserError
+from dnnlib.download import open_url
+from experiments.calibration import sbc, tarp, weights
+from experiments.mcmc import SAMPLERS
+from experiments.posterior import Problem, paper_problem
+from experiments.run_state import NETWORK, begin, finish
+from torch_utils import checkpoint, distributed
+from training.flow import Flow, load_flow
+from training.likelihood import EXACT_UP_TO
+from training.simulation import Method, choose_method
+from training.solvers import PAPER_SOLVERS, SOLVERS
+
+EXAMPLE = """
+python toy_MCMC_exps.py --outdir=mcmc-tmp --network=out
+python toy_MCMC_exps.py --outdir=sbc-tmp --network=out --experiment=sbc
+torchrun --nproc_per_node=2 toy_MCMC_exps.py --outdir=mcmc-tmp --network=out --sampler=quadrature
+"""
+EXPERIMENTS = ("weights", "sbc", "tarp")
+PRIORS = ("improper", "dirichlet")
+PILOTS = 256
+NOT_FACTS = ("outdir", "network", "device", "plot", "dry_run", "resume")
+# Defaults that depend on the experiment.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "weights": {"grid": 400, "proposals": 64, "prior": "improper", "sims": None},
+    "sbc": {"grid": 250, "proposals": 64, "prior": "dirichlet", "sims": 200},
+    "tarp": {"grid": 400, "proposals": 256, "prior": "improper", "sims": 500},
+}
+positive = click.FloatRange(min=0, min_open=True)
+
+
+mcmc_options = cli.options(
+    click.option("--outdir", required=True, type=click.Path(), help="where results go"),
+    click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
+    click.option("--experiment", type=click.Choice(EXPERIMENTS), default="weights",
+                 help="posterior of the weights; simulation-based calibration of it; expected "
+                 "coverage of latent posteriors"),
+    click.option("--sampler", type=click.Choice(list(SAMPLERS)), default="flow",
+                 help="data-space proposals through the flow's likelihood; exact on a 2-D grid; "
+                 "HMC on all latents side by side; pyro's NUTS; hamiltorch's HMC as published"),
+    click.option("--gt_n", type=click.IntRange(min=1), default=2000, help="data to simulate"),
+    click.option("--gt_eps_mvn", type=positive, default=0.01, help="variance of the data's noise"),
+    click.option("--net_eps_cd", type=positive,
+                 help="latent variance of compressed dimensions [the network's schedule's]"),
+    click.option("--tmax", type=positive, help="[read from the network]"),
+    click.option("--prior", type=click.Choice(PRIORS),
+                 help="on the weights: flat in the logits, as published, or Dirichlet(1) "
+                 "[improper; sbc: dirichlet]"),
+    click.option("--chains", type=click.IntRange(min=1), default=4, help="independent chains"),
+    click.option("--mcmc_n", type=click.IntRange(min=8), default=1500, help="draws of a chain"),
+    click.option("--burn", type=click.IntRange(min=0), default=500, help="draws discarded before"),
+    click.option("--proposals", type=click.IntRange(min=2),
+                 help="candidates a datum (flow) or draws a posterior (tarp) [64; tarp: 256]"),
+    click.option("--refresh", type=click.FloatRange(min=0), default=0.5,
+                 help="times that a chain of flow renews all candidates; 0: never (biased)"),
+    click.option("--grid", type=click.IntRange(min=9),
+                 help="latents tabulated a dimension (quadrature, sbc) [400; sbc: 250]"),
+    click.option("--step_size", type=positive,
+                 help="of gradient samplers [hamiltorch: .01, .001 with compressed dimensions; "
+                 "others adapt it]"),
+    click.option("--traj_length", type=click.IntRange(min=1), default=15,
+                 help="leapfrog steps of a gradient trajectory"),
+    click.option("--acpt", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.8,
+                 help="acceptance rate that step sizes are adapted to"),
+    click.option("--thin", type=click.IntRange(min=1), default=5,
+                 help="save every so many trajectories of gradient samplers"),
+    click.option("--keep_z", type=click.IntRange(min=0), default=20,
+                 help="draws of the latents saved of each chain"),
+    click.option("--sims", type=click.IntRange(min=10),
+                 help="simulated data sets (sbc) or latents (tarp) [200; tarp: 500]"),
+    click.option("--sim_n", type=click.IntRange(min=1), default=100, help="data of a set (sbc)"),
+    click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
+                 help="[rk4 at --tol; paper_euler if --steps is given]"),
+    click.option("--steps", type=click.IntRange(min=1), help="steps of the solver"),
+    click.option("--tol", type=positive, default=5e-3,
+                 help="rms error of f allowed on pilots, whitened; the noise's sd is .1"),
+    click.option("--seed", type=click.IntRange(min=0), default=123, help="of data and sampling"),
+    click.option("--resume", is_flag=True, help="go on with the unfinished run in --outdir"),
+    cli.device_option,
+    cli.plot_option,
+    cli.dry_run_option,
+)  # fmt: skip
+
+
+@cli.command(EXAMPLE)
+@mcmc_options
+def main(**options: Any) -> None:
+    """Sample the posterior of mixture weights whose latents are seen through a flow."""
+    for name, value in DEFAULTS[options["experiment"]].items():
+        options[name] = value if options[name] is None else options[name]
+    folder = cli.check_writable(options["outdir"], "--outdir")
+    with cli.user_errors("--network"):
+        flow = load_flow(options["network"], options["device"])
+        digest = network_digest(options["network"])
+    check(flow, options)
+    with distributed.session(options["device"]):
+        problem, method = build(flow, options)
+        distributed.print0(describe(problem, method, options))
+        if options["dry_run"]:
+            return
+        facts = {k: v for k, v in options.items() if k not in NOT_FACTS} | {NETWORK: digest}
+        if begin(folder, facts, options["resume"]):
+            distributed.print0(f"{folder} holds this run's results: nothing left to do")
+            return
+        summary = {"options": options, NETWORK: digest, "integration": method.describe()}
+        with cli.user_errors(f"--experiment={options['experiment']}"):
+            EXPERIMENT_OF[options["experiment"]](problem, options, summary, folder)
+        if distributed.is_main():
+            finish(folder, facts)
+            print(f"Results: {folder}", flush=True)
+
+
+def check(flow: Flow, options: dict[str, Any]) -> None:
+    """Check options against the network and each other.
+
+    Raises:
+        UserError: naming the option, its value and the remedy.
+    """
+    s = flow.schedule
+    keep, dim = s.dims_to_keep, s.data_dim
+    if options["tmax"] is not None and abs(options["tmax"] - s.tmax) > 1e-6 * s.tmax:
+        raise UserError(
+            f"--tmax={options['tmax']:g} contradicts the network, which has tmax={s.tmax:g}; leave "
+            "the option out or name another network"
+        )
+    eps = options["net_eps_cd"]
+    if eps is not None and keep == dim and eps != s.A0**2:
+        raise UserError(
+            f"--net_eps_cd={eps:g}: this network ({s.name}) compresses no dimension, its latents "
+            f"have variance {s.A0**2:g}; leave the option out"
+        )
+    if dim > EXACT_UP_TO:
+        raise UserError(
+            f"--network={options['network']} has {dim} dimensions; the experiment needs the exact "
+            f"change of volume, which is computed up to {EXACT_UP_TO}"
+        )
+    tabulated = options["experiment"] == "sbc" or (
+        options["experiment"] == "weights" and options["sampler"] == "quadrature"
+    )
+    if tabulated and dim > 2:
+        what = "--experiment=sbc" if options["experiment"] == "sbc" else "--sampler=quadrature"
+        raise UserError(
+            f"{what} tabulates the flow on a grid of at most 2 dimensions, this network has {dim}; "
+            "use --sampler=flow"
+        )
+    if options["experiment"] == "sbc" and options["prior"] != "dirichlet":
+        raise UserError(
+            "--prior=improper: calibration draws weights from their prior, so that must be proper; "
+            "use --prior=dirichlet"
+        )
+
+
+def network_digest(network: str) -> str:
+    """sha256 of a network file."""
+    with open_url(str(checkpoint.find_network(network))) as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def build(flow: Flow, options: dict[str, Any]) -> tuple[Problem, Method]:
+    """The problem without data, and how it is integrated.
+
+    Raises:
+        UserError: if the paper's grid ends beyond the network's tmax.
+    """
+    pilot = flow.integrate(flow.latents(PILOTS, options["seed"]), flow.schedule.tmax, 0.0)
+    with cli.user_errors():
+        method = choose_method(
+            flow, pilot, options["solver"], options["steps"], None, options["tol"]
+        )
+    proper = options["prior"] == "dirichlet"
+    noise, eps = options["gt_eps_mvn"], options["net_eps_cd"]
+    return paper_problem(flow, noise, eps, proper, method.how()), method
+
+
+def describe(problem: Problem, method: Method, options: dict[str, Any]) -> str:
+    """What is about to run, in a few lines."""
+    s = problem.flow.schedule
+    sds = "; ".join(", ".join(f"{v:.3g}" for v in row) for row in problem.mixture.sds.tolist())
+    prior = "flat in the logits (improper)"
+    if options["prior"] == "dirichlet":
+        prior = "Dirichlet(1)"
+    what = {
+        "weights": f"{options['gt_n']} data, {options['chains']} chains of {options['burn']} + "
+        f"{options['mcmc_n']} draws by {options['sampler']}",
+        "sbc": f"{options['sims']} data sets of {options['sim_n']}",
+        "tarp": f"{options['sims']} latents, {options['proposals']} posterior draws each",
+    }[options["experiment"]]
+    return (
+        f"Schedule {s.name}, tmax={s.tmax:g}; noise variance {problem.noise_var:g}\n"
+        f"Prior of the weights: {prior}; sds of the components: {sds}\n"
+        f"Integration: {method.describe()}\n"
+        f"{options['experiment']}: {what}"
+    )
+
+
+EXPERIMENT_OF = {"weights": weights, "sbc": sbc, "tarp": tarp}
+
+
+if __name__ == "__main__":
+    main()
