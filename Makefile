@@ -30,12 +30,13 @@ demo: venv  ## train, inflate, round-trip and generate the circles; pictures in 
 	@echo; echo "Look at these:"; ls out/demo/*.png out/demo/*.gif
 
 IMAGES := out/demo-images
-DIGITS := --data=$(IMAGES)/digits-8x8.zip --cond --cbase=32 --cres=1,2 --num_blocks=1 --dropout=0 \
-	--batch=64 --lr=3e-3 --lr_decay=cosine --lr_rampup=0.01 --ema=0.01 --tick=20 --resume=latest
+DIGITS := --data=$(IMAGES)/digits-8x8.zip --cond --cbase=24 --cres=1,2 --num_blocks=1 --dropout=0 \
+	--batch=32 --lr=4e-3 --lr_decay=cosine --lr_rampup=0.005 --ema=0.008 --duration=0.09 --tick=10 \
+	--t_sampling=arc --weighting=arc --resume=latest
 demo-images: venv  ## the same on real images, 8x8 digits; pictures in out/demo-images/
 	test -f $(IMAGES)/digits-8x8.zip || $(BIN)/python dataset_tool.py --source=digits --dest=$(IMAGES)/digits-8x8.zip
-	$(BIN)/python train.py --outdir=$(IMAGES)/train-PRP $(DIGITS) --tmax=6.51 --duration=0.14
-	$(BIN)/python train.py --outdir=$(IMAGES)/train-PRRto8D $(DIGITS) --dims_to_keep=8 --tmax=10.01 --duration=0.14
+	$(BIN)/python train.py --outdir=$(IMAGES)/train-PRP $(DIGITS) --tmax=6.51
+	$(BIN)/python train.py --outdir=$(IMAGES)/train-PRRto8D $(DIGITS) --dims_to_keep=8 --tmax=10.01
 	for s in PRP PRRto8D; do \
 	  $(BIN)/python pfODE_int.py --network=$(IMAGES)/train-$$s --data_root=$(IMAGES)/digits-8x8.zip --save_dir=$(IMAGES) --bs=64 --solver=rk4 --steps=16 && \
 	  $(BIN)/python calc_roundtrip_mse.py --network=$(IMAGES)/train-$$s --data_root=$(IMAGES)/digits-8x8.zip --save_dir=$(IMAGES) --total_samples=500 && \

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import ndtr
 from scipy.stats import chi2
 
-KS_TOLERANCE = 0.03  # Kolmogorov-Smirnov distance from N(0, 1) beyond chance that earns a warning
+KS_TOLERANCE = 0.01  # Kolmogorov-Smirnov distance from N(0, 1) beyond chance that earns a warning
 
 
 @dataclass

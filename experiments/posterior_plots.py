@@ -52,7 +52,11 @@ def posterior(path: Path, weights: np.ndarray, summary: dict[str, Any], title: s
             ax.set_xlabel(f"$w_{j + 1}$")
             ax.tick_params(labelsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    axes[0, K - 1].legend(handles, labels, loc="center", frameon=False, fontsize=10)
+    shades = ", ".join(f"{m:.0%}" for m in reversed(MASSES))
+    axes[0, K - 1].legend(
+        handles, labels, loc="center", frameon=False, fontsize=10,
+        title=f"Shades hold {shades}\nof the posterior",
+    )  # fmt: skip
     _table(figure, axes[K], summary)
     figure.suptitle(title, fontsize=12)
     _save(figure, path)
@@ -135,11 +139,14 @@ def traces(path: Path, weights: np.ndarray, truth: list[float], title: str) -> N
     for k, ax in enumerate(axes[:, 0]):
         for c, chain in enumerate(weights[..., k]):
             ax.plot(chain, lw=0.5, alpha=0.75, label=f"chain {c}")
-        ax.axhline(truth[k], color=TRUE, lw=1.2, label="truth")
+        ax.axhline(truth[k], color=MEAN, lw=1.6, label="truth")
         ax.set_ylabel(f"$w_{k + 1}$")
         ax.margins(x=0)
     axes[-1, 0].set_xlabel("draw after burn-in")
-    axes[0, 0].legend(fontsize=7, ncol=8, loc="upper right")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    legend = figure.legend(handles[-8:], labels[-8:], ncol=8, loc="outside lower right", fontsize=8)
+    for line in legend.get_lines():
+        line.set_linewidth(2)
     figure.suptitle(title, fontsize=12)
     _save(figure, path)
 

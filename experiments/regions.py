@@ -102,13 +102,17 @@ def alpha_region(points: np.ndarray, alpha: float, name: str) -> Region:
         ValueError: if it is empty, or not watertight.
     """
     package = require("alphashape")
+    empty = ValueError(f"the alpha shape of {name} is empty: --alpha={alpha:g} is too large")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of NumPy, about the package's own code
-        shape = package.alphashape(points, alpha)
+        try:
+            shape = package.alphashape(points, alpha)
+        except IndexError:  # how the package says so in three dimensions
+            raise empty from None
     if points.shape[1] == 3:
         return _watertight(shape, name)
     if shape.is_empty or shape.area == 0:
-        raise ValueError(f"the alpha shape of {name} is empty: --alpha={alpha:g} is too large")
+        raise empty
     return Region(shape)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -97,9 +98,12 @@ class ArrayFile:
         """Rows start..stop of an array seen as [rows, d], float32, up to `chunk` at a time.
 
         Raises:
-            ValueError: if the file ends before its rows do.
+            ValueError: if there are not so many rows.
         """
         d, kind = self.shapes[name][-1], self._types[name]
+        there = math.prod(self.shapes[name][:-1])
+        if stop > there:
+            raise ValueError(f"{self.path}: {name} has {there} rows, {stop} were asked for")
         with ExitStack() as opened:
             file: IO[bytes]
             if name in self._offsets:  # zipfile would read its way to the first row
@@ -113,8 +117,6 @@ class ArrayFile:
             for first in range(start, stop, chunk):
                 count = min(chunk, stop - first)
                 data = file.read(count * d * kind.itemsize)
-                if len(data) < count * d * kind.itemsize:
-                    raise ValueError(f"{self.path}: {name} ends before row {first + count}")
                 yield np.frombuffer(data, kind).reshape(count, d).astype(np.float32)
 
     def _start(self, entry: zipfile.ZipInfo) -> int:

@@ -147,8 +147,8 @@ def check_room(options: dict[str, Any], size: int, count: int, needed: int) -> N
         UserError: saying how much is needed and how much there is.
     """
     distributed.print0(
-        f"{count} file{'s' if count > 1 else ''} of {size / 2**20:.1f} MiB, "
-        f"{size * count / 2**30:.2f} GiB in all; {needed} to be made"
+        f"{count} file{'s' if count > 1 else ''} of {size / 2**20:.3g} MiB, "
+        f"{size * count / 2**30:.3g} GiB in all; {needed} to be made"
     )
     folder = Path(options["save_dir"]).absolute()
     while not folder.exists():

@@ -199,7 +199,8 @@ def exact_mixture(name: str, points: int = 192) -> dict[str, Any]:
         angle = torch.arange(points, dtype=torch.float64) * (2 * np.pi / points)
         ring = torch.stack([angle.cos(), angle.sin()], 1)
         means = torch.cat([r * ring for r in CIRCLE_RADII]) / CIRCLE_SD
-        return {"means": means, "covariance": torch.tensor((CIRCLE_NOISE / CIRCLE_SD) ** 2)}
+        variance = torch.tensor((CIRCLE_NOISE / CIRCLE_SD) ** 2, dtype=torch.float64)
+        return {"means": means, "covariance": variance}
     if name == "gmm1d":
         variances = torch.tensor(GMM1D["sds"], dtype=torch.float64) ** 2
         return {

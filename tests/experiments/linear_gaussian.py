@@ -19,12 +19,18 @@ from experiments.posterior import (
 from tests.helpers import gaussian_flow
 
 
-def linear_problem(n: int, seed: int = 0, kind: type[Problem] = Problem) -> tuple[Problem, Truth]:
-    """A few data, a few evaluations of the flow: f is linear however roughly it is integrated."""
+HEUN = {"solver": "heun", "steps": 2}
+FAST = {"solver": "euler", "steps": 1}
+
+
+def linear_problem(n: int, seed: int = 0, how: dict | None = None) -> tuple[Problem, Truth]:
+    """A few data, a few evaluations of the flow: f is linear however roughly it is integrated.
+
+    With FAST, f^-1 is rough too; samplers need it only to begin with.
+    """
     flow = gaussian_flow([1.0, 0.5], [0.6, 0.9], 2)
     mixture = paper_mixture(flow.schedule.latent_variance())
-    how = {"solver": "heun", "steps": 2}
-    problem = kind(flow, mixture, 0.04, torch.ones(3).double(), how=how)
+    problem = Problem(flow, mixture, 0.04, torch.ones(3).double(), how=how or HEUN)
     return simulate_data(problem, n, seed)
 
 

@@ -13,6 +13,7 @@ from experiments.leapfrog import Point, leapfrog_counts, transition
 from experiments.mcmc import Settings
 from experiments.step_size import DualAveraging
 from tests.experiments.linear_gaussian import (
+    FAST,
     broken_problem,
     check_draws,
     exact_posterior,
@@ -21,17 +22,17 @@ from tests.experiments.linear_gaussian import (
 
 
 def test_the_exact_posterior_of_a_linear_flow_is_recovered():
-    problem, truth = linear_problem(60)
-    settings = Settings(draws=250, burn=80, chains=2, keep_z=125, seed=1)
+    problem, truth = linear_problem(40, how=FAST)
+    settings = Settings(draws=200, burn=60, chains=2, keep_z=100)
     draws = sample(problem, truth, settings)
     check_draws(draws, exact_posterior(problem))
     found = draws.statistics
-    assert found["acceptance"] == pytest.approx(0.8, abs=0.06)
+    assert 0.75 < found["acceptance"] < 0.95  # above .8 where the longest step allowed is that good
     assert found["acceptance_of_data"]["min"] > 0.5  # each has a step size of its own
     assert found["divergent_share"] == 0
-    assert found["evaluations_per_gradient"] == 4
-    assert draws.weights.shape == (2, 250, 3)
-    assert draws.trajectories.shape == (2, 66, 15, 3 + 60 * 2)
+    assert found["evaluations_per_gradient"] == 1
+    assert draws.weights.shape == (2, 200, 3)
+    assert draws.trajectories.shape == (2, 52, 15, 3 + 40 * 2)
 
 
 def moved(target, q, step, counts, seed=0, path=None):
@@ -70,9 +71,9 @@ def test_each_latent_takes_its_own_number_of_steps():
 def test_an_energy_that_is_not_finite_counts_as_a_rejection():
     problem, truth = broken_problem(5)
     target = LatentTarget(problem, pilots=0)
-    step = torch.full((5,), 0.8).double()
+    step = torch.full((5,), 1.0).double()
     hit = 0
-    for seed in range(20):
+    for seed in range(40):
         path: list = []
         found = moved(target, target.start, step, torch.full((5,), 2), seed, path)
         wall = (target.latents(path[-1])[:, 0] > problem.wall) | ~torch.isfinite(path[-1]).all(1)
@@ -82,7 +83,7 @@ def test_an_energy_that_is_not_finite_counts_as_a_rejection():
         assert not bool(found.accepted[wall].any())
         assert bool(found.diverged[wall].all())
         assert bool(torch.isfinite(found.point.q).all())
-    assert hit > 10
+    assert hit > 5
     draws = sample(problem, truth, Settings(draws=30, burn=20, chains=1, keep_z=30))
     assert np.isfinite(draws.weights).all()
     assert (draws.z[..., 0] <= problem.wall).all()
@@ -105,7 +106,7 @@ def test_step_sizes_reach_the_acceptance_aimed_at():
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
-    problem, truth = linear_problem(8)
+    problem, truth = linear_problem(8, how=FAST)
     settings = Settings(draws=12, burn=8, chains=2, keep_z=5, thin=4)
     whole = sample(problem, truth, settings)
 
@@ -131,7 +132,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
 
 
 def test_a_chain_does_not_depend_on_how_many_there_are():
-    problem, truth = linear_problem(6)
+    problem, truth = linear_problem(6, how=FAST)
     settings = Settings(draws=4, burn=3)
     one, three = (sample(problem, truth, replace(settings, chains=c)) for c in (1, 3))
     np.testing.assert_array_equal(one.weights[0], three.weights[0])
@@ -155,7 +156,7 @@ def test_every_fifth_iteration_is_long(monkeypatch):
     monkeypatch.setattr(
         gradient_samplers, "leapfrog_counts", lambda s, most: asked.append(most) or real(s, most)
     )
-    problem, truth = linear_problem(4)
+    problem, truth = linear_problem(4, how=FAST)
     sample(problem, truth, Settings(draws=4, burn=3, chains=1))
     assert asked == [15, 3, 3, 3, 3, 15, 3]
     asked.clear()

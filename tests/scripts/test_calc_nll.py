@@ -32,7 +32,7 @@ def place(tmp_path_factory):
     data = digits(folder)
     untrained(folder / "prp.pkl", data, keep=64, tmax=7.01)
     untrained(folder / "small.pkl", data, keep=64, tmax=9.0, gamma0=1.7e-6)
-    untrained(folder / "prr.pkl", data, keep=8, g_rescaling=1.0)
+    untrained(folder / "prr.pkl", data, keep=8, inflation_gap=1.5)
     return folder
 
 
@@ -100,9 +100,9 @@ def test_clean_data_and_hutchinson(place, tmp_path):
 
 def test_processes_do_not_change_results(place, tmp_path):
     for n in (1, 2):
-        args = ["calc_nll.py", "net", f"--save_dir={tmp_path / str(n)}", "--total_samples=140",
+        args = ["calc_nll.py", "net", f"--save_dir={tmp_path / str(n)}", "--total_samples=70",
                 f"--network={place / 'prp.pkl'}", f"--data_root={place / 'digits.zip'}", *IMAGES,
-                "--sde", "--sde_times=2"]  # fmt: skip
+                "--sde", "--sde_times=2", "--steps=2"]  # fmt: skip
         done = run_script(*args, processes=n)
         assert done.returncode == 0, done.stderr
     (_, one), (_, two) = (results(tmp_path / n, "digits_PRP_nll") for n in "12")

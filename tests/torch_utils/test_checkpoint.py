@@ -1,5 +1,6 @@
 """Network files: complete, atomic, and never executed."""
 
+import copy
 import hashlib
 import os
 import pickle
@@ -170,7 +171,7 @@ def test_older_versions_are_brought_up_to_date(tmp_path, monkeypatch):
     ],
 )
 def test_what_a_file_contradicts_is_said(spoil, message, tmp_path):
-    content = network_to_dict(_model(), NETWORK, {})
+    content = network_to_dict(_model(), copy.deepcopy(NETWORK), {})
     spoil(content)
     checkpoint.save(tmp_path / "net.pkl", "network", content)
     with pytest.raises(ValueError, match=message) as error:

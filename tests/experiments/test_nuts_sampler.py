@@ -1,0 +1,86 @@
+"""NUTS on weights and latents together: exact posteriors, rejections, resuming."""
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.mcmc import Settings
+from experiments.nuts_sampler import sample, tree_depth
+from tests.experiments.linear_gaussian import (
+    FAST,
+    broken_problem,
+    check_draws,
+    exact_posterior,
+    linear_problem,
+)
+
+
+def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyro.infer", None)
+    problem, truth = linear_problem(2)
+    with pytest.raises(ValueError, match=r"needs pyro.*: pip install pyro-ppl"):
+        sample(problem, truth, Settings())
+
+
+def test_trees_have_at_most_the_steps_given():
+    assert [tree_depth(n) for n in (1, 2, 3, 7, 14, 15, 16)] == [1, 1, 2, 3, 3, 4, 4]
+
+
+@pytest.fixture
+def pyro():
+    return pytest.importorskip("pyro")
+
+
+@pytest.mark.usefixtures("pyro")
+def test_the_exact_posterior_of_a_linear_flow_is_recovered():
+    problem, truth = linear_problem(20, how=FAST)
+    settings = Settings(draws=250, burn=60, chains=1, keep_z=250)
+    draws = sample(problem, truth, settings)
+    check_draws(draws, exact_posterior(problem), latents=0.2)
+    found = draws.statistics
+    assert 1 < found["gradients_per_draw"] <= 15
+    assert found["divergent_share"] == 0
+    assert draws.trajectories.shape == (1, 62, 15, 3 + 20 * 2)
+
+
+@pytest.mark.usefixtures("pyro")
+def test_an_energy_that_is_not_finite_counts_as_a_rejection():
+    problem, truth = broken_problem(5)
+    draws = sample(problem, truth, Settings(draws=40, burn=25, chains=1, keep_z=40, step_size=2.0))
+    assert np.isfinite(draws.weights).all()
+    assert (draws.z[..., 0] <= problem.wall).all()
+    assert draws.statistics["divergent_share"] > 0  # the wall was met
+    assert len(np.unique(draws.weights[0, :, 0])) > 10  # and the chain moved on
+
+
+@pytest.mark.usefixtures("pyro")
+def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
+    problem, truth = linear_problem(6, how=FAST)
+    settings = Settings(draws=8, burn=6, chains=2, keep_z=4, thin=3)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    whole = sample(problem, truth, settings)
+    assert torch.equal(torch.get_rng_state(), before)
+
+    class Killed(Exception):
+        pass
+
+    monkeypatch.setattr("experiments.chain_store.SAVE_EVERY", 0.0)
+    for at in (2, 6, 11):  # in the first chain's warm-up and draws, in the second's draws
+        seen = []
+
+        def kill(done, facts, at=at, seen=seen):
+            seen.append(done)
+            if done == at:
+                raise Killed
+
+        with pytest.raises(Killed):
+            sample(problem, truth, replace(settings, checkpoint=tmp_path, progress=kill))
+    assert seen[0] >= 7  # the finished chain was not repeated
+    resumed = sample(problem, truth, replace(settings, checkpoint=tmp_path))
+    np.testing.assert_array_equal(resumed.weights, whole.weights)
+    np.testing.assert_array_equal(resumed.z, whole.z)
+    np.testing.assert_array_equal(resumed.trajectories, whole.trajectories)
