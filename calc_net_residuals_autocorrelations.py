@@ -135,13 +135,18 @@ def extracttoys(**options: Any) -> None:
             f"--n_time_pts={n} times --h={h:g} ends at t={n * h:g}, beyond the flow's "
             f"tmax={tmax:g}; use --n_time_pts={most}"
         )
-    with cli.user_errors(f"--n_samples={options['n_samples']}"):
-        x = source.samples(options["seed"], 0, options["n_samples"])
+    count, seed = options["n_samples"], options["seed"]
+    with cli.user_errors(f"--n_samples={count}"):
+        source.samples(seed, count - 1, count)
     cli.check_writable(options["save_dir"], "--save_dir")
-    times, count, seed = ifs_times(n, h), len(x), options["seed"]
-    extraction = Extraction(flow, times, lambda a, b: x[a:b], count, seed, options["noise"])
+
+    def samples(start: int, stop: int) -> Tensor:
+        return source.samples(seed, start, stop)
+
+    times = ifs_times(n, h)
+    extraction = Extraction(flow, times, samples, count, seed, options["noise"])
     with distributed.session(options["device"]):
-        check_room(options, 8 * n * x.numel(), 1, 1)
+        check_room(options, 8 * n * count * source.dim, 1, 1)
         arrays = None if options["dry_run"] else extract_here(extraction)
         if arrays is not None:
             data = source.description()

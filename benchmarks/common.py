@@ -29,6 +29,16 @@ RECIPES = {
         "--tmax=15.01",
     ],
     "PRR to 1-D, gap 1.02": [*CIRCLES, "--dims_to_keep=1", "--inflation_gap=0.02"],
+    "S-curve, PRP": ["--data_name=s_curve", "--dims_to_keep=3", "--tmax=7.01", "--seed=0"],
+    "S-curve, PRR to 2-D": [
+        "--data_name=s_curve",
+        "--dims_to_keep=2",
+        "--g_type=orig",
+        "--g_rescaling=0.15",
+        "--rho=1",
+        "--tmax=15.01",
+        "--seed=0",
+    ],
 }
 
 

@@ -147,8 +147,8 @@ def check_room(options: dict[str, Any], size: int, count: int, needed: int) -> N
         UserError: saying how much is needed and how much there is.
     """
     distributed.print0(
-        f"{count} file{'s' if count > 1 else ''} of {size / 2**20:.3g} MiB, "
-        f"{size * count / 2**30:.3g} GiB in all; {needed} to be made"
+        f"{count} file{'s' if count > 1 else ''} of {_readable(size)}, "
+        f"{_readable(size * count)} in all; {needed} to be made"
     )
     folder = Path(options["save_dir"]).absolute()
     while not folder.exists():
@@ -157,8 +157,8 @@ def check_room(options: dict[str, Any], size: int, count: int, needed: int) -> N
     if size * needed > free:
         refuse(
             options,
-            f"--save_dir={options['save_dir']}: {size * needed / 2**30:.1f} GiB are needed and "
-            f"{free / 2**30:.1f} GiB free; name another disk, fewer --n_time_pts or --n_samples",
+            f"--save_dir={options['save_dir']}: {_readable(size * needed)} are needed and "
+            f"{_readable(free)} free; name another disk, fewer --n_time_pts or --n_samples",
         )
 
 
@@ -179,3 +179,7 @@ def write_record(path: Path, flow: Flow, options: dict[str, Any], facts: dict[st
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     write_json(path, {"options": shown, "schedule": schedule, **facts})
     print(f"Results: {path}", flush=True)
+
+
+def _readable(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 MAX_OPERATIONS = 1_000_000  # of one pickle; networks of 1,000 tensors have some 100,000
-MAX_DEPTH = 100  # containers within containers
 MAX_INTEGER = 16  # bytes
 SHOWN = 80  # characters of what a file says that a message repeats
 
@@ -268,6 +267,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
 }
 _OPERATIONS: dict[str, Callable[[_Machine, Any], object]] = {
     "MARK": _Machine.mark,
+    "BYTEARRAY8": lambda m, raw: m.stack.append(bytes(raw)),
     "POP": lambda m, _: m.pop(1),
     "POP_MARK": lambda m, _: m.group(),
     "BINGET": _Machine.get,
@@ -298,50 +298,3 @@ def plain_set(values: Any) -> set[Any]:
     if type(values) not in (list, tuple) or any(type(v) not in _KEYS for v in values):
         raise RefusedError("holds a set of things that are no plain values")
     return set(values)
-
-
-def check_size(value: Any, limit: int, nodes: int = MAX_OPERATIONS) -> None:
-    """Check that a value, written out with all that it repeats, is not larger than it should be.
-
-    A few hundred bytes of pickle can refer to each other so that a walk would never end.
-
-    Args:
-        value: what `read` gave.
-        limit: bytes of tensors, arrays and text, those that are referred to twice counted twice.
-        nodes: containers and values, counted likewise.
-
-    Raises:
-        RefusedError: if it is larger, deeper than MAX_DEPTH, or contains itself.
-    """
-    known: dict[int, tuple[int, int, int]] = {}
-
-    def measure(x: Any, depth: int) -> tuple[int, int, int]:  # nodes, bytes, height
-        if depth > MAX_DEPTH:
-            raise RefusedError(f"is nested more than {MAX_DEPTH} deep, or contains itself")
-        if id(x) in known:
-            found = known[id(x)]
-            if depth + found[2] > MAX_DEPTH:
-                raise RefusedError(f"is nested more than {MAX_DEPTH} deep")
-            return found
-        total, size, height = 1, getattr(x, "nbytes", len(x) if type(x) in (str, bytes) else 0), 0
-        for child in _children(x):
-            n, b, h = measure(child, depth + 1)
-            total, size, height = total + n, size + b, max(height, h + 1)
-        known[id(x)] = total, size, height
-        if total > nodes:
-            raise RefusedError(f"holds more than {nodes} values")
-        if size > limit:
-            raise RefusedError(f"unfolds to more than {limit} bytes")
-        return known[id(x)]
-
-    measure(value, 0)
-
-
-def _children(x: Any) -> Any:
-    if isinstance(x, dict):
-        return [*x.keys(), *x.values()]
-    if isinstance(x, (list, tuple, set)):
-        return x
-    if isinstance(x, Record):
-        return (x.state,)
-    return ()

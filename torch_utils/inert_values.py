@@ -1,4 +1,4 @@
-"""What stands for names of Python and NumPy in `inert_pickle`: containers, bytes, arrays."""
+"""What stands for names of Python and NumPy in `inert_pickle`, and how large values may get."""
 
 from __future__ import annotations
 
@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from torch_utils.inert_pickle import Inert, RefusedError, plain_set, quote
+from torch_utils.inert_pickle import (
+    MAX_OPERATIONS,
+    Inert,
+    Record,
+    RefusedError,
+    plain_set,
+    quote,
+)
+
+MAX_DEPTH = 100  # containers within containers
 
 
 class Array(Inert):
@@ -83,6 +92,8 @@ PLAIN: dict[str, Any] = {
     "builtins.set": plain_set,
     "__builtin__.set": plain_set,
     "_codecs.encode": _encode,
+    "builtins.bytes": lambda: b"",  # how older protocols write empty ones
+    "__builtin__.bytes": lambda: b"",
     "numpy.dtype": _Dtype,
     "numpy.ndarray": None,  # only ever an argument of _reconstruct
 }
@@ -92,3 +103,50 @@ for _package in ("numpy.core", "numpy._core"):
         f"{_package}.multiarray.scalar": _scalar,
         f"{_package}.numeric._frombuffer": _array,
     }
+
+
+def check_size(value: Any, limit: int, nodes: int = MAX_OPERATIONS) -> None:
+    """Check that a value, written out with all that it repeats, is not larger than it should be.
+
+    A few hundred bytes of pickle can refer to each other so that a walk would never end.
+
+    Args:
+        value: what `read` gave.
+        limit: bytes of tensors, arrays and text, those that are referred to twice counted twice.
+        nodes: containers and values, counted likewise.
+
+    Raises:
+        RefusedError: if it is larger, deeper than MAX_DEPTH, or contains itself.
+    """
+    known: dict[int, tuple[int, int, int]] = {}
+
+    def measure(x: Any, depth: int) -> tuple[int, int, int]:  # nodes, bytes, height
+        if depth > MAX_DEPTH:
+            raise RefusedError(f"is nested more than {MAX_DEPTH} deep, or contains itself")
+        if id(x) in known:
+            found = known[id(x)]
+            if depth + found[2] > MAX_DEPTH:
+                raise RefusedError(f"is nested more than {MAX_DEPTH} deep")
+            return found
+        total, size, height = 1, getattr(x, "nbytes", len(x) if type(x) in (str, bytes) else 0), 0
+        for child in _children(x):
+            n, b, h = measure(child, depth + 1)
+            total, size, height = total + n, size + b, max(height, h + 1)
+        known[id(x)] = total, size, height
+        if total > nodes:
+            raise RefusedError(f"holds more than {nodes} values")
+        if size > limit:
+            raise RefusedError(f"unfolds to more than {limit} bytes")
+        return known[id(x)]
+
+    measure(value, 0)
+
+
+def _children(x: Any) -> Any:
+    if isinstance(x, dict):
+        return [*x.keys(), *x.values()]
+    if isinstance(x, (list, tuple, set)):
+        return x
+    if isinstance(x, Record):
+        return (x.state,)
+    return ()

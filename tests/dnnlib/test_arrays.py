@@ -70,7 +70,8 @@ def test_archives_that_unpack_to_much_more_than_they_are(tmp_path):
     with memory_bound(128 * MIB), pytest.raises(ValueError, match="too many for its size"):
         load_npz(path)
     npz(tmp_path / "two.npz", x=npy((1,), b"\0" * 8))
-    with zipfile.ZipFile(tmp_path / "two.npz", "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+    again = zipfile.ZipFile(tmp_path / "two.npz", "a")
+    with again as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("x.npy", npy((1,), b"\1" * 8))
     with pytest.raises(ValueError, match="two arrays of one name"):
         load_npz(tmp_path / "two.npz")

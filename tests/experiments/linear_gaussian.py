@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +21,48 @@ from experiments.posterior import (
 from tests.helpers import gaussian_flow
 
 
-HEUN = {"solver": "heun", "steps": 2}
-FAST = {"solver": "euler", "steps": 1}
+@dataclass(frozen=True)
+class Linear(Problem):
+    """A problem with the flow's matrix in place of the flow: the same f, hundreds of times faster.
 
-
-def linear_problem(n: int, seed: int = 0, how: dict | None = None) -> tuple[Problem, Truth]:
-    """A few data, a few evaluations of the flow: f is linear however roughly it is integrated.
-
-    With FAST, f^-1 is rough too; samplers need it only to begin with.
+    Attributes:
+        matrix: A, [d, d].
+        wall: f gives NaN for latents whose first coordinate exceeds it.
     """
+
+    matrix: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    wall: float = math.inf
+
+    def generate(self, z: Tensor, differentiable: bool = False) -> Tensor:
+        """A z, or NaN beyond the wall."""
+        return torch.where(z[:, :1] > self.wall, torch.nan, z @ self.matrix.T)
+
+    def inflate(self, x: Tensor, progress: Any = None) -> tuple[Tensor, Tensor]:
+        """A^-1 x and log |det A^-1|."""
+        log_det = -torch.linalg.slogdet(self.matrix)[1]
+        return x @ torch.linalg.inv(self.matrix).T, log_det.expand(len(x))
+
+
+def linear_problem(n: int, seed: int = 0) -> tuple[Problem, Truth]:
+    """A few data; f is linear however roughly it is integrated."""
     flow = gaussian_flow([1.0, 0.5], [0.6, 0.9], 2)
     mixture = paper_mixture(flow.schedule.latent_variance())
-    problem = Problem(flow, mixture, 0.04, torch.ones(3).double(), how=how or HEUN)
+    how = {"solver": "heun", "steps": 2}
+    problem = Problem(flow, mixture, 0.04, torch.ones(3).double(), how=how)
     return simulate_data(problem, n, seed)
+
+
+def matrix_problem(n: int, seed: int = 0, wall: float = math.inf) -> tuple[Linear, Truth]:
+    """`linear_problem`, with its matrix, and data whose f^-1(x) lies well before the wall."""
+    problem, truth = linear_problem(n if wall == math.inf else 4 * n, seed)
+    matrix = problem.generate(torch.eye(2).double()).T
+    good = torch.arange(len(problem.x))
+    if wall < math.inf:
+        before = problem.inflate(problem.x)[0][:, 0] < wall - 0.1
+        good = torch.nonzero(before).flatten()[:n]
+    parts = problem.flow, problem.mixture, problem.noise_var, problem.concentration
+    linear = Linear(*parts, problem.x[good], problem.how, matrix, wall)
+    return linear, Truth(truth.weights, truth.components[good], truth.z[good])
 
 
 @dataclass
@@ -84,24 +115,3 @@ def check_draws(draws: Draws, exact: Exact, latents: float = 0.15) -> None:
     assert np.sqrt((off**2).mean()) < latents
     assert np.mean(z.std(0) / exact.sd) - 1 < 0.1
     assert np.mean(z.std(0) / exact.sd) - 1 > -0.1
-
-
-@dataclass(frozen=True)
-class Broken(Problem):
-    """A flow that gives NaN for latents whose first coordinate exceeds a wall."""
-
-    wall: float = 0.3
-
-    def generate(self, z: Tensor, differentiable: bool = False) -> Tensor:
-        """f(z), or NaN beyond the wall."""
-        fz = super().generate(z, differentiable)
-        return torch.where(z[:, :1] > self.wall, torch.nan, fz)
-
-
-def broken_problem(n: int) -> tuple[Problem, Truth]:
-    """A linear problem with data whose f^-1(x) lies on the good side of the wall."""
-    problem, truth = linear_problem(4 * n)
-    good = torch.nonzero(problem.inflate(problem.x)[0][:, 0] < 0.2).flatten()[:n]
-    parts = problem.flow, problem.mixture, problem.noise_var, problem.concentration
-    broken = Broken(*parts, problem.x[good], problem.how)
-    return broken, Truth(truth.weights, truth.components[good], truth.z[good])

@@ -9,7 +9,7 @@ import torch
 
 from experiments.energy import GRADIENT_HOW, LatentTarget, affordable, log_joint, log_prior
 from experiments.posterior import Problem, paper_mixture, simulate_data
-from tests.experiments.linear_gaussian import broken_problem, exact_posterior, linear_problem
+from tests.experiments.linear_gaussian import exact_posterior, linear_problem, matrix_problem
 from tests.helpers import three_blobs
 
 
@@ -69,14 +69,25 @@ def test_density_in_logits_is_the_dirichlet_of_the_weights():
 
 
 def test_a_density_that_cannot_be_computed_is_minus_infinity():
-    problem, truth = broken_problem(3)
+    problem, truth = matrix_problem(3, wall=0.3)
     z = truth.z.clone()
     z[:, 0] = torch.tensor([-0.1, 0.5, -0.2]).double()
     assert float(log_joint(problem, z, truth.weights.log())) == -math.inf
 
 
+def test_the_matrix_of_a_linear_flow_stands_for_it():
+    problem, truth = linear_problem(20)
+    linear, _ = matrix_problem(20)
+    torch.testing.assert_close(linear.x, problem.x)
+    torch.testing.assert_close(linear.generate(truth.z), problem.generate(truth.z))
+    z, log_det = replace(problem, how={"steps": 48}).inflate(problem.x)
+    exact = replace(linear, matrix=replace(problem, how={"steps": 48}).generate(torch.eye(2)).T)
+    torch.testing.assert_close(exact.inflate(problem.x)[0], z, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(exact.inflate(problem.x)[1], log_det, rtol=1e-6, atol=1e-6)
+
+
 def test_whitened_units_are_those_of_the_posterior():
-    problem, _ = linear_problem(40)
+    problem, _ = matrix_problem(40)
     exact = exact_posterior(replace(problem, concentration=1e6 * torch.ones(3).double()))
     target = LatentTarget(problem, pilots=400)
     spread = target.root.square().sum(2).sqrt().numpy()

@@ -13,26 +13,31 @@ from experiments.leapfrog import Point, leapfrog_counts, transition
 from experiments.mcmc import Settings
 from experiments.step_size import DualAveraging
 from tests.experiments.linear_gaussian import (
-    FAST,
-    broken_problem,
     check_draws,
     exact_posterior,
     linear_problem,
+    matrix_problem,
 )
 
 
-def test_the_exact_posterior_of_a_linear_flow_is_recovered():
-    problem, truth = linear_problem(40, how=FAST)
-    settings = Settings(draws=200, burn=60, chains=2, keep_z=100)
+@pytest.mark.parametrize(
+    "make", [matrix_problem, pytest.param(linear_problem, marks=pytest.mark.slow)]
+)
+def test_the_exact_posterior_of_a_linear_flow_is_recovered(make):
+    problem, truth = make(60)
+    settings = Settings(draws=300, burn=100, chains=2, keep_z=150)
     draws = sample(problem, truth, settings)
     check_draws(draws, exact_posterior(problem))
     found = draws.statistics
     assert 0.75 < found["acceptance"] < 0.95  # above .8 where the longest step allowed is that good
     assert found["acceptance_of_data"]["min"] > 0.5  # each has a step size of its own
     assert found["divergent_share"] == 0
-    assert found["evaluations_per_gradient"] == 1
-    assert draws.weights.shape == (2, 200, 3)
-    assert draws.trajectories.shape == (2, 52, 15, 3 + 40 * 2)
+    steps = draws.statistics["leapfrog_steps"] * 2 * 60  # of an iteration, all chains and data
+    if make is linear_problem:
+        assert found["evaluations_per_gradient"] == 4
+        assert draws.evaluations == pytest.approx(4 * steps * 400, rel=0.15)
+    assert draws.weights.shape == (2, 300, 3)
+    assert draws.trajectories.shape == (2, 80, 15, 3 + 60 * 2)
 
 
 def moved(target, q, step, counts, seed=0, path=None):
@@ -45,7 +50,7 @@ def moved(target, q, step, counts, seed=0, path=None):
 
 
 def test_small_steps_conserve_energy_and_large_ones_are_rejected_one_by_one():
-    target = LatentTarget(linear_problem(6)[0])
+    target = LatentTarget(matrix_problem(6)[0])
     counts = torch.full((6,), 4)
     step = torch.tensor([1e-3, 30.0, 1e-3, 1e-3, 30.0, 1e-3]).double()
     found = moved(target, target.start, step, counts)
@@ -58,7 +63,7 @@ def test_small_steps_conserve_energy_and_large_ones_are_rejected_one_by_one():
 
 
 def test_each_latent_takes_its_own_number_of_steps():
-    target = LatentTarget(linear_problem(3)[0])
+    target = LatentTarget(matrix_problem(3)[0])
     step = torch.full((3,), 0.2).double()
     path: list = []
     moved(target, target.start, step, torch.tensor([1, 3, 2]), path=path)
@@ -69,7 +74,7 @@ def test_each_latent_takes_its_own_number_of_steps():
 
 
 def test_an_energy_that_is_not_finite_counts_as_a_rejection():
-    problem, truth = broken_problem(5)
+    problem, truth = matrix_problem(5, wall=0.3)
     target = LatentTarget(problem, pilots=0)
     step = torch.full((5,), 1.0).double()
     hit = 0
@@ -106,7 +111,7 @@ def test_step_sizes_reach_the_acceptance_aimed_at():
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
-    problem, truth = linear_problem(8, how=FAST)
+    problem, truth = matrix_problem(8)
     settings = Settings(draws=12, burn=8, chains=2, keep_z=5, thin=4)
     whole = sample(problem, truth, settings)
 
@@ -132,7 +137,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
 
 
 def test_a_chain_does_not_depend_on_how_many_there_are():
-    problem, truth = linear_problem(6, how=FAST)
+    problem, truth = matrix_problem(6)
     settings = Settings(draws=4, burn=3)
     one, three = (sample(problem, truth, replace(settings, chains=c)) for c in (1, 3))
     np.testing.assert_array_equal(one.weights[0], three.weights[0])
@@ -143,11 +148,11 @@ def test_a_chain_does_not_depend_on_how_many_there_are():
 
 def test_the_checkpoint_of_other_data_is_refused(tmp_path):
     settings = Settings(draws=2, burn=1, chains=1, checkpoint=tmp_path)
-    sample(*linear_problem(4), settings)
+    sample(*matrix_problem(4), settings)
     with pytest.raises(ValueError, match=r"parallel-chain00.npz is a chain of other data"):
-        sample(*linear_problem(4, seed=1), settings)
+        sample(*matrix_problem(4, seed=1), settings)
     with pytest.raises(ValueError, match="other settings"):
-        sample(*linear_problem(4), replace(settings, accept=0.7))
+        sample(*matrix_problem(4), replace(settings, accept=0.7))
 
 
 def test_every_fifth_iteration_is_long(monkeypatch):
@@ -156,7 +161,7 @@ def test_every_fifth_iteration_is_long(monkeypatch):
     monkeypatch.setattr(
         gradient_samplers, "leapfrog_counts", lambda s, most: asked.append(most) or real(s, most)
     )
-    problem, truth = linear_problem(4, how=FAST)
+    problem, truth = matrix_problem(4)
     sample(problem, truth, Settings(draws=4, burn=3, chains=1))
     assert asked == [15, 3, 3, 3, 3, 15, 3]
     asked.clear()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_utils.inert_pickle import Record, RefusedError, check_size, quote, read, table
-from torch_utils.inert_values import PLAIN, Array
+from torch_utils.inert_pickle import Record, RefusedError, quote, read, table
+from torch_utils.inert_values import PLAIN, Array, check_size
 
 NAMES = table(PLAIN, "which this test does not need")
 LEAVES = st.one_of(

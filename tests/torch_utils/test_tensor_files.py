@@ -27,7 +27,7 @@ def saved(value):
 def test_tensors_of_every_kind(dtype):
     x = (torch.arange(24) % 5).to(dtype).reshape(2, 3, 4)
     values = [x, x.transpose(0, 2).clone(), x[1:, :, ::2].clone(), torch.empty(0, 3, dtype=dtype)]
-    values += [x[0, 0, 0].clone(), torch.nn.Parameter(x.float()).data]
+    values += [x[0, 0, 0].clone(), torch.nn.Parameter(x.float().clone()).data]
     for found in (read_zip(saved(values)), read(pickle.dumps(values), PICKLED)):
         for a, b in zip(found, values, strict=True):
             assert a.dtype == b.dtype

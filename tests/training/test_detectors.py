@@ -169,3 +169,46 @@ def test_published_distances(inception):
     mean, sd = kernel_distance(*features, size=50)
     assert mean == pytest.approx(0.0312, abs=5e-4)  # other subsets: 2 standard errors of the mean
     assert sd == pytest.approx(0.0025, abs=5e-4)
+
+
+class Writes(nn.Module):
+    """A network whose program creates a file."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.save(x, self.path)
+        return x.flatten(1)[:, :4]
+
+
+class Maps(nn.Module):
+    """A network whose program writes through a memory map."""
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :4] + torch.from_file(self.path, True, 4).add_(1.0)
+
+
+@pytest.mark.parametrize("module", [Writes, Maps])
+def test_programs_that_write_files_are_refused(module, tmp_path):
+    canary = tmp_path / "canary"
+    path = scripted(tmp_path / "bad.pt", module(str(canary)))
+    torch.jit.load(path)(torch.zeros(2, 3, 4, 4))
+    assert canary.exists()  # the bait works
+    canary.unlink()
+    with pytest.raises(ValueError, match=r"bad\.pt: refused, its program has (save|from_file)"):
+        load(path)
+    assert not canary.exists()
+
+
+def test_downloaded_networks_must_be_pinned(tmp_path, monkeypatch):
+    path = scripted(tmp_path / "net.pt", Plain())
+    monkeypatch.setattr("training.detectors.open_url", lambda url: open(path, "rb"))
+    with pytest.raises(ValueError, match="--detector-sha256"):
+        load("https://example.org/net.pt")
+    assert load("https://example.org/net.pt", hashlib.sha256(Path(path).read_bytes()).hexdigest())

@@ -98,7 +98,7 @@ def test_every_published_network_is_read(network, tmp_path, canary):
     _, a = conformance(f"net_{network}")
     net = load_flow(path, "cpu").model.model
     F = net(a["x"], a["noise_labels"], a["labels"] if a["labels"].numel() else None)
-    torch.testing.assert_close(F, a["F"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(F, a["F"], rtol=1e-4, atol=4e-4)  # as in test_networks
 
 
 def test_an_older_file_written_anew_means_the_same(tmp_path, canary):
