@@ -30,6 +30,7 @@ from training.flow import Flow, open_flow
 from training.simulation import Method, choose_method
 from training.simulation_run import save_results
 from training.solvers import PAPER_SOLVERS
+from training.toy_data import ToySource
 from training.training_loop import describe
 
 EXAMPLE = """
@@ -93,7 +94,8 @@ def main(**options: Any) -> None:  # fmt: skip
     flow = open_flow(options, options["steps"] * (options["h"] or 1e-2) if paper else None)
     source = network_source(flow, options)
     check(flow, options)
-    pilots = source.samples(options["seed"], 0, PILOTS if options["data"] is None else 2)
+    count = PILOTS if isinstance(source, ToySource) else min(PILOTS, len(source.rows))
+    pilots = source.samples(options["seed"], 0, count)
     with distributed.session(options["device"]):
         with cli.user_errors():
             method = choose_method(
@@ -144,6 +146,10 @@ def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
     if options["dry_run"]:
         return
     carrier = Carrier(flow, method, options["eps"])
+    flow.evaluations = 0
+    carrier.passage(np.zeros((1, flow.schedule.data_dim)))
+    one_way = flow.evaluations // 2
+    distributed.print0(f"{one_way} network evaluations one way")
     shares, shown = [], None
     with cli.user_errors():
         boundaries = make_boundaries(carrier, radii, seeds, options)
@@ -156,7 +162,7 @@ def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
     distributed.print0("\n".join(report.lines()))
     if distributed.is_main():
         stem = Path(options["save_dir"]) / f"{name}_{flow.schedule.name}"
-        facts = {"evaluations": flow.evaluations, "seconds": time.time() - started}
+        facts = {"evaluations_one_way": one_way, "seconds": time.time() - started}
         write(stem, report, boundaries[seeds[0]], {**record(flow, method, options), **facts})
         if options["plot"] and shown is not None:
             draw(stem, report, boundaries[seeds[0]], shown, options["boundary"])

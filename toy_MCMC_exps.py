@@ -15,7 +15,7 @@ from experiments.mcmc import SAMPLERS
 from experiments.posterior import Problem, paper_problem
 from experiments.run_state import NETWORK, begin, finish
 from torch_utils import checkpoint, distributed
-from training.flow import Flow, load_flow
+from training.flow import Flow, open_flow
 from training.likelihood import EXACT_UP_TO
 from training.simulation import Method, choose_method
 from training.solvers import PAPER_SOLVERS, SOLVERS
@@ -38,9 +38,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 positive = click.FloatRange(min=0, min_open=True)
 
 
+PUBLISHED_TMAX = 7.01  # of the published command's network, which may not tell it
 mcmc_options = cli.options(
     click.option("--outdir", required=True, type=click.Path(), help="where results go"),
     click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
+    cli.sha256_option,
     click.option("--experiment", type=click.Choice(EXPERIMENTS), default="weights",
                  help="posterior of the weights; simulation-based calibration of it; expected "
                  "coverage of latent posteriors"),
@@ -98,8 +100,8 @@ def main(**options: Any) -> None:
     for name, value in DEFAULTS[options["experiment"]].items():
         options[name] = value if options[name] is None else options[name]
     folder = cli.check_writable(options["outdir"], "--outdir")
+    flow = open_flow(options, PUBLISHED_TMAX)
     with cli.user_errors("--network"):
-        flow = load_flow(options["network"], options["device"])
         digest = network_digest(options["network"])
     check(flow, options)
     with distributed.session(options["device"]):

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ROOT / "out" / "bench"
 CIRCLES = ["--data_name=circles", "--data_dim=2", "--tmax=7.01", "--seed=0"]
 RECIPES = {
+    "gmm1d": ["--data_name=gmm1d", "--seed=0"],
     "PRP": [*CIRCLES, "--dims_to_keep=2"],
     "PRR to 1-D, orig": [*CIRCLES, "--dims_to_keep=1", "--g_type=orig"],
     "PRR to 1-D, rescaled": [

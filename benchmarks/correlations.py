@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,11 +34,11 @@ def write_files(folder: Path) -> None:
     """Residuals at two times, correlated."""
     e0 = seeding.normals(0, "first", 0, SAMPLES, D).astype(np.float32)
     e1 = 0.6 * e0 + 0.8 * seeding.normals(0, "second", 0, SAMPLES, D).astype(np.float32)
-    np.savez(folder / "time0.npz", **{RESIDUALS: e0})
-    np.savez(folder / "time1.npz", **{RESIDUALS: e1})
+    np.savez(folder / "time0.npz", net_residuals=e0)
+    np.savez(folder / "time1.npz", net_residuals=e1)
 
 
-def chunks(folder: Path, samples: int, size: int):  # noqa: ANN201
+def chunks(folder: Path, samples: int, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Pairs of chunks of the two files."""
     files = [ArrayFile(folder / f"time{k}.npz").rows(RESIDUALS, 0, samples, size) for k in (0, 1)]
     return ((torch.from_numpy(a), torch.from_numpy(b)) for a, b in zip(*files, strict=True))

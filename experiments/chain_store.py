@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +86,8 @@ class ChainStore:
 
     def record(self, iteration: int, trajectory: np.ndarray) -> None:
         """Keep a trajectory, [steps, parameters], in single precision."""
-        trajectory = trajectory.astype(np.float32)
+        with np.errstate(over="ignore"):  # one that diverges may end anywhere
+            trajectory = trajectory.astype(np.float32)
         if self.folder is None:
             self.memory[iteration] = trajectory
             return
@@ -133,6 +136,36 @@ def kept(settings: Settings) -> list[int]:
     """Which draws, counted after burn-in, keep their latents: `keep_z` of them, evenly spread."""
     number = min(settings.keep_z, settings.draws)
     return [round(i) for i in np.linspace(0, settings.draws - 1, number)]
+
+
+def my_chains(settings: Settings) -> list[int]:
+    """Numbers of the chains that this rank runs."""
+    return [c for rows in distributed.share(settings.chains, 1) for c in rows]
+
+
+def progress_in_turn(settings: Settings, place: int, count: int) -> Callable[[int, dict], None]:
+    """What to call with a chain's progress, where `count` of them run one after another.
+
+    Args:
+        settings: whose `progress` hears of the iterations done, averaged over these chains.
+        place: of the chain among them.
+        count: chains of this rank.
+    """
+    total = settings.burn + settings.draws
+
+    def progress(done: int, facts: dict) -> None:
+        if settings.progress is not None:
+            settings.progress((place * total + done) // count, facts)
+
+    return progress
+
+
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """torch's own generator, which other libraries draw from, seeded; restored after the block."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def gather(mine: list[dict[str, np.ndarray]], chains: int) -> dict[str, np.ndarray] | None:

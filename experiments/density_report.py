@@ -122,11 +122,12 @@ def finish(
     save_results(Path(f"{stem}.npz"), {**columns, **arrays})
     write_json(f"{stem}.json", {**document, "results": results})
     if draw:
+        title = stem.name.removesuffix("_nll")
         draw_latents(found, latents, Path(f"{stem}_latents.png"), keep)
         if grid is None:
-            draw_values(found, nats, Path(f"{stem}_values.png"), stem.name)
+            draw_values(found, nats, Path(f"{stem}_values.png"), title)
         else:
-            draw_density(flow, found.points, grid, Path(f"{stem}_density.png"), stem.name)
+            draw_density(flow, found.points, grid, Path(f"{stem}_density.png"), title)
     print(json.dumps(results, indent=2))
     for note in results["warnings"]:
         print(f"Warning: {note}", flush=True)

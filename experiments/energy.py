@@ -146,11 +146,17 @@ class LatentTarget:
     def misfit(self, q: Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
         """-log N(x_i; f(z_i), noise_var I), [m], and its gradient with respect to q, [m, d]."""
         x = self.problem.x[rows]
+        places = torch.arange(len(self.centre), device=q.device)[rows]
+        parts = []
+        for some in torch.arange(len(q), device=q.device).split(self.problem.flow.block):
 
-        def energy(z: Tensor) -> Tensor:
-            return -self.problem.log_likelihood(x, self.problem.generate(z, differentiable=True))
+            def energy(z: Tensor, some: Tensor = some) -> Tensor:
+                fz = self.problem.generate(z, differentiable=True)
+                return -self.problem.log_likelihood(x[some], fz)
 
-        return self._with_gradient(energy, q, rows)
+            parts.append(self._with_gradient(energy, q[some], places[some]))
+        values, gradients = zip(*parts, strict=True)
+        return torch.cat(values), torch.cat(gradients)
 
     def prior(
         self, q: Tensor, log_weights: Tensor, rows: Tensor | slice = slice(None)
@@ -171,12 +177,15 @@ class LatentTarget:
 
     def _laplace(self, z: Tensor) -> Tensor:
         """(J^T J / noise_var + prior precision)^-1 at latents z [n, d], [n, d, d]."""
+        J = torch.cat([self._jacobian(b) for b in z.split(self.problem.flow.block)])  # [n, d, d]
+        precision = J.mT @ J / self.problem.noise_var + torch.diag(1 / self._prior_variance())
+        return torch.linalg.inv(precision)
+
+    def _jacobian(self, z: Tensor) -> Tensor:
         v = z.detach().requires_grad_()
         fz = self.problem.generate(v, differentiable=True)
         rows = [torch.autograd.grad(c.sum(), v, retain_graph=True)[0] for c in fz.unbind(1)]
-        J = torch.stack(rows, 1)  # [n, d, d]
-        precision = J.mT @ J / self.problem.noise_var + torch.diag(1 / self._prior_variance())
-        return torch.linalg.inv(precision)
+        return torch.stack(rows, 1)
 
     def _prior_variance(self) -> Tensor:
         """Variances of the mixture with equal weights, [d]."""

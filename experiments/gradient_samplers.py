@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.chain_store import ChainStore, fingerprint, gather, kept, record_every
+from experiments.chain_store import ChainStore, fingerprint, gather, kept, my_chains, record_every
 from experiments.energy import LatentTarget
 from experiments.leapfrog import LENGTH, Point, leapfrog_counts, transition
 from experiments.posterior import Draws, Problem, Truth, start_weights, thinned_weights
 from experiments.step_size import DualAveraging
-from torch_utils import distributed
 from training import seeding
 
 if TYPE_CHECKING:
@@ -195,8 +194,7 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
     """
     began = time.monotonic()
     target = LatentTarget(problem, settings.seed)
-    mine = [c for r in distributed.share(settings.chains, 1) for c in r]
-    chains = [Chain(target, settings, c) for c in mine]
+    chains = [Chain(target, settings, c) for c in my_chains(settings)]
     total = settings.burn + settings.draws
     for iteration in range(total):
         for chain in chains:

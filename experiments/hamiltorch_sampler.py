@@ -14,15 +14,23 @@ Reference: Inflationary Flows, appendix B.7; https://github.com/AdamCobb/hamilto
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.chain_store import ChainStore, fingerprint, gather, kept, record_every
+from experiments.chain_store import (
+    ChainStore,
+    fingerprint,
+    gather,
+    kept,
+    my_chains,
+    progress_in_turn,
+    record_every,
+    seeded,
+)
 from experiments.energy import affordable, log_joint
 from experiments.posterior import Draws, Problem, Truth
 from torch_utils import distributed
@@ -143,7 +151,8 @@ class Chain:
             return self.log_density(position)
 
         start = torch.cat([self.truth.weights.log(), self.truth.z.flatten()])
-        with self._seeded():
+        seed = seeding.integer(s.seed, "hamiltorch", self.number)
+        with seeded(start.device, seed):
             drawn = library.sample(
                 log_prob_func=log_prob,
                 params_init=start,
@@ -167,14 +176,6 @@ class Chain:
         }
         self.store.save(found)
         return found
-
-    @contextmanager
-    def _seeded(self) -> Iterator[None]:
-        """The generator that the library draws from, seeded for this chain, restored after."""
-        device = self.problem.x.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seeding.integer(self.settings.seed, "hamiltorch", self.number))
-            yield
 
 
 def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
@@ -202,16 +203,12 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
         raise ValueError("--burn=0: hamiltorch adapts its step size in burn-in; give at least 1")
     began = time.monotonic()
     problem, cost = affordable(problem)
-    mine = [c for r in distributed.share(settings.chains, 1) for c in r]
-    chains, results, total = [], [], settings.burn + settings.draws
-    for place, number in enumerate(mine):
-
-        def progress(done: int, facts: dict, place: int = place) -> None:
-            if settings.progress is not None:
-                settings.progress((place * total + done) // len(mine), facts)
-
-        chains.append(Chain(problem, truth, settings, number))
-        results.append(chains[-1].run(library, progress))
+    total = settings.burn + settings.draws
+    chains = [Chain(problem, truth, settings, number) for number in my_chains(settings)]
+    results = [
+        chain.run(library, progress_in_turn(settings, place, len(chains)))
+        for place, chain in enumerate(chains)
+    ]
     found = gather(results, settings.chains)
     complete = not distributed.any_rank(any(r["recorded"] < total for r in results))
     recorded = None

@@ -12,18 +12,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.chain_store import ChainStore, fingerprint, gather, kept, record_every
+from experiments.chain_store import (
+    ChainStore,
+    fingerprint,
+    gather,
+    kept,
+    my_chains,
+    progress_in_turn,
+    record_every,
+    seeded,
+)
 from experiments.energy import LatentTarget, log_joint
 from experiments.posterior import Draws, Problem, Truth, start_weights
-from torch_utils import distributed
 from training import seeding
 
 if TYPE_CHECKING:
@@ -117,7 +125,7 @@ class Chain:
             "z": np.empty((len(self.kept), *problem.x.shape)),
         }
 
-    def run(self, progress: Any) -> None:
+    def run(self, progress: Callable[[int, dict], None]) -> None:
         """Warm up, unless that has been done, and draw.
 
         Args:
@@ -148,7 +156,7 @@ class Chain:
                 self.store.save(a)
             progress(s.burn + draw + 1, {"gradients": spent})
 
-    def _warm_up(self, progress: Any) -> None:
+    def _warm_up(self, progress: Callable[[int, dict], None]) -> None:
         """Adapt step size and diagonal mass, and save what they have become."""
         s, a, before = self.settings, self.arrays, self.joint.gradients
         position = self.joint.begin(seeding.generator(s.seed, f"nuts chain {self.number}"))
@@ -189,13 +197,10 @@ class Chain:
             self.store.record(iteration, torch.stack(path).cpu().numpy())
         return position
 
-    @contextmanager
-    def _seeded(self, iteration: int) -> Iterator[None]:
-        """The library's generator, seeded for one iteration of this chain, restored after."""
-        device = self.joint.target.start.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seeding.integer(self.settings.seed, "nuts", self.number, iteration))
-            yield
+    def _seeded(self, iteration: int) -> AbstractContextManager[None]:
+        """Random numbers for one iteration of this chain."""
+        seed = seeding.integer(self.settings.seed, "nuts", self.number, iteration)
+        return seeded(self.joint.target.start.device, seed)
 
 
 def tree_depth(leapfrog_steps: int) -> int:
@@ -227,16 +232,10 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
     began = time.monotonic()
     target = LatentTarget(problem, settings.seed)
     joint = Joint(target)
-    mine = [c for r in distributed.share(settings.chains, 1) for c in r]
-    chains, total = [], settings.burn + settings.draws
-    for place, number in enumerate(mine):
-
-        def progress(done: int, facts: dict, place: int = place) -> None:
-            if settings.progress is not None:
-                settings.progress((place * total + done) // len(mine), facts)
-
-        chains.append(Chain(joint, settings, number))
-        chains[-1].run(progress)
+    chains = [Chain(joint, settings, number) for number in my_chains(settings)]
+    for place, chain in enumerate(chains):
+        chain.run(progress_in_turn(settings, place, len(chains)))
+    total = settings.burn + settings.draws
     found = gather(
         [
             {name: c.arrays[name] for name in ("weights", "z", "counts", "step_size")}

@@ -33,8 +33,8 @@ EXTENT = 5.0  # sds of the widest component that the grid reaches beyond the out
 ROWS = 200  # data whose likelihoods are computed together
 CHUNK = 4096  # grid points at a time in matrix products
 NEAR = 36.0  # squared distance over noise variance beyond which a grid point does not matter
-EM_STEPS = 2000
-CHECK_AT = 0.05  # posterior sds by which a grid of half the points may differ
+EM_STEPS = 5000
+EM_SETTLED = 1e-9  # change of a weight in the last step
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,10 @@ def most_likely(log_like: Tensor, concentration: Tensor) -> tuple[np.ndarray, np
     w = np.full(K, 1 / K)
     for _ in range(EM_STEPS):
         share = L * w
-        w = (share / share.sum(1, keepdims=True)).sum(0) + counts
+        before, w = w, (share / share.sum(1, keepdims=True)).sum(0) + counts
         w = w / w.sum()
+        if np.abs(w - before).max() < EM_SETTLED:
+            break
     score = L / (L @ w)[:, None]  # [n, K]
     tangent = np.vstack([np.eye(K - 1), -np.ones(K - 1)])  # weights that keep their sum
     information = (score @ tangent).T @ (score @ tangent)

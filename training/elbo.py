@@ -28,8 +28,9 @@ from training import seeding
 from training.dequantization import log_prob_of_levels
 from training.flow import Flow
 from training.schedule import Schedule
+from training.weighting import LikelihoodWeighting
 
-NODES = 4097  # of the table by which times are chosen
+NODES = 513  # of the cumulative weight by which times are chosen
 
 
 @dataclass
@@ -71,28 +72,21 @@ def check_rates(schedule: Schedule) -> None:
         )
 
 
-def quadrature(schedule: Schedule, count: int) -> tuple[np.ndarray, np.ndarray]:
+def quadrature(schedule: Schedule, count: int) -> tuple[Tensor, Tensor]:
     """Times and weights of an integral over time: midpoints of equal parts of sum_i r_i cos_i^2.
-
-    The integral of r cos(phi)^2 has a closed form, -log(1 + exp(-G)) with G = log(gamma/xi);
-    between the nodes of a table it is taken as linear, and the weights are those of the table.
 
     Args:
         schedule: the schedule.
         count: how many.
 
     Returns:
-        times [count] and weights [count].
+        times [count] and weights [count], float64.
     """
-    nodes = np.linspace(0.0, schedule.tmax, NODES)
-    gamma = schedule.gamma(torch.from_numpy(nodes).to(schedule.xi.device))[0]
-    total = -torch.log1p(schedule.xi / gamma).sum(1).cpu().numpy()
-    cdf = (total - total[0]) / (total[-1] - total[0])
-    q = (0.5 + np.arange(count)) / count
-    cell = np.clip(np.searchsorted(cdf, q, side="right") - 1, 0, NODES - 2)
-    step, share = nodes[1] - nodes[0], cdf[cell + 1] - cdf[cell]
-    times = nodes[cell] + step * (q - cdf[cell]) / share
-    return times, step / share / count
+    weighting = LikelihoodWeighting(schedule, 0.0, nodes=NODES)
+    times = weighting.times((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+    cos = schedule.cos_sin(times.to(schedule.xi.device))[0]
+    density = (schedule.rates * cos.square()).mean(1).double().cpu()
+    return times, weighting.total / count / density
 
 
 @torch.no_grad()
@@ -139,7 +133,7 @@ def elbo(
 def _block_bound(
     flow: Flow,
     x: Tensor,
-    when: tuple[np.ndarray, np.ndarray],
+    when: tuple[Tensor, Tensor],
     rng: np.random.Generator,
     half_width: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:

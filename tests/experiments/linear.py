@@ -14,10 +14,10 @@ XI, VARIANCES = [1.0, 0.4], [0.7, 0.5]
 
 
 def linear_problem(n: int, noise_var: float = 0.05, steps: int = 16, seed: int = 0) -> Problem:
-    """Data seen through x = A z, A diagonal, with a Dirichlet(1) prior."""
+    """Data (none for n = 0) seen through x = A z, A diagonal, with a Dirichlet(1) prior."""
     flow = gaussian_flow(XI, VARIANCES, 1)
     problem = paper_problem(flow, noise_var, proper=True, how={"solver": "rk4", "steps": steps})
-    return simulate_data(problem, n, seed)[0]
+    return simulate_data(problem, n, seed)[0] if n else problem
 
 
 def slope(problem: Problem) -> torch.Tensor:

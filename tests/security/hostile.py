@@ -213,6 +213,7 @@ def refused(canary: Path) -> dict[str, bytes]:
                                      b"](" + N + b"\x85" * 50000 + N + b"\x86e"),
         "many operations": ema(b"N0" * 600_000 + N),
         "marks": b"(" * 50000,
+        "marks and sets": b"\x8f" * 999_000,
         "set of bytes": call(name("builtins", "set"), value(b"x" * 1000)),
         "not finished": ran[:-3],
     }  # fmt: skip

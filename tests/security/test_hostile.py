@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+import calc_net_residuals_autocorrelations
 import calc_nll
 import calc_roundtrip_mse
 import dataset_tool
 import fid
 import gen_fid_samples
 import pfODE_int
+import run_toy_alphashape_mesh_exps
+import toy_MCMC_exps
 import toy_pfODE_int
 import toy_train
 import train
@@ -39,6 +42,19 @@ NETWORK_SCRIPTS = {
     "calc_nll net": (
         calc_nll.main,
         ["net", "--save_dir={out}", "--data_root=x", "--network={file}"],
+    ),
+    "toy_MCMC_exps": (toy_MCMC_exps.main, ["--outdir={out}", "--network={file}"]),
+    "run_toy_alphashape_mesh_exps": (
+        run_toy_alphashape_mesh_exps.main,
+        ["--save_dir={out}", "--network={file}"],
+    ),
+    "autocorrelations extract": (
+        calc_net_residuals_autocorrelations.main,
+        ["extract", "--save_dir={out}", "--data_root=x", "--network={file}"],
+    ),
+    "autocorrelations extracttoys": (
+        calc_net_residuals_autocorrelations.main,
+        ["extracttoys", "--save_dir={out}", "--network={file}"],
     ),
     "langevin": (langevin.main, ["--save_dir={out}", "--network={file}"]),
     "checkpoint info": (checkpoint_tool.main, ["info", "{file}"]),

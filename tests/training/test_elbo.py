@@ -22,14 +22,12 @@ def test_times_integrate_the_weight_and_others_like_it(keep):
     fine = torch.linspace(0, schedule.tmax, 200_001).double()
     cos = schedule.cos_sin(fine)[0].square()
     when, weight = quadrature(schedule, 64)
-    at = schedule.cos_sin(torch.from_numpy(when))[0].square()
-    for f in (lambda t: 1 + 0 * t, lambda t: np.exp(-t / 5)):
-        exact = torch.trapezoid(
-            ((schedule.rates * cos).sum(1) * torch.from_numpy(f(fine.numpy()))), fine
-        )
-        found = ((schedule.rates * at).sum(1).numpy() * weight * f(when)).sum()
+    at = schedule.cos_sin(when)[0].square()
+    for f in (lambda t: 1 + 0 * t, lambda t: torch.exp(-t / 5)):
+        exact = torch.trapezoid(((schedule.rates * cos).sum(1) * f(fine)), fine)
+        found = ((schedule.rates * at).sum(1).numpy() * (weight * f(when)).numpy()).sum()
         assert found == pytest.approx(float(exact), abs=2e-3)
-    assert (np.diff(when) > 0).all()
+    assert (np.diff(when.numpy()) > 0).all()
 
 
 @pytest.mark.parametrize(("keep", "schedule"), [(2, {"tmax": 9.0}), (1, COVERAGE)])

@@ -1,0 +1,153 @@
+"""Likelihood: error against the truth, what integrators and networks lose, and what it costs.
+
+python -m benchmarks.nll
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common import report, table, trained
+from experiments.density import Settings, evaluate, true_log_density, true_model
+from experiments.density_report import mean_and_error, on_grid
+from training.basis import Basis
+from training.flow import Flow, ifs_times
+from training.likelihood import log_prob
+from training.model import build
+from training.precond import FieldModel
+from training.toy_data import ToySource
+
+NETWORKS = {"circles, PRP": "PRP", "circles, PRR to 1-D": "PRR to 1-D, rescaled", "gmm1d": "gmm1d"}
+SAMPLES = 4000
+POINTS = 300  # for the integrators, whose error is the same for each sample
+METHODS = [
+    ("paper_euler", 701), ("paper_heun", 129), ("ab2", 31), ("ab3", 30), ("rk4", 8), ("heun", 64),
+    ("ab3", 126), ("rk4", 32), ("rk4", 64),
+]  # fmt: skip
+REPEATS = 7
+LIMIT = 0.03  # nats above the true entropy that trained networks may be
+
+
+def set_of(name: str) -> str:
+    """The toy set of a network."""
+    return "gmm1d" if name == "gmm1d" else "circles"
+
+
+def integrators(name: str, flow: Flow) -> str:
+    """NLL error of the exact field by each method, against the exact density."""
+    truth = true_model(flow, set_of(name))
+    assert isinstance(truth, FieldModel)
+    exact, rows, T = Flow(truth), [], flow.schedule.tmax
+    x = ToySource(set_of(name)).samples(1, 0, POINTS)
+    for solver, steps in METHODS:
+        times = ifs_times(steps, T / steps) if solver.startswith("paper") else None
+        exact.evaluations = 0
+        how: dict[str, Any] = {"solver": solver, "steps": steps, "times": times}
+        found = log_prob(exact, x, **how).value.numpy()
+        error = found - true_log_density(truth, x.numpy())
+        rows.append((f"{solver}-{steps}", exact.evaluations, f"{abs(error.mean()):.1e}",
+                     f"{np.abs(error).mean():.1e}"))  # fmt: skip
+    header = ("method", "evaluations", "error of the mean NLL", "mean error of a sample")
+    return f"{name}: exact field, nats\n" + table(header, rows)
+
+
+def part_of(x: torch.Tensor, block: range) -> torch.Tensor:
+    """A range of samples."""
+    return x[block.start : block.stop]
+
+
+def networks() -> str:
+    """How far trained networks are from the truth."""
+    rows = []
+    for name, recipe in NETWORKS.items():
+        flow, _ = trained(recipe)
+        settings = Settings(seed=1, times=32, how={"solver": "rk4", "steps": 32})
+        x = ToySource(set_of(name)).samples(1, 0, SAMPLES)
+        found = evaluate(flow, partial(part_of, x), SAMPLES, settings)
+        truth = true_model(flow, set_of(name))
+        assert found is not None
+        assert truth is not None
+        true = -true_log_density(truth, found.points)
+        excess = mean_and_error(-found.column("log_prob") - true)
+        bound = mean_and_error(found.bound)
+        grid = on_grid(flow, found.points, Settings(how={"steps": 16}), truth)
+        assert grid is not None
+        rows.append((
+            name, f"{true.mean():.4f}", f"{excess['mean']:.4f} +- {excess['standard_error']:.4f}",
+            f"{bound['mean']:.4f} +- {bound['standard_error']:.4f}",
+            f"{grid['told']['total_variation_from_truth']:.4f}",
+            "yes" if excess["mean"] <= LIMIT else "NO",
+        ))  # fmt: skip
+    header = ("network", "true NLL", "excess of the ODE", "SDE bound", "total variation",
+              f"excess <= {LIMIT}")  # fmt: skip
+    return f"Trained networks, {SAMPLES} noisy samples, nats\n" + table(header, rows)
+
+
+def unet_flow(resolution: int) -> tuple[Flow, torch.Tensor]:
+    """A small U-Net with random weights, and a block of data for it."""
+    d = 3 * resolution**2
+    one = torch.ones(d, dtype=torch.float64)
+    basis = Basis(0 * one, one, one, torch.eye(d, dtype=torch.float64))
+    network = {"class": "SongUNet", "kwargs": {
+        "img_resolution": resolution, "in_channels": 3, "out_channels": 3, "model_channels": 16,
+        "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8],
+    }}  # fmt: skip
+    shape = [3, resolution, resolution]
+    model = build(network, {"dims_to_keep": d}, basis, {"space": "ES", "shape": shape})
+    x = torch.randn(16, d, generator=torch.Generator().manual_seed(0)).double()
+    return Flow(model.eval().requires_grad_(False)), x
+
+
+def seconds(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Median time of each, taken in turn so that a busy machine slows all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for k in range(REPEATS + 1):
+        for name, work in works.items():
+            started = time.perf_counter()
+            work()
+            if k:  # the first warms up
+                taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def costs() -> str:
+    """Cost of log_prob beside plain inflation with as many evaluations."""
+    toy, _ = trained("PRP")
+    cases = {
+        "ToyMLP, d = 2, 2,048 samples": (toy, ToySource("circles").samples(0, 0, 2048), True),
+        "U-Net, 3 x 16 x 16, 16 samples": (*unet_flow(16), False),
+    }
+    rows = []
+    for name, (flow, x, small) in cases.items():
+        density = partial(log_prob, flow, x, steps=2)
+        works: dict[str, Callable[[], object]] = {
+            "inflation": partial(flow.inflate, x, steps=2),
+            "hutchinson": partial(density, trace="hutchinson"),
+            "hutchinson, 4 probes": partial(density, trace="hutchinson", probes=4),
+        }
+        if small:
+            works["exact"] = partial(density, trace="exact")
+        taken = seconds(works)
+        rows += [
+            (name, kind, f"{t / 8 / len(x) * 1e6:.1f}", f"{t / taken['inflation']:.2f}")
+            for kind, t in taken.items()
+        ]
+    header = ("network", "what", "microseconds a sample and evaluation", "over plain inflation")
+    return "Cost (median of runs taken in turn)\n" + table(header, rows)
+
+
+def main() -> None:
+    """Measure and write the tables."""
+    parts = [integrators(name, trained(recipe)[0]) for name, recipe in NETWORKS.items()]
+    report("nll", "Likelihood", [*parts, networks(), costs()])
+
+
+if __name__ == "__main__":
+    main()

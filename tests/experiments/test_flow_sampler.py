@@ -1,0 +1,136 @@
+"""Data-space proposals: Sobol sets that keep a point, and a linear flow's exact posterior."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from experiments import flow_sampler
+from experiments.flow_sampler import as_normals, choose, plan, sobol_bits
+from experiments.mcmc import Settings, diagnose
+from experiments.posterior import Truth
+from tests.experiments.linear import exact_log_like, exact_weights, linear_problem
+
+TRUTH = Truth(torch.ones(3), torch.zeros(1), torch.zeros(1, 2))
+
+
+def test_sobol_sets_keep_a_point_and_the_others_are_uniform():
+    """Whatever point is kept, uniform itself, each other point is uniform and the set is a net."""
+    rng = np.random.default_rng(0)
+    others = []
+    for _ in range(800):
+        keep = rng.integers(0, 2**flow_sampler.BITS, 2, dtype=np.uint32)
+        bits = sobol_bits(rng, 8, 2, keep)
+        assert np.array_equal(bits[0], keep)
+        others.append(bits[1:])
+        cells = np.sort(bits[:, 0] >> np.uint32(flow_sampler.BITS - 3))
+        assert cells.tolist() == list(range(8))  # one point in each eighth
+    u = np.stack(others) / 2**flow_sampler.BITS  # [sets, 7, 2]
+    for point in range(7):
+        for axis in range(2):
+            assert stats.kstest(u[:, point, axis], "uniform").pvalue > 1e-4
+
+
+def test_normals_are_finite_at_the_edges():
+    edge = np.array([0, 2**flow_sampler.BITS - 1], dtype=np.uint32)
+    assert as_normals(edge)[0] == pytest.approx(-as_normals(edge)[1], rel=1e-6)
+    assert np.isfinite(as_normals(edge)).all()
+    with np.errstate(all="raise"):
+        points = sobol_bits(np.random.default_rng(0), 5, 3)  # not a power of two
+    assert points.shape == (5, 3)
+
+
+def test_candidates_are_chosen_in_proportion():
+    log_g = np.log(np.array([[[1.0, 2.0], [3.0, 1.0]]])) - 1e3  # one datum, M = K = 2
+    w = np.array([0.25, 0.75])
+    picks = [
+        choose(np.repeat(log_g, 1000, 0), w, np.random.default_rng(s)).mean() for s in range(8)
+    ]
+    first, second = 0.25 * 1 + 0.75 * 2, 0.25 * 3 + 0.75 * 1
+    assert np.mean(picks) == pytest.approx(second / (first + second), abs=0.02)
+
+
+@pytest.mark.parametrize(("refresh", "renewals"), [(0.0, 0), (1.0, 3), (50.0, 150)])
+def test_the_plan_covers_every_draw_and_every_block(refresh, renewals):
+    settings = Settings(draws=90, burn=17, proposals=512, refresh=refresh)  # 4 data a block
+    steps = plan(settings, 10)
+    drawn = [i for start, stop, _ in steps for i in range(start, stop)]
+    assert drawn == list(range(107))
+    assert [j for *_, j in steps if j is not None] == list(range(3 + renewals))
+    assert [stop for _, stop, j in steps[:3]] == [0, 0, 0]
+
+
+def run(problem, **settings):
+    return flow_sampler.sample(problem, TRUTH, Settings(**settings))
+
+
+def test_likelihoods_of_a_linear_flow():
+    problem = linear_problem(12, steps=8)
+    chain = flow_sampler.Chain(problem, Settings(proposals=1024), 0)
+    while chain.plan[chain.step][1] == 0:
+        chain.advance()
+    exact = exact_log_like(problem).numpy()
+    scale = np.logaddexp.reduce(exact, axis=1, keepdims=True)  # unlikely components are coarse
+    error = np.exp(chain.log_like - scale) - np.exp(exact - scale)
+    assert np.abs(error).max() < 0.02
+    assert np.abs(error).mean() < 0.002
+
+
+def test_few_candidates_that_are_renewed_are_exact_and_fixed_ones_are_not():
+    problem = linear_problem(15, steps=4)
+    mean, sd = exact_weights(problem)
+    common = {"seed": 1, "chains": 2, "draws": 400, "burn": 50, "proposals": 4}
+    exact = diagnose(run(problem, refresh=60.0, **common).weights)
+    error = np.abs(np.array(exact["mean"]) - mean)
+    assert (error < 4 * np.array(exact["mcse_mean"])).all()
+    assert (error < 0.25 * sd).all()
+    np.testing.assert_allclose(exact["sd"], sd, rtol=0.15)
+    fixed = run(problem, refresh=0.0, **common)
+    assert (np.abs(fixed.weights.mean((0, 1)) - mean) / sd).max() > 0.4
+    assert max(fixed.statistics["error_of_a_fixed_set_in_posterior_sds"]) > 0.1
+
+
+def test_latents_of_a_linear_flow():
+    """With one weight next to 1 the posterior of a latent is Gaussian."""
+    from tests.experiments.linear import slope
+
+    problem = linear_problem(6, steps=4)
+    problem.concentration[:] = torch.tensor([1e6, 1e-3, 1e-3])
+    draws = run(problem, chains=1, draws=200, burn=10, proposals=256, keep_z=200, refresh=20.0)
+    A, m = slope(problem), problem.mixture
+    precision = A**2 / problem.noise_var + 1 / m.sds[0] ** 2
+    mean = (A * problem.x / problem.noise_var + m.means[0] / m.sds[0] ** 2) / precision
+    z = draws.z[0]
+    assert z.shape == (200, 6, 2)
+    sd = 1 / precision.sqrt().numpy()
+    assert np.abs((z.mean(0) - mean.numpy()) / sd).max() < 0.5
+    np.testing.assert_allclose(((z - mean.numpy()) / sd).std((0, 1)), 1, atol=0.1)
+
+
+def test_a_datum_that_the_flow_cannot_carry_is_named():
+    problem = linear_problem(4, steps=4)
+    problem.x[2] = float("nan")
+    with pytest.raises(ValueError, match="no candidate of datum 2"):
+        run(problem, chains=1, draws=8, burn=0, proposals=8)
+
+
+def test_a_killed_chain_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+    problem = linear_problem(10, steps=4)
+    settings = {"chains": 2, "draws": 120, "burn": 10, "proposals": 8, "keep_z": 4, "refresh": 3.0}
+    whole = run(problem, **settings)
+    monkeypatch.setattr("experiments.chain_store.SAVE_EVERY", 0.0)
+
+    def die(done, facts):
+        if done > 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(problem, checkpoint=tmp_path, progress=die, **settings)
+    seen = []
+    again = run(
+        problem, checkpoint=tmp_path, progress=lambda done, facts: seen.append(done), **settings
+    )
+    np.testing.assert_array_equal(again.weights, whole.weights)
+    np.testing.assert_array_equal(again.z, whole.z)
+    with pytest.raises(ValueError, match="other data or other settings"):
+        run(linear_problem(10, steps=4, seed=5), checkpoint=tmp_path, **settings)
