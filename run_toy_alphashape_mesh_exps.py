@@ -20,6 +20,7 @@ from experiments.coverage import (
     Carrier,
     Report,
     alpha_shapes,
+    binomial_error,
     coverages,
     transported,
 )
@@ -37,6 +38,7 @@ EXAMPLE = """
 python run_toy_alphashape_mesh_exps.py --network=out --save_dir=toy_mesh_exps-tmp
 python run_toy_alphashape_mesh_exps.py --network=out --save_dir=tmp --boundary=alphashape
 """
+BOUNDARY_TOLERANCE = 0.3
 
 
 @cli.command(EXAMPLE)
@@ -67,9 +69,10 @@ python run_toy_alphashape_mesh_exps.py --network=out --save_dir=tmp --boundary=a
 )
 @click.option(
     "--boundary_tol",
-    type=click.FloatRange(min=1e-7, max=0.1),
-    default=1e-3,
-    help="coverage that the edges of a transported boundary may misplace; bisected until then",
+    type=click.FloatRange(min=1e-3),
+    default=BOUNDARY_TOLERANCE,
+    help="coverage that edges of a transported boundary may misplace, in binomial standard errors "
+    "of the coverage; they are bisected until then",
 )
 @solver_options(1e-3)
 @click.option(
@@ -176,7 +179,10 @@ def make_boundaries(
     points = options["boundary_pts"]
     if options["boundary"] == "alphashape":
         return {s: alpha_shapes(carrier, radii, points, options["alpha"], s) for s in seeds}
-    return dict.fromkeys(seeds, transported(carrier, radii, points, options["boundary_tol"]))
+    error = binomial_error(radii, carrier.flow.schedule.data_dim, options["test_pts"])
+    return dict.fromkeys(
+        seeds, transported(carrier, radii, points, options["boundary_tol"] * error)
+    )
 
 
 def record(flow: Flow, method: Method, options: dict[str, Any]) -> dict[str, Any]:

@@ -31,8 +31,8 @@ PILOTS = 256
 NOT_FACTS = ("outdir", "network", "device", "plot", "dry_run", "resume")
 # Defaults that depend on the experiment.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "weights": {"grid": 400, "proposals": 64, "prior": "improper", "sims": None},
-    "sbc": {"grid": 250, "proposals": 64, "prior": "dirichlet", "sims": 200},
+    "weights": {"grid": 400, "proposals": 32, "prior": "improper", "sims": None},
+    "sbc": {"grid": 250, "proposals": 32, "prior": "dirichlet", "sims": 200},
     "tarp": {"grid": 400, "proposals": 256, "prior": "improper", "sims": 500},
 }
 positive = click.FloatRange(min=0, min_open=True)
@@ -61,9 +61,10 @@ mcmc_options = cli.options(
     click.option("--mcmc_n", type=click.IntRange(min=8), default=1500, help="draws of a chain"),
     click.option("--burn", type=click.IntRange(min=0), default=500, help="draws discarded before"),
     click.option("--proposals", type=click.IntRange(min=2),
-                 help="candidates a datum (flow) or draws a posterior (tarp) [64; tarp: 256]"),
+                 help="candidates a datum (flow) or draws a posterior (tarp) [32; tarp: 256]"),
     click.option("--refresh", type=click.FloatRange(min=0), default=0.5,
-                 help="times that a chain of flow renews all candidates; 0: never (biased)"),
+                 help="times that a chain of flow renews all candidates while it draws, after once "
+                 "in burn-in; 0: never at all (biased)"),
     click.option("--grid", type=click.IntRange(min=9),
                  help="latents tabulated a dimension (quadrature, sbc) [400; sbc: 250]"),
     click.option("--step_size", type=positive,
@@ -114,7 +115,7 @@ def main(**options: Any) -> None:
             distributed.print0(f"{folder} holds this run's results: nothing left to do")
             return
         summary = {"options": options, NETWORK: digest, "integration": method.describe()}
-        with cli.user_errors(f"--experiment={options['experiment']}"):
+        with cli.user_errors():
             EXPERIMENT_OF[options["experiment"]](problem, options, summary, folder)
         if distributed.is_main():
             finish(folder, facts)

@@ -15,7 +15,16 @@ import shapely
 import torch
 
 from benchmarks.common import report, table, trained
-from experiments.coverage import STAGES, Boundary, Carrier, Report, coverages, transported
+from experiments.coverage import (
+    STAGES,
+    Boundary,
+    Carrier,
+    Report,
+    binomial_error,
+    coverages,
+    transported,
+)
+from run_toy_alphashape_mesh_exps import BOUNDARY_TOLERANCE
 from training.simulation import choose_method
 from training.toy_data import ToySource
 
@@ -26,7 +35,7 @@ NETWORKS = {
     "S-curve, PRR to 2-D": "s_curve",
 }
 POINTS, SEEDS, RADII = 20_000, [0, 1, 2], np.linspace(0.5, 3.5, 7)
-TOLERANCE, BOUNDARY_TOLERANCE, BOUNDARY_POINTS = 1e-3, 1e-3, 200  # the script's defaults
+TOLERANCE, BOUNDARY_POINTS = 1e-3, 200  # the script's defaults
 LOOP_POINTS = 100
 MOST_ERRORS, MOST_CHANGE, LEAST_FASTER = 3.0, 0.5, 20.0
 
@@ -35,7 +44,7 @@ def loop_seconds(
     boundaries: list[Boundary], points: dict[str, np.ndarray], prepared: bool
 ) -> float:
     """Seconds that a loop over single points takes for all of them, from LOOP_POINTS of each."""
-    started = 0.0
+    took = 0.0
     for boundary in boundaries:
         for stage in STAGES:
             region, some = boundary.regions[stage], points[stage][:LOOP_POINTS]
@@ -50,8 +59,8 @@ def loop_seconds(
                 before = time.perf_counter()
                 for p in some:
                     polygon.contains(shapely.Point(p))
-            started += time.perf_counter() - before
-    return started * POINTS / LOOP_POINTS
+            took += time.perf_counter() - before
+    return took * POINTS / LOOP_POINTS
 
 
 def measure(name: str) -> tuple[list[object], list[object], list[str], bool]:
@@ -60,7 +69,8 @@ def measure(name: str) -> tuple[list[object], list[object], list[str], bool]:
     pilots = flow.to_whitened(ToySource(NETWORKS[name]).samples(0, 0, 256), 0.0, "unscaled")
     carrier = Carrier(flow, choose_method(flow, pilots, None, None, None, TOLERANCE))
     before = time.perf_counter()
-    boundaries = transported(carrier, RADII, BOUNDARY_POINTS, BOUNDARY_TOLERANCE)
+    errors = binomial_error(RADII, flow.schedule.data_dim, POINTS)
+    boundaries = transported(carrier, RADII, BOUNDARY_POINTS, BOUNDARY_TOLERANCE * errors)
     building = time.perf_counter() - before
     shares, counting, points = [], [], {}
     for seed in SEEDS:

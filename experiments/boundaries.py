@@ -37,6 +37,7 @@ class Surface:
         radius: Mahalanobis radius of its vertices.
         z: vertices in the latent, standard normal coordinates, [v, d].
         simplices: oriented edges or triangles, numbers of vertices, [m, d].
+        tolerance: probability that its edges may misplace, see `refine`.
         x: vertices after generation, [v, d]; empty before `refine`.
         back: vertices after inflating back, coordinates of z, [v, d]; empty before `refine`.
         off: for each edge that was judged, the probability that its middle is off by.
@@ -46,6 +47,7 @@ class Surface:
     radius: float
     z: np.ndarray
     simplices: np.ndarray
+    tolerance: float = 1e-3
     x: np.ndarray = field(default_factory=lambda: np.empty(0))
     back: np.ndarray = field(default_factory=lambda: np.empty(0))
     off: dict[tuple[int, ...], float] = field(default_factory=dict)
@@ -109,21 +111,20 @@ def bisect(
     return np.concatenate([surface.z, new]), np.array(simplices)
 
 
-def refine(surfaces: list[Surface], passage: Passage, inverse: Inverse, tolerance: float) -> None:
+def refine(surfaces: list[Surface], passage: Passage, inverse: Inverse) -> None:
     """Carry surfaces through the flow, bisecting edges until they follow the sphere's image.
 
     The midpoint of an edge in data space, inflated, misses the sphere by some distance: the
     probability within the radius found differs from that within the sphere's own. Averaged over
     the sphere, without signs, this is the coverage that a boundary misplaces. While it is more
-    than the tolerance, the edges that contribute most are bisected. The sphere is taken to be where
-    the edge's ends are after a round trip, so that errors of the integration, which are the
-    experiment's to find, do not count.
+    than the surface's tolerance, the edges that contribute most are bisected. The sphere is taken
+    to be where the edge's ends are after a round trip, so that errors of the integration, which
+    are the experiment's to find, do not count.
 
     Args:
         surfaces: changed in place.
         passage: carries latents to data and back.
         inverse: carries data to latents.
-        tolerance: probability that each surface may misplace.
 
     Raises:
         ValueError: if a surface would need more than MAX_VERTICES, or does not stay finite.
@@ -132,25 +133,25 @@ def refine(surfaces: list[Surface], passage: Passage, inverse: Inverse, toleranc
     while rough:
         _carry_new(rough, passage)
         _judge_new(rough, inverse)
-        rough = [s for s in rough if not _divide_worst(s, tolerance)]
+        rough = [s for s in rough if not _divide_worst(s)]
 
 
-def _divide_worst(surface: Surface, tolerance: float) -> bool:
+def _divide_worst(surface: Surface) -> bool:
     """Bisect the edges that contribute most to what is misplaced; whether that is little enough."""
     edges = edges_of(surface.simplices)
     off = np.array([surface.off[key] for key in map(tuple, edges.tolist())])
     parts = off * _shares(surface, edges)
     surface.misplaced = float(parts.sum())
-    if surface.misplaced <= tolerance:
+    if surface.misplaced <= surface.tolerance:
         return True
     largest = np.argsort(-parts)
     left = surface.misplaced - np.cumsum(parts[largest])
     marked = np.zeros(len(edges), bool)
-    marked[largest[: int((left > tolerance / 2).sum()) + 1]] = True
+    marked[largest[: int((left > surface.tolerance / 2).sum()) + 1]] = True
     if len(surface.z) + marked.sum() > MAX_VERTICES:
         raise ValueError(
             f"the boundary of radius {surface.radius:g} needs more than {MAX_VERTICES:,} "
-            f"vertices to be followed to --boundary_tol={tolerance:g}; use a larger one"
+            "vertices to be followed; use a larger --boundary_tol"
         )
     surface.z, surface.simplices = bisect(surface, edges, marked)
     return False

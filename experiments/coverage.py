@@ -117,10 +117,7 @@ class Boundary:
 
 
 def transported(
-    carrier: Carrier,
-    radii: np.ndarray,
-    points: int,
-    tolerance: float,
+    carrier: Carrier, radii: np.ndarray, points: int, tolerance: float | np.ndarray
 ) -> list[Boundary]:
     """Spheres carried by the flow with their own edges or triangles.
 
@@ -128,18 +125,20 @@ def transported(
         carrier: the flow.
         radii: Mahalanobis radii, [r].
         points: vertices to begin with; LEAST_POINTS at least.
-        tolerance: see `refine`.
+        tolerance: probability that edges may misplace, see `refine`; for all radii, or [r].
 
     Raises:
         ValueError: if the dimension is neither 2 nor 3, or a boundary cannot be followed.
     """
     d = carrier.flow.schedule.data_dim
     surfaces = [sphere(d, float(r), max(points, LEAST_POINTS)) for r in radii]
-    refine(surfaces, carrier.passage, carrier.inverse, tolerance)
-    return [_closed(carrier, s, tolerance) for s in surfaces]
+    for surface, value in zip(surfaces, np.broadcast_to(tolerance, len(radii)), strict=True):
+        surface.tolerance = float(value)
+    refine(surfaces, carrier.passage, carrier.inverse)
+    return [_closed(carrier, s) for s in surfaces]
 
 
-def _closed(carrier: Carrier, surface: Surface, tolerance: float) -> Boundary:
+def _closed(carrier: Carrier, surface: Surface) -> Boundary:
     for attempt in range(1, UNTANGLE + 2):
         vertices = carrier.stages(surface.z, surface.x, surface.back)
         regions = {k: _region(v, surface, k) for k, v in vertices.items()}
@@ -148,8 +147,8 @@ def _closed(carrier: Carrier, surface: Surface, tolerance: float) -> Boundary:
             whole = {k: region for k, region in regions.items() if region is not None}
             return Boundary(surface.radius, vertices, whole, surface.simplices, surface.misplaced)
         if attempt <= UNTANGLE:
-            finer = tolerance / 4**attempt
-            refine([surface], carrier.passage, carrier.inverse, finer)
+            surface.tolerance /= 4
+            refine([surface], carrier.passage, carrier.inverse)
     raise ValueError(
         f"the boundary of radius {surface.radius:g} crosses itself {_where(crossed[0])}: use a "
         "smaller --boundary_tol, and a smaller --tol if the integration is coarse"
@@ -208,6 +207,12 @@ def coverages(boundaries: list[Boundary], points: dict[str, np.ndarray], label: 
     return shared_rows(inside, len(boundaries), 1, label).T.numpy()
 
 
+def binomial_error(radii: np.ndarray, d: int, points: int) -> np.ndarray:
+    """Standard error of the share of so many points within each radius, [radii]."""
+    exact = coverage_of_ball(radii, d)
+    return np.sqrt(exact * (1 - exact) / points)
+
+
 @dataclass
 class Report:
     """Coverages of all seeds.
@@ -234,7 +239,7 @@ class Report:
     @property
     def standard_error(self) -> np.ndarray:
         """Binomial standard error of one seed's shares, [radii]."""
-        return np.sqrt(self.theory * (1 - self.theory) / self.points)
+        return binomial_error(self.radii, self.d, self.points)
 
     def spread(self) -> np.ndarray:
         """Standard deviation over seeds, [stages, radii]; zero for a single seed."""

@@ -23,8 +23,7 @@ uniform, so a new net, shifted so that a point of it drawn at random comes to li
 kept, has just the density that step 2 asks for. Chains share no candidates, so that R-hat and
 Monte Carlo errors know of the candidates' part in them.
 
-References: Andrieu, Doucet and Holenstein 2010, "Particle Markov chain Monte Carlo methods"; Owen
-1998, "Scrambling Sobol' and Niederreiter-Xing points".
+Reference: Andrieu, Doucet and Holenstein 2010, "Particle Markov chain Monte Carlo methods".
 """
 
 from __future__ import annotations
@@ -35,14 +34,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.special import logsumexp, ndtri
-from scipy.stats import qmc
+from scipy.special import logsumexp
 from torch import Tensor
 
-from experiments.chain_store import ChainStore, fingerprint, gather, kept
+from experiments.chain_store import ChainStore, fingerprint, gather, kept, my_chains
 from experiments.posterior import Draws, Problem, Truth, start_weights, thinned_weights
 from experiments.quadrature import most_likely
-from torch_utils import distributed
+from experiments.sobol import as_normals, sobol_bits
 from training import seeding
 
 if TYPE_CHECKING:
@@ -50,37 +48,6 @@ if TYPE_CHECKING:
 
 POINTS = 2048  # candidates inflated together
 EVERY = 50  # most Gibbs draws between reports
-BITS = 30  # of a coordinate of a Sobol point
-
-
-def sobol_bits(
-    rng: np.random.Generator, points: int, d: int, keep: np.ndarray | None = None
-) -> np.ndarray:
-    """A scrambled Sobol set, in units of 2^-BITS.
-
-    Args:
-        rng: of the scrambling.
-        points: M.
-        d: dimensions.
-        keep: a point that must be in the set, [d]; None for any set.
-
-    Returns:
-        uint32 [M, d], `keep` first.
-    """
-    power = max(0, math.ceil(math.log2(points)))
-    net = qmc.Sobol(d, scramble=True, bits=BITS, rng=rng).random_base2(power)[:points]
-    bits = (net * 2**BITS).astype(np.uint32)
-    if keep is None:
-        return bits
-    place = rng.integers(points)
-    bits ^= bits[place] ^ keep
-    bits[[0, place]] = bits[[place, 0]]
-    return bits
-
-
-def as_normals(bits: np.ndarray) -> np.ndarray:
-    """The standard normals that Sobol points stand for."""
-    return ndtri((bits + 0.5) / 2**BITS)
 
 
 def weigh(problem: Problem, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -205,14 +172,17 @@ class Chain:
 def plan(settings: Settings, n: int) -> list[tuple[int, int, int | None]]:
     """Steps of a chain: draws start..stop, then a block of data to renew, or None.
 
-    The first steps draw nothing and give every block its first candidates. Later renewals are
-    spread evenly over the chain, so that each datum has its candidates renewed `settings.refresh`
-    times.
+    The first steps draw nothing and give every block its first candidates. All are renewed once
+    while the chain burns in, which leaves little of the first ones' bias, and `settings.refresh`
+    times, evenly spread, while it draws; or never, if that is zero.
     """
-    total = settings.burn + settings.draws
+    burn, draws = settings.burn, settings.draws
     blocks = -(-n // max(1, POINTS // settings.proposals))
-    renewals = round(settings.refresh * blocks)
-    at = [round((j + 1) * total / (renewals + 1)) for j in range(renewals)]
+    later = round(settings.refresh * blocks)
+    at = [burn + round((j + 1) * draws / (later + 1)) for j in range(later)]
+    if settings.refresh > 0:
+        at = [burn * (blocks + 4 * (j + 1)) // (5 * blocks) for j in range(blocks)] + at
+    total, renewals = burn + draws, len(at)
     steps: list[tuple[int, int, int | None]] = [(0, 0, j) for j in range(blocks)]
     start = 0
     for stop in sorted({*at, *range(EVERY, total, EVERY), total}):
@@ -242,8 +212,7 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
         ValueError: if a datum cannot be carried to the latent, or a checkpoint is of another run.
     """
     began = time.monotonic()
-    mine = [c for r in distributed.share(settings.chains, 1) for c in r]
-    chains = [Chain(problem, settings, c) for c in mine]
+    chains = [Chain(problem, settings, c) for c in my_chains(settings)]
     steps = plan(settings, len(problem.x))
     for number, (_, stop, _) in enumerate(steps):
         for chain in chains:

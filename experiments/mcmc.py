@@ -50,7 +50,8 @@ class Settings:
         keep_z: draws of the latents kept of each chain.
         progress: called with (draws made so far, facts to show beside) or None.
         checkpoint: folder where a sampler may keep what it needs to go on after a kill, or None.
-        refresh: times that `flow` draws the candidates of each datum anew along a chain.
+        refresh: times that `flow` renews all candidates while it draws, after once in burn-in; 0
+            for never at all, which leaves a bias.
     """
 
     seed: int = 123
@@ -61,7 +62,7 @@ class Settings:
     step_size: float | None = None
     traj_length: int = 15
     accept: float = 0.8
-    proposals: int = 64
+    proposals: int = 32
     grid: int = 400
     keep_z: int = 0
     progress: Callable[[int, dict], None] | None = None

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.chain_store import ChainStore, fingerprint, gather, kept
+from experiments.chain_store import ChainStore, fingerprint, gather, kept, my_chains
 from experiments.posterior import Draws, Mixture, Problem, Truth, start_weights, thinned_weights
 from experiments.shared_work import shared_rows
 from torch_utils import distributed
@@ -215,7 +215,7 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
     grid, computed = table_of(problem, settings)
     calls = problem.flow.evaluations - before
     log_like, coarse = shared_likelihoods(problem, grid)
-    mine = [c for r in distributed.share(settings.chains, 1) for c in r]
+    mine = my_chains(settings)
     chains = []
     for number in mine:
         rng = seeding.generator(settings.seed, "quadrature chain", number)

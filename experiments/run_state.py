@@ -38,7 +38,8 @@ def begin(folder: Path, facts: dict[str, Any], resume: bool) -> bool:
             raise UserError(f"--resume: {folder} holds no run; leave --resume out to begin one")
         _compare(folder, found["facts"], json.loads(json.dumps(facts)))
         return bool(found["finished"])
-    if found is not None and not found["finished"]:
+    left = list((folder / STATE).iterdir()) if (folder / STATE).is_dir() else []
+    if found is not None and not found["finished"] and left:
         raise UserError(
             f"--outdir={folder} holds an unfinished run: add --resume to go on with it, delete the "
             "folder, or name another"

@@ -80,7 +80,9 @@ def test_a_folder_knows_its_run(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         begin(tmp_path, facts, resume=True)
     assert not begin(tmp_path, facts, resume=False)
+    assert not begin(tmp_path, facts, resume=False)  # it left nothing to go on with
     (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "chain.npz").touch()
     with pytest.raises(UserError, match="unfinished run: add --resume"):
         begin(tmp_path, facts, resume=False)
     with pytest.raises(UserError, match=r"another network \(sha256 aaaaaaaaaaaa, now bbbbbbbbbbbb"):

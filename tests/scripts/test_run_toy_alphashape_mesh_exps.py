@@ -59,14 +59,21 @@ def test_circles(flat, tmp_path):
         assert content["method"]["solver"] == "rk4"
         assert content["mean"] == pytest.approx(arrays["coverages"][:, k].mean(0))
         assert set(content["by_seed"]) == {"0", "1", "2"}
-        assert max(content["boundaries"]["misplaced_by_edges"]) <= 1e-3
+        assert all(
+            off <= 0.3 * error
+            for off, error in zip(
+                content["boundaries"]["misplaced_by_edges"],
+                content["binomial_standard_error"],
+                strict=True,
+            )
+        )
         assert arrays[f"vertices_{stage}_0"].shape == (content["boundaries"]["vertices"][0], 2)
     for picture in ("coverages", "boundaries"):
         assert (tmp_path / f"circles_PRRto1D_{picture}.png").stat().st_size > 5000
 
 
 def test_surfaces_are_written_and_closed(solid, tmp_path):
-    args = ["--boundary_tol=0.01", "--num_seeds=1", f"--save_dir={tmp_path}"]
+    args = ["--num_seeds=1", f"--save_dir={tmp_path}"]
     good(script.main, f"--network={solid}", *args, *SMALL)
     arrays, stages = load(tmp_path, "s_curve_PRRto2D")
     assert np.abs(arrays["coverages"] - arrays["coverages"][:, :1]).max() <= 0.015

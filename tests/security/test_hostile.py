@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import calc_net_residuals_autocorrelations
 import calc_nll
@@ -28,6 +29,9 @@ from tests.image_networks import call, digits
 from tests.security import hostile
 from tests.security.bounds import MIB, about_memory, memory_bound
 from torch_utils import checkpoint, checkpoint_tool
+from training.detectors import load_detector
+from training.image_stream import open_stream
+from training.melt_file import read_melt
 
 # Script and the option that names a file -> the other options that it needs.
 NETWORK_SCRIPTS = {
@@ -211,3 +215,20 @@ def test_what_a_state_lacks_is_said(tmp_path):
     checkpoint.save(path, "basis", {"mean": json.dumps({})})
     with pytest.raises(ValueError, match="'mean' as a str"):
         checkpoint.load(path, "basis")
+
+
+def test_readers_behind_a_network_refuse_too(tmp_path, canary):
+    """Files that scripts open only after their network: --prev_melt, --images and --detector."""
+    readers = {
+        ".npz": [lambda p: read_melt(p, None, "", 0), open_stream],
+        ".pt": [lambda p: load_detector(str(p), None, "pixels", torch.device("cpu"))],
+    }
+    for data in quick(canary).values():
+        for suffix, functions in readers.items():
+            path = tmp_path / f"data{suffix}"
+            path.write_bytes(data)
+            for read in functions:
+                with memory_bound(256 * MIB), pytest.raises(ValueError, match="data") as error:
+                    read(path)
+                assert "\n" not in str(error.value)
+                assert not canary.exists()
