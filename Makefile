@@ -47,7 +47,7 @@ demo-images: venv  ## the same on real images, 8x8 digits; pictures in out/demo-
 	@echo; echo "Look at these:"; ls $(IMAGES)/*.png
 
 test: venv  ## the test suite (CPU, no downloads)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: venv  ## the slow, gpu and data tests too
 	$(BIN)/python -m pytest -m ''

@@ -3,7 +3,9 @@ r"""The sampler `nuts`: pyro's No-U-Turn sampler on weights and latents together
 Its position is one vector (v, q): v = logits of the weights but for the last, which is held at
 zero, as the posterior does not change if all logits are shifted together (and neither does the
 paper's flat prior on them); q = the latents in the whitened units of `energy.LatentTarget`. Labels
-are summed out. All latents move, and are accepted, together.
+are summed out. All latents move, and are accepted, together, so that one step must suit the
+steepest: every latent is measured in units of the step that suits it, which a few iterations of
+`parallel` find out, and from where these end the chain warms up.
 
 Reference: Hoffman and Gelman 2014, "The No-U-Turn sampler".
 """
@@ -14,12 +16,14 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments import gradient_samplers
 from experiments.chain_store import (
     ChainStore,
     fingerprint,
@@ -31,7 +35,7 @@ from experiments.chain_store import (
     seeded,
 )
 from experiments.energy import LatentTarget, log_joint
-from experiments.posterior import Draws, Problem, Truth, start_weights
+from experiments.posterior import Draws, Problem, Truth
 from training import seeding
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 
 SITE = "position"
 START_STEP = 0.2  # pyro looks for a better one itself
+PILOT = 60  # iterations of `parallel` before
 
 
 def pyro_nuts() -> Any:
@@ -60,15 +65,16 @@ class Joint:
     """The potential energy of positions (v, q), and a count of its evaluations.
 
     Args:
-        target: units of the latents.
+        target: the latents' units.
+        scale: what positions are multiplied by, [K - 1 + n d].
 
     Attributes:
         gradients: evaluations so far.
-        path: positions evaluated, where a list is put here.
+        path: logits and latents evaluated, where a list is put here.
     """
 
-    def __init__(self, target: LatentTarget):
-        self.target = target
+    def __init__(self, target: LatentTarget, scale: Tensor):
+        self.target, self.scale = target, scale
         self.free = len(target.problem.concentration) - 1
         self.gradients = 0
         self.path: list[Tensor] | None = None
@@ -83,15 +89,29 @@ class Joint:
 
     def split(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Log weights [K] and latents [n, d] of a position."""
-        v, q = position[: self.free], position[self.free :]
+        v, q = (position * self.scale).split([self.free, self.target.start.numel()])
         log_w = torch.log_softmax(torch.cat([v, v.new_zeros(1)]), 0)
         return log_w, self.target.latents(q.reshape(self.target.start.shape))
 
-    def begin(self, rng: np.random.Generator) -> Tensor:
-        """Weights apart from other chains', latents around f^-1(x)."""
-        log_w = np.log(start_weights(self.free + 1, rng))
-        q = self.target.begin(rng)
-        return torch.cat([torch.from_numpy(log_w[:-1] - log_w[-1]).to(q), q.flatten()])
+
+def pilot(target: LatentTarget, settings: Settings, number: int) -> tuple[Tensor, Tensor, int]:
+    """Where a chain begins and in which units, from a few iterations of `parallel`.
+
+    Returns:
+        position and scale, each [K - 1 + n d], and the gradients of one latent spent.
+    """
+    few = replace(settings, burn=PILOT, draws=0, keep_z=0, checkpoint=None, step_size=None)
+    chain = gradient_samplers.Chain(target, few, number)
+    while not chain.done:
+        chain.advance()
+    n, d = target.start.shape
+    w = torch.from_numpy(chain.w).to(target.start).clamp_min(1 / n)
+    logits = (w[:-1] / w[-1]).log()
+    spread = ((1 / w[:-1] + 1 / w[-1]) / n).sqrt()  # of logits, if the labels were known
+    step = chain.steps.log_average.exp()
+    units = (step / step.median())[:, None].expand(n, d)
+    scale = torch.cat([spread, units.flatten()])
+    return torch.cat([logits, chain.point.q.flatten()]) / scale, scale, chain.moves
 
 
 class Chain:
@@ -101,14 +121,14 @@ class Chain:
     state, and other users of that generator do not notice.
 
     Args:
-        joint: what is sampled.
+        target: the latents' posterior.
         settings: of the run.
         number: of the chain.
     """
 
-    def __init__(self, joint: Joint, settings: Settings, number: int):
-        self.joint, self.settings, self.number = joint, settings, number
-        problem = joint.target.problem
+    def __init__(self, target: LatentTarget, settings: Settings, number: int):
+        self.target, self.settings, self.number = target, settings, number
+        problem = target.problem
         every = record_every(problem, settings)
         digest = fingerprint(problem, settings)
         self.store = ChainStore(settings.checkpoint, "nuts", number, digest, every)
@@ -117,11 +137,11 @@ class Chain:
         self.warm = saved is not None
         self.arrays: dict[str, np.ndarray] = saved or {
             "position": np.empty(0),
-            "inverse_mass": np.empty(0),
+            "scale": np.empty(0),
             "step_size": np.array(settings.step_size or START_STEP),
             "done": np.array(0),
             "counts": np.zeros(3),  # gradients in all, gradients while warm, divergences
-            "weights": np.empty((settings.draws, joint.free + 1)),
+            "weights": np.empty((settings.draws, len(problem.concentration))),
             "z": np.empty((len(self.kept), *problem.x.shape)),
         }
 
@@ -134,9 +154,11 @@ class Chain:
         if not self.warm:
             self._warm_up(progress)
         a, s = self.arrays, self.settings
-        kernel = self._kernel(torch.from_numpy(a["position"]).to(self.joint.target.start), 0)
-        mass = torch.from_numpy(a["inverse_mass"]).to(self.joint.target.start)
-        kernel.mass_matrix_adapter.inverse_mass_matrix = {(SITE,): mass}
+        scale, position = (
+            torch.from_numpy(a[name]).to(self.target.start) for name in ("scale", "position")
+        )
+        self.joint = Joint(self.target, scale)
+        kernel = self._kernel(position, 0)
         while int(a["done"]) < s.draws:
             draw = int(a["done"])
             before = self.joint.gradients
@@ -157,18 +179,19 @@ class Chain:
             progress(s.burn + draw + 1, {"gradients": spent})
 
     def _warm_up(self, progress: Callable[[int, dict], None]) -> None:
-        """Adapt step size and diagonal mass, and save what they have become."""
-        s, a, before = self.settings, self.arrays, self.joint.gradients
-        position = self.joint.begin(seeding.generator(s.seed, f"nuts chain {self.number}"))
+        """Adapt the step size from where the pilot ended, and save what it has become."""
+        a, s = self.arrays, self.settings
+        position, scale, moves = pilot(self.target, s, self.number)
+        self.joint = Joint(self.target, scale)
         with self._seeded(0):
             kernel = self._kernel(position, s.burn)
         for iteration in range(s.burn):
             position = self._draw(kernel, iteration)
             progress(iteration + 1, {"step": f"{kernel.step_size:.2g}"})
-        a["position"] = position.cpu().numpy()
-        a["inverse_mass"] = kernel.inverse_mass_matrix[(SITE,)].cpu().numpy()
+        a["position"], a["scale"] = position.cpu().numpy(), scale.cpu().numpy()
         a["step_size"] = np.array(kernel.step_size)
-        a["counts"] = np.array([self.joint.gradients - before, 0, 0], dtype=np.float64)
+        spent = self.joint.gradients + moves / len(self.target.start)
+        a["counts"] = np.array([spent, 0, 0], dtype=np.float64)
         self.store.save(a)
 
     def _kernel(self, position: Tensor, warm_up: int) -> Any:
@@ -177,7 +200,7 @@ class Chain:
             potential_fn=self.joint,
             step_size=float(self.arrays["step_size"]),
             adapt_step_size=warm_up > 0,
-            adapt_mass_matrix=warm_up > 0,
+            adapt_mass_matrix=False,
             target_accept_prob=self.settings.accept,
             max_tree_depth=tree_depth(self.settings.traj_length),
         )
@@ -200,7 +223,7 @@ class Chain:
     def _seeded(self, iteration: int) -> AbstractContextManager[None]:
         """Random numbers for one iteration of this chain."""
         seed = seeding.integer(self.settings.seed, "nuts", self.number, iteration)
-        return seeded(self.joint.target.start.device, seed)
+        return seeded(self.target.start.device, seed)
 
 
 def tree_depth(leapfrog_steps: int) -> int:
@@ -231,8 +254,7 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
     pyro_nuts()
     began = time.monotonic()
     target = LatentTarget(problem, settings.seed)
-    joint = Joint(target)
-    chains = [Chain(joint, settings, number) for number in my_chains(settings)]
+    chains = [Chain(target, settings, number) for number in my_chains(settings)]
     for place, chain in enumerate(chains):
         chain.run(progress_in_turn(settings, place, len(chains)))
     total = settings.burn + settings.draws
@@ -245,7 +267,7 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
         settings.chains,
     )
     if found is None:
-        return Draws(np.empty((0, settings.draws, joint.free + 1)))
+        return Draws(np.empty((0, settings.draws, len(problem.concentration))))
     gradients, while_warm, diverged = found["counts"].sum(0)
     made = settings.chains * max(1, settings.draws)
     statistics = {
@@ -263,6 +285,6 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
         found["z"] if settings.keep_z else None,
         found["trajectories"],
         statistics,
-        target.setup_evaluations + target.cost * len(problem.x) * int(gradients),
+        target.setup_evaluations + int(target.cost * len(problem.x) * gradients),
         time.monotonic() - began,
     )

@@ -98,6 +98,7 @@ def test_clean_data_and_hutchinson(place, tmp_path):
     assert not list(tmp_path.glob("*.png"))
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_results(place, tmp_path):
     for n in (1, 2):
         args = ["calc_nll.py", "net", f"--save_dir={tmp_path / str(n)}", "--total_samples=70",
