@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.energy import LatentTarget
 from experiments.mcmc import Settings
-from experiments.nuts_sampler import sample, tree_depth
+from experiments.nuts_sampler import Joint, pilot, sample, tree_depth
 from tests.experiments.linear_gaussian import (
     check_draws,
     exact_posterior,
@@ -26,6 +27,20 @@ def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
 
 def test_trees_have_at_most_the_steps_given():
     assert [tree_depth(n) for n in (1, 2, 3, 7, 14, 15, 16)] == [1, 1, 2, 3, 3, 4, 4]
+
+
+def test_units_are_the_steps_that_suit_each_latent():
+    problem, _ = matrix_problem(12)
+    target = LatentTarget(problem)
+    target.root[:3] *= 20  # three latents measured in units that are far too large
+    position, scale, moves = pilot(target, Settings(), 0)
+    units = scale[2:].reshape(12, 2)[:, 0]
+    assert float(units[:3].max()) < 0.2 * float(units[3:].min())
+    assert float(units.median()) == pytest.approx(1)
+    log_w, z = Joint(target, scale).split(position)
+    assert float(log_w.exp().sum()) == pytest.approx(1)
+    assert bool(((z - problem.inflate(problem.x)[0]).abs() < 1.5).all())
+    assert moves > 60 * 12
 
 
 @pytest.fixture
