@@ -67,6 +67,7 @@ bench: venv  ## rerun every benchmark; tables go to benchmarks/results/
 	$(BIN)/python -m benchmarks.unet
 	$(BIN)/python -m benchmarks.basis
 	$(BIN)/python -m benchmarks.image_round_trips
+	$(BIN)/python -m benchmarks.nll
 
 clean:  ## remove what the commands made
 	rm -rf $(VENV) out

@@ -32,7 +32,7 @@ NOT_FACTS = ("outdir", "network", "device", "plot", "dry_run", "resume")
 # Defaults that depend on the experiment.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "weights": {"grid": 400, "proposals": 32, "prior": "improper", "sims": None},
-    "sbc": {"grid": 250, "proposals": 32, "prior": "dirichlet", "sims": 200},
+    "sbc": {"grid": 300, "proposals": 32, "prior": "dirichlet", "sims": 300},
     "tarp": {"grid": 400, "proposals": 256, "prior": "improper", "sims": 500},
 }
 positive = click.FloatRange(min=0, min_open=True)
@@ -66,7 +66,7 @@ mcmc_options = cli.options(
                  help="times that a chain of flow renews all candidates while it draws, after once "
                  "in burn-in; 0: never at all (biased)"),
     click.option("--grid", type=click.IntRange(min=9),
-                 help="latents tabulated a dimension (quadrature, sbc) [400; sbc: 250]"),
+                 help="latents tabulated a dimension (quadrature, sbc) [400; sbc: 300]"),
     click.option("--step_size", type=positive,
                  help="of gradient samplers [hamiltorch: .01, .001 with compressed dimensions; "
                  "others adapt it]"),
@@ -79,7 +79,7 @@ mcmc_options = cli.options(
     click.option("--keep_z", type=click.IntRange(min=0), default=20,
                  help="draws of the latents saved of each chain"),
     click.option("--sims", type=click.IntRange(min=10),
-                 help="simulated data sets (sbc) or latents (tarp) [200; tarp: 500]"),
+                 help="simulated data sets (sbc) or latents (tarp) [300; tarp: 500]"),
     click.option("--sim_n", type=click.IntRange(min=1), default=100, help="data of a set (sbc)"),
     click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
                  help="[rk4 at --tol; paper_euler if --steps is given]"),
