@@ -39,7 +39,7 @@ def test_licence_is_said_the_same_everywhere():
 @pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_documents_name_files_that_exist(document):
     text = (ROOT / document).read_text()
-    named = set(re.findall(r"\b\w+\.(?:py|md|toml|yml|txt)\b", text))
+    named = set(re.findall(r"\b[\w-]+\.(?:py|md|toml|yml|txt)\b", text))
     assert named
     files = [p for p in ROOT.rglob("*.*") if not {".venv", "out"} & set(p.parts)]
     assert named <= {p.name for p in files}
