@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from experiments.mcmc import Settings
 
 SITE = "position"
-START_STEP = 0.2  # pyro looks for a better one itself
-PILOT = 60  # iterations of `parallel` before
+START_STEP = 0.5  # pyro looks for a better one itself
+PILOT = 100  # iterations of `parallel` before
+PILOT_ACCEPT = 0.99  # at most, in these: all latents are accepted only if each is
+LOGIT_STEP = 0.3  # posterior sds: a leapfrog step that hardly costs acceptance
 
 
 def pyro_nuts() -> Any:
@@ -100,17 +102,19 @@ def pilot(target: LatentTarget, settings: Settings, number: int) -> tuple[Tensor
     Returns:
         position and scale, each [K - 1 + n d], and the gradients of one latent spent.
     """
-    few = replace(settings, burn=PILOT, draws=0, keep_z=0, checkpoint=None, step_size=None)
+    n, d = target.start.shape
+    accept = min(settings.accept ** (1 / n), PILOT_ACCEPT)
+    few = replace(
+        settings, burn=PILOT, draws=0, keep_z=0, checkpoint=None, step_size=None, accept=accept
+    )
     chain = gradient_samplers.Chain(target, few, number)
     while not chain.done:
         chain.advance()
-    n, d = target.start.shape
     w = torch.from_numpy(chain.w).to(target.start).clamp_min(1 / n)
     logits = (w[:-1] / w[-1]).log()
     spread = ((1 / w[:-1] + 1 / w[-1]) / n).sqrt()  # of logits, if the labels were known
-    step = chain.steps.log_average.exp()
-    units = (step / step.median())[:, None].expand(n, d)
-    scale = torch.cat([spread, units.flatten()])
+    units = chain.steps.log_average.exp()[:, None].expand(n, d)
+    scale = torch.cat([LOGIT_STEP * spread, units.flatten()])
     return torch.cat([logits, chain.point.q.flatten()]) / scale, scale, chain.moves
 
 

@@ -169,7 +169,7 @@ def ranks(path: Path, found: np.ndarray, title: str, seed: int = 0) -> None:
     spread = 1.96 * np.sqrt(sets / BINS * (1 - 1 / BINS))
     for k in range(K):
         top, bottom = axes[:, k]
-        top.axhspan(sets / BINS - spread, sets / BINS + spread, color=BAND, label="95 % a bin")
+        top.axhspan(sets / BINS - spread, sets / BINS + spread, color=BAND, label="95% of each bin")
         top.hist(found[:, k], bins=BINS, range=(-0.5, RANKS + 0.5), color=PLAIN, rwidth=0.92)
         top.axhline(sets / BINS, color=MEAN, lw=0.8)
         top.set_xlabel(f"rank of true $w_{k + 1}$")
@@ -177,8 +177,8 @@ def ranks(path: Path, found: np.ndarray, title: str, seed: int = 0) -> None:
         bottom.set_xlabel("rank / (draws + 1)")
     axes[0, 0].set_ylabel("data sets")
     axes[1, 0].set_ylabel("ECDF − uniform")
-    axes[0, 0].legend(fontsize=8)
-    axes[1, 0].legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8, loc="lower left")
+    axes[1, 0].legend(fontsize=8, loc="lower center")
     figure.suptitle(title, fontsize=12)
     _save(figure, path)
 
@@ -206,7 +206,7 @@ def coverage(path: Path, credibility: Mapping[str, np.ndarray], title: str, seed
     _against_band(right, LEVELS, curves, low, high)
     right.set_xlabel("credibility")
     right.set_ylabel("coverage − credibility")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower center")
     figure.suptitle(title, fontsize=12)
     _save(figure, path)
 

@@ -36,11 +36,11 @@ def test_units_are_the_steps_that_suit_each_latent():
     position, scale, moves = pilot(target, Settings(), 0)
     units = scale[2:].reshape(12, 2)[:, 0]
     assert float(units[:3].max()) < 0.2 * float(units[3:].min())
-    assert float(units.median()) == pytest.approx(1)
+    assert 0.1 < float(units[3:].min()) < float(units.max()) < 1.6  # steps of a unit Gaussian
     log_w, z = Joint(target, scale).split(position)
     assert float(log_w.exp().sum()) == pytest.approx(1)
     assert bool(((z - problem.inflate(problem.x)[0]).abs() < 1.5).all())
-    assert moves > 60 * 12
+    assert moves > 100 * 12
 
 
 @pytest.fixture
