@@ -1,8 +1,11 @@
 """Every command of the README is accepted as printed, and its Python runs."""
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -62,6 +65,8 @@ def test_command(command, place, monkeypatch):
     monkeypatch.chdir(place)
     words = shlex.split(command.replace("/networks/network.pkl", "out"))
     script = next(w for w in words if w.endswith(".py"))
+    if "toy" in command:  # the published lines call any network networks/network.pkl
+        words = [w.replace("networks/network.pkl", "out") for w in words]
     args = words[words.index(script) + 1 :]
     main = importlib.import_module(script.removesuffix(".py")).main
     before = sorted(place.rglob("*"))
@@ -71,11 +76,11 @@ def test_command(command, place, monkeypatch):
 
 
 @pytest.mark.parametrize("command", MODULES)
-def test_module(command, place, monkeypatch):
-    monkeypatch.chdir(place)
-    _, _, module, *args = shlex.split(command)
-    result = CliRunner().invoke(importlib.import_module(module).main, args)
-    assert result.exit_code == 0, result.output
+def test_module(command, place):
+    words = [sys.executable, *shlex.split(command)[1:]]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_python_example(place, monkeypatch):
