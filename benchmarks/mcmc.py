@@ -30,12 +30,12 @@ SEED = 123
 # and Dirichlet(1) for fewer, where the improper one's posterior is not one.
 RUNS: dict[int, dict[str, Settings]] = {
     2000: {"quadrature": Settings(), "flow": Settings()},
-    500: {"quadrature": Settings(), "parallel": Settings(draws=500, burn=150, chains=2)},
+    500: {"quadrature": Settings(), "parallel": Settings(draws=200, burn=100, chains=2)},
     50: {
         "quadrature": Settings(),
-        "flow": Settings(),
+        "flow": Settings(refresh=5.0),
         "parallel": Settings(draws=500, burn=150, chains=2),
-        "nuts": Settings(draws=300, burn=150, chains=2),
+        "nuts": Settings(draws=100, burn=50, chains=2),
     },
 }
 EXACT = "quadrature"

@@ -155,7 +155,10 @@ def report(draws: Draws, truth: Truth) -> dict[str, Any]:
 def diagnose(weights: np.ndarray) -> dict[str, Any]:
     """Means, sds, R-hat, bulk effective size and Monte Carlo error of draws [chains, draws, K].
 
-    A single chain is cut into two halves, as R-hat compares chains.
+    A single chain is cut into two halves, as R-hat compares chains. The Monte Carlo error is the
+    larger of arviz's, from autocorrelations, and that of the chains' means from each other: the
+    first overlooks a part of the state that hardly moves within a chain, such as candidates of
+    `flow` that are seldom renewed.
     """
     az = arviz()
     chains = weights
@@ -163,12 +166,15 @@ def diagnose(weights: np.ndarray) -> dict[str, Any]:
         half = weights.shape[1] // 2
         chains = np.stack([weights[0, :half], weights[0, half : 2 * half]])
     columns = [chains[..., k] for k in range(chains.shape[2])]
+    within = [float(az.mcse(c, method="mean")) for c in columns]
+    between = chains.mean(1).std(0, ddof=1) / np.sqrt(len(chains))  # [K]
     return {
         "mean": weights.mean((0, 1)).tolist(),
         "sd": weights.std((0, 1), ddof=1).tolist(),
         "r_hat": [float(az.rhat(c)) for c in columns],
         "ess_bulk": [float(az.ess(c, method="bulk")) for c in columns],
-        "mcse_mean": [float(az.mcse(c, method="mean")) for c in columns],
+        "mcse_mean": np.maximum(within, between).tolist(),
+        "mcse_mean_within_chains": within,
     }
 
 

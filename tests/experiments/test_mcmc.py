@@ -25,7 +25,8 @@ def test_diagnostics_of_independent_draws():
     assert max(found["r_hat"]) < 1.01
     assert min(found["ess_bulk"]) > 3000
     expected = np.array(found["sd"]) / np.sqrt(4000)
-    np.testing.assert_allclose(found["mcse_mean"], expected, rtol=0.15)
+    np.testing.assert_allclose(found["mcse_mean_within_chains"], expected, rtol=0.15)
+    assert (np.array(found["mcse_mean"]) < 2.5 * expected).all()
     assert warnings_of(Draws(weights), found, 1.01, 400) == []
 
 
@@ -38,6 +39,16 @@ def test_diagnostics_see_chains_that_disagree_and_lost_components():
     lines = warnings_of(Draws(weights), found, 1.01, 400)
     assert [line.split()[0] for line in lines] == ["R-hat", "bulk", "a"]
     assert "--prior=dirichlet" in lines[2]
+
+
+def test_the_error_knows_of_what_hardly_moves_within_a_chain():
+    rng = np.random.default_rng(0)
+    weights = 0.3 + 0.02 * rng.standard_normal((4, 1500, 2))
+    weights += 0.002 * np.array([1, -1, 1, -1])[:, None, None]  # a tenth of the sd
+    found = diagnose(weights)
+    assert max(found["r_hat"]) < 1.01
+    assert found["mcse_mean"][0] == pytest.approx(0.002 * np.sqrt(4 / 3) / 2, rel=0.4)
+    assert found["mcse_mean"][0] > 2 * found["mcse_mean_within_chains"][0]
 
 
 def test_one_chain_is_compared_with_itself():
