@@ -31,7 +31,7 @@ demo: venv  ## train, inflate, round-trip and generate the circles; pictures in 
 
 IMAGES := out/demo-images
 DIGITS := --data=$(IMAGES)/digits-8x8.zip --cond --cbase=24 --cres=1,2 --num_blocks=1 --dropout=0 \
-	--batch=32 --lr=4e-3 --lr_decay=cosine --lr_rampup=0.005 --ema=0.008 --duration=0.09 --tick=10 \
+	--batch=32 --lr=4e-3 --lr_decay=cosine --lr_rampup=0.005 --ema=0.008 --duration=0.07 --tick=10 \
 	--t_sampling=arc --weighting=arc --resume=latest
 demo-images: venv  ## the same on real images, 8x8 digits; pictures in out/demo-images/
 	test -f $(IMAGES)/digits-8x8.zip || $(BIN)/python dataset_tool.py --source=digits --dest=$(IMAGES)/digits-8x8.zip
