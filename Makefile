@@ -39,8 +39,8 @@ demo-images: venv  ## the same on real images, 8x8 digits; pictures in out/demo-
 	$(BIN)/python train.py --outdir=$(IMAGES)/train-PRRto8D $(DIGITS) --dims_to_keep=8 --tmax=10.01
 	for s in PRP PRRto8D; do \
 	  $(BIN)/python pfODE_int.py --network=$(IMAGES)/train-$$s --data_root=$(IMAGES)/digits-8x8.zip --save_dir=$(IMAGES) --bs=64 --solver=rk4 --steps=16 && \
-	  $(BIN)/python calc_roundtrip_mse.py --network=$(IMAGES)/train-$$s --data_root=$(IMAGES)/digits-8x8.zip --save_dir=$(IMAGES) --total_samples=500 && \
-	  $(BIN)/python gen_fid_samples.py --network=$(IMAGES)/train-$$s --save_dir=$(IMAGES)/generated-$$s --seeds=0-999 || exit 1; \
+	  $(BIN)/python calc_roundtrip_mse.py --network=$(IMAGES)/train-$$s --data_root=$(IMAGES)/digits-8x8.zip --save_dir=$(IMAGES) --total_samples=256 && \
+	  $(BIN)/python gen_fid_samples.py --network=$(IMAGES)/train-$$s --save_dir=$(IMAGES)/generated-$$s --seeds=0-639 || exit 1; \
 	done
 	$(BIN)/python -m experiments.digit_quality --data=$(IMAGES)/digits-8x8.zip --images=$(IMAGES)/generated-PRP \
 	  --images=$(IMAGES)/generated-PRRto8D --dest=$(IMAGES)/quality.json
