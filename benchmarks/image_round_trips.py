@@ -38,6 +38,13 @@ METHODS = {
 LIMIT = 33  # evaluations one way
 
 
+def digits() -> Path:
+    """The zip of all digits, made if it is not there yet."""
+    if not DATA.exists():
+        script("dataset_tool.py", "--source=digits", f"--dest={DATA}", "--no-plot")
+    return DATA
+
+
 def script(name: str, *args: object) -> None:
     """Run a script of the suite quietly."""
     subprocess.run(
@@ -58,8 +65,7 @@ def result(network: Path, how: list[str]) -> dict:
 
 def main() -> None:
     """Train what is missing, measure, and write the table."""
-    if not DATA.exists():
-        script("dataset_tool.py", "--source=digits", f"--dest={DATA}", "--no-plot")
+    digits()
     rows: list[tuple] = []
     best: dict[str, float] = {}
     for case, options in CASES.items():
