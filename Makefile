@@ -68,7 +68,9 @@ bench: venv  ## rerun every benchmark; tables go to benchmarks/results/
 	$(BIN)/python -m benchmarks.basis
 	$(BIN)/python -m benchmarks.image_round_trips
 	$(BIN)/python -m benchmarks.nll
+	$(BIN)/python -m benchmarks.likelihood
 	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.mcmc
 	$(BIN)/python -m benchmarks.correlations
 
 clean:  ## remove what the commands made
