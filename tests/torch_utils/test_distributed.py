@@ -88,16 +88,21 @@ def test_discrete_flow_on_two_processes(tmp_path):
     np.testing.assert_allclose(states[0], states[1], rtol=0, atol=1e-10)
 
 
+def trained_by(processes, out, *more):
+    args = ["--outdir", out, "--data_name", "circles", "--duration", 0.02, "--batch", 1000]
+    args += ["--batch-gpu", 300, "--tick", 10, "--no-plot", "--device", "cpu", *more]
+    done = run_script("toy_train.py", *args, processes=processes)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return checkpoint.load_network(out)["state"]
+
+
 def test_training_on_two_processes(tmp_path):
-    states = []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        args = ["--outdir", out, "--data_name", "circles", "--duration", 0.02, "--batch", 1000]
-        args += ["--batch-gpu", 300, "--tick", 10, "--no-plot", "--device", "cpu"]
-        done = run_script("toy_train.py", *args, processes=processes)
-        assert done.returncode == 0, done.stderr[-2000:]
-        states.append(checkpoint.load_network(out)["state"])
-    one, two = states
+    one, two = (trained_by(n, tmp_path / str(n)) for n in (1, 2))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5)
+    best = ["--weighting=likelihood", "--importance", "--second_order"]
+    best += ["--transfer", tmp_path / "1", "--clip=1"]
+    one, two = (trained_by(n, tmp_path / f"second-{n}", *best) for n in (1, 2))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5)
 
