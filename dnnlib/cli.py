@@ -6,6 +6,7 @@ takes the shared options from here.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +21,39 @@ class UserError(click.ClickException):
     """Bad input: one line that names the option, its value and the remedy; exit code 2."""
 
     exit_code = 2
+
+
+# What a disk may refuse for, and what to do about it.
+REFUSALS = {
+    errno.ENOSPC: ("the disk is full", "free some room"),
+    errno.EDQUOT: ("your quota of the disk is used up", "free some room"),
+    errno.EFBIG: ("it would be larger than files may be here", "raise the limit (ulimit -f)"),
+    errno.EROFS: ("the disk is read-only", "mount it writable"),
+    errno.EACCES: ("no permission to write there", "allow it"),
+    errno.EPERM: ("no permission to write there", "allow it"),
+    errno.EIO: ("the disk does not work as it should (input/output error)", "check it"),
+}
+
+
+class DiskError(UserError, OSError):
+    """A file that cannot be written: one line that names it and the remedy; exit code 2."""
+
+    def __init__(self, path: object, number: int):
+        reason, remedy = REFUSALS[number]
+        super().__init__(
+            f"{path}: cannot be written, {reason}; {remedy}, or name another folder, and run the "
+            "same command again (files that were whole before still are)"
+        )
+        self.errno, self.strerror = number, os.strerror(number)
+
+
+def refusal(error: BaseException | None) -> OSError | None:
+    """The disk's refusal to write that an error is, or comes from; None if it is something else."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class _OneLineErrors:
@@ -43,6 +77,11 @@ class _OneLineErrors:
         except click.Abort:
             _say("interrupted")
             sys.exit(130)
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            _say(str(DiskError(error.filename or "a file of this run", error.errno)))
+            sys.exit(2)
         sys.exit(result if isinstance(result, int) else 0)
 
 

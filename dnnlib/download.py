@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +20,7 @@ from urllib.parse import urldefrag, urljoin, urlparse
 import requests
 from tqdm import tqdm
 
-from dnnlib.util import write_json
+from dnnlib.util import scratch_dir, sync, write_json
 
 MAX_SIZE = 2**33  # bytes of a download: 8 GiB
 RETRIES, PAUSE = 3, 1.0  # attempts, and seconds before the second; doubled each time
@@ -103,20 +102,16 @@ def _noted(note: Path) -> str | None:
 
 def _fetch(url: str, note: Path, sha256: str | None, timeout: float, max_size: int) -> IO[bytes]:
     """Download into the cache, under the digest of what came; nothing stays of a failure."""
-    cache_dir().mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".download-", dir=cache_dir())
-    os.close(handle)
-    try:
+    with scratch_dir(cache_dir() / "download") as folder:
+        name = str(folder / "content")
         digest = _with_retries(lambda: _download(url, name, timeout, max_size), url)
         if sha256 is not None and digest != sha256:
             raise ValueError(f"{url}: sha256 is {digest}, expected {sha256}")
         with open(name, "rb") as file:
             if PAGE.match(file.read(1024)):
                 raise ValueError(f"{url}: the server sent a web page, not a file")
-            os.fsync(file.fileno())
+        sync(name)
         os.replace(name, cache_dir() / digest)
-    finally:
-        Path(name).unlink(missing_ok=True)
     write_json(note, {"url": url, "sha256": digest})
     return _checked(cache_dir() / digest, digest)
 

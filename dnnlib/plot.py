@@ -195,6 +195,9 @@ def histogram(path: str | os.PathLike, values: np.ndarray, label: str, title: st
 def plot_loss(stats: str | os.PathLike, path: str | os.PathLike) -> None:
     """The loss over training, from stats.jsonl."""
     records = [json.loads(line) for line in Path(stats).read_text().splitlines()]
+    records = [r for r in records if "loss" in r]  # of a tick whose steps were all skipped
+    if not records:
+        return
     kimg = np.array([r["kimg"] for r in records])
     loss = np.array([r["loss"] for r in records])
     smooth = np.array([np.median(loss[max(0, i - 4) : i + 5]) for i in range(len(loss))])

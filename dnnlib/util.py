@@ -1,21 +1,34 @@
-"""Files that appear whole or not at all, logs, downloads, and small conveniences."""
+"""Files that appear whole or not at all, run folders, logs, and small conveniences."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import random
+import shutil
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from dnnlib import cli
+from dnnlib.cli import DiskError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where what killed processes leave stays
+    fcntl = None  # type: ignore[assignment]
+
 S = TypeVar("S")
 T = TypeVar("T")
+SCRATCH = ".part"  # how names of scratch folders end
+_swept: set[str] = set()
 
 
 class EasyDict(dict):
@@ -75,24 +88,112 @@ def in_order(
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that replaces it, fsynced, if the block succeeds."""
+def scratch_dir(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`, on the same disk, that is removed after the block.
+
+    Its owner holds a lock on it, which the system lets go of when the process ends, however it
+    ends: the next process that writes beside `path` removes folders without an owner, and never
+    those of a living one, whatever the clocks say.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    _sweep(path.parent)
+    lock, folder = None, None
+    while folder is None or not folder.exists():  # swept before it was locked
+        if lock is not None:
+            os.close(lock)
+        folder = Path(tempfile.mkdtemp(SCRATCH, f".{path.name}.", path.parent))
+        lock = _locked(folder, exclusive=False)
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+        yield folder
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked(folder: Path, exclusive: bool, wait: bool = True) -> int | None:
+    """A lock on a folder, which lasts until it is closed; None where it is not to be had."""
+    if fcntl is None:
+        return None
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    try:
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder; once a process, as it lists the folder."""
+    here = str(folder.resolve())
+    if here in _swept:
+        return
+    _swept.add(here)
+    for path in folder.glob(f".*.????????{SCRATCH}"):
+        lock = _locked(path, exclusive=True, wait=False)
+        if lock is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+
+@contextmanager
+def writing(path: str | os.PathLike, within: Path | None = None) -> Iterator[None]:
+    """Turn the disk's refusals in the block into a `DiskError` that names `path`.
+
+    Args:
+        path: what is being written.
+        within: refusals that name a file outside this folder are of something else.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # of torch.save, RuntimeError
+        refused = cli.refusal(error)
+        if refused is None or isinstance(error, DiskError):
+            raise
+        named = refused.filename
+        if within is not None and named and within not in Path(os.fsdecode(named)).parents:
+            raise
+        assert refused.errno is not None
+        raise DiskError(path, refused.errno) from error
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # of folders, on Windows
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno in cli.REFUSALS and error.errno != errno.EPERM:
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path that replaces `path` if the block succeeds, and never in part.
+
+    Both the content and the new name are on the disk after the block.
+
+    Raises:
+        DiskError: if the disk refuses; what was at `path` before is untouched.
+    """
+    path = Path(path)
+    with writing(path, path.parent), scratch_dir(path) as folder:
+        temporary = folder / path.name
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
@@ -131,32 +232,58 @@ class Logger:
         return self.stdout.isatty()
 
 
-def next_run_dir(outdir: str | os.PathLike, description: str) -> Path:
+def next_run_dir(
+    outdir: str | os.PathLike, description: str, files: dict[str, object] | None = None
+) -> Path:
     """Create and return the next run folder {outdir}/{00000}-{description}.
 
-    The folder is made by an operation that only one process can win, so that two runs that start
-    together get two numbers.
+    Runs that start together get different numbers: one at a time holds the lock of `outdir`.
+    Where the disk has no locks, each looks again after it has made its folder, and gives it up if
+    there is another of that number: of two, at least the second to come sees the first.
+
+    Args:
+        outdir: folder of the runs.
+        description: end of the name.
+        files: name -> value of JSON files that the folder holds from its first moment on.
+
+    Raises:
+        DiskError: if the disk refuses.
     """
     outdir = Path(outdir)
-    outdir.mkdir(parents=True, exist_ok=True)
-    while True:
-        number = max((int(p.name[:5]) for p in run_dirs(outdir)), default=-1) + 1
-        claim = outdir / f".{number:05d}.claim"
-        try:
-            claim.touch(exist_ok=False)
-        except FileExistsError:
-            with suppress(FileNotFoundError):  # its owner may be done with it by now
-                if time.time() - claim.stat().st_mtime > 60:  # or have died between two steps
-                    claim.unlink()
-            time.sleep(0.05)
-            continue
-        path = outdir / f"{number:05d}-{description}"
-        try:
-            if number not in {int(p.name[:5]) for p in run_dirs(outdir)}:
-                path.mkdir()
+    with writing(outdir):
+        outdir.mkdir(parents=True, exist_ok=True)
+        while True:
+            lock = _locked(outdir, exclusive=True)
+            try:
+                path = _new_run_dir(outdir, description, files or {})
+            finally:
+                if lock is not None:
+                    os.close(lock)
+            if path is not None:
                 return path
-        finally:
-            claim.unlink(missing_ok=True)
+            time.sleep(random.uniform(0.01, 0.1))
+
+
+def _new_run_dir(outdir: Path, description: str, files: dict[str, object]) -> Path | None:
+    """A folder of the next number; None if another process took the number meanwhile."""
+    number = max((int(p.name[:5]) for p in run_dirs(outdir)), default=-1) + 1
+    path = outdir / f"{number:05d}-{description}"
+    with scratch_dir(path) as scratch:
+        whole = scratch / path.name
+        whole.mkdir()
+        for name, value in files.items():
+            write_json(whole / name, value)
+        try:
+            whole.rename(path)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                return None
+            raise
+        if [p for p in run_dirs(outdir) if p.name[:5] == path.name[:5]] != [path]:
+            path.rename(whole)
+            return None
+    sync(outdir)
+    return path
 
 
 def run_dirs(outdir: str | os.PathLike) -> list[Path]:

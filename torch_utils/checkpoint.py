@@ -8,17 +8,21 @@ torch_utils.checkpoint info|verify|convert FILE` looks through them.
 
 from __future__ import annotations
 
+import errno
 import io
 import math
+import os
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from dnnlib.cli import DiskError
 from dnnlib.download import open_url
-from dnnlib.util import atomic_path, run_dirs
+from dnnlib.util import atomic_path, run_dirs, sync
 from torch_utils import schema
 from torch_utils.inert_pickle import RefusedError
 from torch_utils.legacy_pickle import read_legacy
@@ -38,13 +42,39 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 def save(path: str | Path, kind: str, content: dict[str, Any]) -> None:
     """Write a dict of tensors and plain values, atomically.
 
+    The file is read back and its checksums compared before it takes the place of an older one.
+
     Args:
         path: file to write.
-        kind: "network", "training-state" or "basis".
+        kind: "network", "training-state", "basis" or "nonfinite-batch".
         content: what to save.
+
+    Raises:
+        DiskError: if the disk refuses, or gives back something else than was written.
     """
     with atomic_path(path) as temporary:
-        torch.save({"format": f"{FORMAT}-{kind}", "version": VERSION, **content}, temporary)
+        with open(temporary, "wb") as file:  # torch.save would hide the reason of a failure
+            torch.save({"format": f"{FORMAT}-{kind}", "version": VERSION, **content}, file)
+        sync(temporary)
+        _check_written(temporary, path)
+
+
+def _check_written(temporary: Path, path: str | Path) -> None:
+    """Compare the checksums of a file's parts with their content, as the disk has it.
+
+    Raises:
+        DiskError: if they differ.
+    """
+    with open(temporary, "rb") as file:
+        if hasattr(os, "posix_fadvise"):  # not as memory has it
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip() is not None
+        except zipfile.BadZipFile:
+            damaged = True
+    if damaged:
+        raise DiskError(path, errno.EIO)
 
 
 def load(path: str | Path, kind: str, sha256: str | None = None) -> dict[str, Any]:

@@ -7,9 +7,11 @@ rank's GPU. Work on ODEs is never wrapped in DDP: each rank owns its samples (`s
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -95,6 +97,23 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def launcher() -> str | None:
+    """A name for the torchrun that started this process, which no other has; None without one."""
+    if "TORCHELASTIC_RESTART_COUNT" not in os.environ:
+        return None
+    parts = [socket.gethostname(), str(os.getppid())]
+    with suppress(OSError, IndexError):  # Linux: processes of other times may have the number
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        stat = Path(f"/proc/{os.getppid()}/stat").read_text()
+        parts.append(stat.rpartition(")")[2].split()[19])  # when it was started
+    return " ".join(parts)
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process in place of one that died (--max-restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
 def is_main() -> bool:
     """Whether this is rank 0, the one that prints and writes."""
     return rank() == 0
@@ -143,6 +162,15 @@ def all_sum_(tensor: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def gather_objects(value: object) -> list:
+    """The values of all ranks, plain Python objects or CPU tensors, on every rank."""
+    if not dist.is_initialized():
+        return [value]
+    found: list = [None] * world_size()
+    dist.all_gather_object(found, value)
+    return found
 
 
 def any_rank(flag: bool) -> bool:

@@ -27,13 +27,13 @@ class StatsWriter:
     def __init__(self, run_dir: Path, kimg: float, device: torch.device):
         self.path = run_dir / "stats.jsonl"
         self.device = device
-        self.started = time.time()
+        self.started = time.monotonic()
         self._forget_after(kimg)
         self.events = SummaryWriter(str(run_dir), purge_step=int(kimg))
 
     def write(self, tick: int, kimg: float, sec_per_kimg: float, values: dict[str, float]) -> None:
         """Add one record everywhere and print its status line."""
-        total = time.time() - self.started
+        total = time.monotonic() - self.started
         record = {
             "tick": tick,
             "kimg": kimg,
@@ -44,8 +44,8 @@ class StatsWriter:
             "gpu_mem_gib": self._gpu_memory(),
             "timestamp": time.time(),
         }
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with open(self.path, "ab", buffering=0) as file:  # a line by one call, never in part
+            file.write(json.dumps(record).encode() + b"\n")
         for name, value in record.items():
             self.events.add_scalar(name, value, int(kimg))
         shown = " ".join(f"{name} {value:<9.5g}" for name, value in values.items())

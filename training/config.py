@@ -41,6 +41,7 @@ class TrainConfig:
         loss_scale: at which that starts.
         compile: compile the network.
         workers: threads that prepare batches ahead; 0 for none.
+        skip_nonfinite: steps to skip, in all, whose loss or gradient is not finite.
         progress: whether to show a progress bar.
     """
 
@@ -70,6 +71,7 @@ class TrainConfig:
     loss_scale: float = 2.0**16
     compile: bool = False
     workers: int = 0
+    skip_nonfinite: int = 0
     progress: bool = True
 
 

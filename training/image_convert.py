@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from dnnlib.util import atomic_path, in_order
+from dnnlib.util import atomic_path, in_order, scratch_dir, sync, writing
 from training.image_files import (
     LABELS_FILE,
     TOO_DEEP,
@@ -262,21 +259,18 @@ def _zip_file(dest: Path) -> Iterator[Put]:
 
 @contextmanager
 def _folder(dest: Path) -> Iterator[Put]:
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", dir=dest.parent))
+    with writing(dest, dest.parent), scratch_dir(dest) as scratch:
+        whole = scratch / dest.name
+        whole.mkdir()
 
-    def put(name: str, data: bytes) -> None:
-        path = temporary / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(data)
+        def put(name: str, data: bytes) -> None:
+            path = whole / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(data)
+            sync(path)
 
-    try:
         yield put
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
         if dest.exists():
             dest.rmdir()
-        temporary.rename(dest)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        whole.rename(dest)
+        sync(dest.parent)

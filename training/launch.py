@@ -25,6 +25,7 @@ from training.schedule import Schedule
 from training.training_loop import Snapshot, TrainConfig, Trainer, describe
 
 OPTIONS_FILE = "training_options.json"
+LAUNCH_FILE = ".launch.json"  # which torchrun started the run
 STILL = 1e-3  # share of the mean variance below which a pixel counts as constant
 SCHEDULE_OPTIONS = (
     "dims_to_keep", "g_type", "inflation_gap", "g_rescaling", "rho", "gamma0", "tmax",
@@ -32,7 +33,7 @@ SCHEDULE_OPTIONS = (
 # Options that may differ when a run goes on: where, how long and how often, never what.
 FREE = {
     "outdir", "resume", "device", "duration", "stop_after", "batch_gpu", "tick", "snap", "dump",
-    "bench", "cache", "compile", "workers",
+    "bench", "cache", "compile", "workers", "skip_nonfinite",
 }  # fmt: skip
 
 
@@ -68,6 +69,17 @@ def find_run(
             if not _conflicts(stored, explicit):
                 return folder, stored | explicit
     return None, {}
+
+
+def run_before_restart(outdir: str | None) -> str | None:
+    """The run that this process's torchrun has started before it restarted it, if it has."""
+    if not distributed.restarted():
+        return None
+    for folder in reversed(run_dirs(outdir or ".")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            if distributed.launcher() in json.loads((folder / LAUNCH_FILE).read_text())["torchrun"]:
+                return str(folder)
+    return None
 
 
 def _stored(folder: Path) -> dict[str, Any]:
@@ -125,8 +137,12 @@ def launch(
             with user_errors("--transfer"):
                 distributed.print0(transfer(model, options["transfer"]))
         name = description(model.schedule.name)
+        launchers = sorted({x for x in distributed.gather_objects(distributed.launcher()) if x})
         if run_dir is None and distributed.is_main():
-            run_dir = next_run_dir(options["outdir"], name)
+            files: dict[str, object] = {OPTIONS_FILE: options}
+            if launchers:
+                files[LAUNCH_FILE] = {"torchrun": launchers}
+            run_dir = next_run_dir(options["outdir"], name, files)
         run_dir = Path(str(distributed.broadcast(run_dir and str(run_dir))))
         if not distributed.is_main():
             return _train(options, run_dir, source, model, device, None)
@@ -252,6 +268,7 @@ def _train(
         precision=options.get("precision", "fp32"),
         loss_scale=options.get("ls", 2.0**16),
         compile=options.get("compile", False),
+        skip_nonfinite=options.get("skip_nonfinite", 0),
         workers=options.get("workers", 0),
     )
     torch.backends.cudnn.benchmark = options.get("bench", True)
@@ -259,8 +276,16 @@ def _train(
         model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "mps":  # which has no float64
         model = model.float()
-    Trainer(config, source, model.to(device), on_snapshot).run()
+    trainer = Trainer(config, source, model.to(device), on_snapshot)
+    trainer.run()
     if distributed.is_main():
         latest = checkpoint.find_network(run_dir)
-        print(f"Done. Network: {latest}", flush=True)
+        if trainer.watch.stopped is None:
+            print(f"Done. Network: {latest}", flush=True)
+        else:
+            print(
+                f"Stopped by {trainer.watch.stopped} at {trainer.nimg / 1000:.1f} kimg, with everything "
+                f"saved. To go on: the same command with --resume={run_dir}",
+                flush=True,
+            )
     return run_dir

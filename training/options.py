@@ -14,7 +14,7 @@ from dnnlib.cli import UserError
 from torch_utils import distributed
 from training.batches import Source
 from training.edm_precond import LEVELS, RECIPES
-from training.launch import find_run, launch
+from training.launch import find_run, launch, run_before_restart
 from training.schedule import G_TYPES, default_rho, inflation_exponents
 from training.training_loop import Snapshot
 
@@ -86,6 +86,9 @@ def training_options(networks: list[str]) -> Callable:
         click.option("--dump", type=count, help="ticks between training states"),
         click.option("--seed", type=click.IntRange(min=0), default=0,
                      help="of data, noise, weights"),
+        click.option("--skip_nonfinite", type=click.IntRange(min=0), default=0,
+                     help="steps to skip, in all, whose loss or gradient is not finite; the next "
+                     "one stops the run, and its batch is saved"),
         click.option("--resume", metavar="DIR|latest", help="go on with a run"),
         click.option("--transfer", metavar="NETWORK", help="start from another network's weights"),
         cli.device_option,
@@ -119,8 +122,9 @@ def run(
     run_dir = None
     if "transfer" in explicit and options["resume"]:
         raise UserError("--transfer starts a run and --resume goes on with one; give one of them")
-    if options["resume"]:
-        run_dir, found = find_run(options["resume"], options["outdir"], explicit)
+    resume = options["resume"] or run_before_restart(options["outdir"])
+    if resume:
+        run_dir, found = find_run(resume, options["outdir"], explicit)
         _check_found(found, options, presets)
         options |= found
     options |= {k: v for k, v in presets[options["arch"]].items() if options[k] is None}

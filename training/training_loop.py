@@ -8,7 +8,6 @@ of processes or on how often the run was interrupted: to resume, run the same co
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -26,13 +25,14 @@ from training import seeding
 from training.batches import Batches, Piece, Source
 from training.config import TrainConfig, learning_rate
 from training.flow import Flow
+from training.incidents import Watch
 from training.loss import flow_loss
 from training.model import network_to_dict
 from training.precond import FieldModel, InflationPrecond
 from training.schedule import Arc
+from training.states import latest_state, save_state
 from training.weighting import LikelihoodWeighting
 
-STATES_KEPT = 2
 Snapshot = Callable[[Flow, Path, int], None]  # (flow of the EMA, run folder, kimg)
 
 
@@ -84,13 +84,19 @@ class Trainer:
         size = min(config.batch_gpu or len(mine), len(mine))
         self.pieces = [mine[i : i + size] for i in range(0, len(mine), size)]
         self.nimg = 0
+        self.watch = Watch(config, model, self.optimizer, self.scaler)
         self.stats: StatsWriter | None = None
 
     def run(self) -> None:
         """Train to the configured duration, from the last good state if there is one.
 
+        SIGTERM or SIGINT on any rank ends it after the current step, with everything saved, as if
+        the duration were over; `watch.stopped` then says which.
+
         Raises:
-            FloatingPointError: if the loss is not finite; states and networks stay as they were.
+            FloatingPointError: if loss or gradient are not finite (more often than
+                `skip_nonfinite`); nothing was done with them, and files stay as they were.
+            UserError: if there are states, but none that can be read.
         """
         c = self.config
         self._restore()
@@ -103,8 +109,9 @@ class Trainer:
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} kimg [{elapsed}<{remaining}]",
             disable=None if c.progress and distributed.is_main() else True,
         )  # fmt: skip
-        with bar, closing(self.batches.stream(self.nimg, self.pieces, c.workers)) as stream:
-            self._loop(target, net, stream, bar)
+        stream = closing(self.batches.stream(self.nimg, self.pieces, c.workers))
+        with self.watch, bar, stream as pieces:
+            self._loop(target, net, pieces, bar)
         if self.stats is not None:
             self.stats.close()
         distributed.barrier()
@@ -112,24 +119,29 @@ class Trainer:
     def _loop(self, target: int, net: nn.Module, stream: Iterator[Piece], bar: tqdm) -> None:
         c = self.config
         tick = self.nimg // c.tick
-        loss_sum = torch.zeros((), device=self.device)
-        tick_start, tick_nimg = time.time(), self.nimg
+        losses = torch.zeros(2, device=self.device)  # their sum, and how many
+        tick_start, tick_nimg = time.monotonic(), self.nimg
         while self.nimg < target:
-            loss_sum = loss_sum + self._step(net, stream)
+            loss = self._step(net, stream)
+            if loss is not None:
+                counted = torch.stack([loss, torch.ones_like(loss)])
+                losses = losses + counted.where(loss.isfinite(), 0.0)  # fp16 passes over some
             self.nimg += c.batch
             bar.update(c.batch / 1000)
-            done = self.nimg >= target
+            done = self.nimg >= target or self.watch.stopped is not None
             if self.nimg // c.tick == tick and not done:
                 continue
             tick = self.nimg // c.tick
-            images = self.nimg - tick_nimg
-            self._status(tick, loss_sum * c.batch / images, (time.time() - tick_start) / images)
+            seconds = time.monotonic() - tick_start
+            self._status(tick, losses, seconds / (self.nimg - tick_nimg))
             if tick % c.snap == 0 or done:
                 self._snapshot()
             if tick % c.dump == 0 or done:
                 self._save_state()
-            loss_sum = torch.zeros_like(loss_sum)
-            tick_start, tick_nimg = time.time(), self.nimg
+            if self.watch.stopped is not None:
+                return
+            losses = torch.zeros_like(losses)
+            tick_start, tick_nimg = time.monotonic(), self.nimg
 
     def _set_precision(self) -> None:
         """Half precision inside the network only; weights, schedule and loss stay as they are."""
@@ -145,8 +157,12 @@ class Trainer:
 
     # One step ----------------------------------------------------------------------------------
 
-    def _step(self, net: nn.Module, stream: Iterator[Piece]) -> Tensor:
-        """One optimizer step on the batch at `nimg`; returns this rank's loss, detached."""
+    def _step(self, net: nn.Module, stream: Iterator[Piece]) -> Tensor | None:
+        """One optimizer step on the batch at `nimg`; this rank's loss, detached; None if skipped.
+
+        Raises:
+            FloatingPointError: see `run`.
+        """
         c = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.nimg)
@@ -155,18 +171,23 @@ class Trainer:
         times = self.batches.times(self.nimg)
         rank, world = distributed.rank(), distributed.world_size()
         torch.manual_seed(seeding.integer(c.seed, "dropout", self.nimg, rank))
+        pieces: list[Piece] = []
+        each: list[Tensor] = []
         for part in self.pieces:
             last = part is self.pieces[-1]
             with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
-                x, noise, labels = next(stream)
+                pieces.append(next(stream))
+                x, noise, labels = pieces[-1]
                 t = times[part.start : part.stop]
                 errors = flow_loss(self.model, x, t, noise, self._weights(t), net, **labels)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 self.scaler.scale(loss).backward()
+            each.append(errors.detach().sum(1) / self.source.dim)
             total += loss.detach()
-        if c.clip:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), c.clip)
+        if not self.watch.may_take(total):
+            when = [times[part.start : part.stop] for part in self.pieces]
+            self.watch.skip(self.nimg, pieces, when, each)
+            return None
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self._update_ema()
@@ -188,16 +209,14 @@ class Trainer:
 
     # Files -------------------------------------------------------------------------------------
 
-    def _status(self, tick: int, loss: Tensor, sec_per_image: float) -> None:
+    def _status(self, tick: int, losses: Tensor, sec_per_image: float) -> None:
         c = self.config
-        mean_loss = float(distributed.all_sum_(loss.clone())) / distributed.world_size()
-        if not math.isfinite(mean_loss):
-            raise FloatingPointError(
-                f"the loss is {mean_loss} at {self.nimg / 1000:.1f} kimg; the last good state is "
-                f"in {c.run_dir}: lower --lr and go on from it with --resume"
-            )
+        total, count = distributed.all_sum_(losses.clone()).tolist()
         if self.stats is not None:
-            values = {"loss": mean_loss, "lr": learning_rate(c, self.nimg)}
+            values = {"loss": total / count} if count else {}  # all may have been skipped
+            values["lr"] = learning_rate(c, self.nimg)
+            if c.skip_nonfinite:
+                values["skipped"] = self.watch.skipped
             self.stats.write(tick, self.nimg / 1000, 1000 * sec_per_image, values)
 
     def _snapshot(self) -> None:
@@ -220,33 +239,23 @@ class Trainer:
         if not distributed.is_main():
             return
         content = {
-            "nimg": self.nimg,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "skipped": self.watch.skipped,
         }
-        run_dir = self.config.run_dir
-        path = run_dir / checkpoint.STATE.format(self.nimg // 1000)
-        checkpoint.save(path, "training-state", content)
-        for old in checkpoint.numbered(run_dir, checkpoint.STATE)[:-STATES_KEPT]:
-            old.unlink()
+        save_state(self.config.run_dir, self.nimg, content)
 
     def _restore(self) -> None:
-        run_dir = self.config.run_dir
-        for path in reversed(checkpoint.numbered(run_dir, checkpoint.STATE)):
-            try:
-                state = checkpoint.load(path, "training-state")
-            except ValueError as error:
-                distributed.print0(f"Passing over a damaged state: {error}")
-                continue
-            self.nimg = state["nimg"]
-            self.model.load_state_dict(state["model"])
-            self.ema.load_state_dict(state["ema"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state.get("scaler", {}))
-            distributed.print0(f"Resuming at {self.nimg / 1000:.1f} kimg from {path}")
-            break
+        state = latest_state(self.config.run_dir)
+        if state is None:
+            return
+        self.nimg, self.skipped = state["nimg"], state.get("skipped", 0)
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))
 
 
 class _FieldModule(nn.Module):

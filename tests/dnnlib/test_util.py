@@ -14,7 +14,8 @@ from dnnlib import util
 def test_atomic_path_replaces_or_leaves_alone(tmp_path):
     target = tmp_path / "sub" / "file.txt"
     with util.atomic_path(target) as temporary:
-        assert temporary.parent == target.parent
+        assert temporary.parent.parent == target.parent  # the same disk
+        assert temporary.parent.name.startswith(".")
         temporary.write_text("first")
         assert not target.exists()
     assert target.read_text() == "first"

@@ -1,0 +1,66 @@
+"""Finding what the scripts wrote: result folders to sections of a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from experiments.report_entry import KINDS, Entry
+from experiments.report_files import Folder, folders
+from experiments.report_readers import READERS
+
+
+def collect(roots: Sequence[Path]) -> tuple[list[Entry], list[str]]:
+    """Everything that can be shown of folders and the folders in them.
+
+    Args:
+        roots: as the user named them.
+
+    Returns:
+        sections, by chapter, in the order of the roots and then of names; and sentences about files
+        that could not be used.
+
+    Raises:
+        ValueError: naming a folder that holds no results.
+    """
+    entries: list[Entry] = []
+    problems: list[str] = []
+    seen: set[Path] = set()
+    for root in roots:
+        here: list[Entry] = []
+        found = [f for f in folders(root, str(root)) if f.path.resolve() not in seen]
+        for folder in found:
+            seen.add(folder.path.resolve())
+            here += read_folder(folder, READERS)
+            problems += folder.problems
+        if found and not here:
+            why = "".join(f"; {p}" for folder in found for p in folder.problems[:1])
+            raise ValueError(
+                f"{root} holds no results that a report knows: name a run folder, or a folder "
+                f"that one of the scripts wrote to{why}"
+            )
+        entries += here
+    entries.sort(key=lambda e: KINDS.index(e.kind))  # stable: roots and names keep their order
+    _tell_apart(entries)
+    shown: set[Path] = set()
+    for entry in entries:
+        entry.pictures = [p for p in entry.pictures if p[0].resolve() not in shown]
+        shown |= {p.resolve() for p, _ in entry.pictures}
+    return [e for e in entries if e.pictures or e.kind != "Other pictures"], problems
+
+
+def _tell_apart(entries: Sequence[Entry]) -> None:
+    """Add the folder to titles that occur more than once in a chapter."""
+    counts = Counter((e.kind, e.title) for e in entries)
+    for entry in entries:
+        if counts[entry.kind, entry.title] > 1:
+            parent = Path(entry.source).parent
+            entry.title += f" in {parent.name or parent}"
+
+
+def read_folder(
+    folder: Folder, readers: Sequence[Callable[[Folder], Iterator[Entry]]]
+) -> list[Entry]:
+    """Sections of the files that lie in one folder itself."""
+    return [entry for reader in readers for entry in reader(folder)]

@@ -1,0 +1,96 @@
+"""Pictures inside a page: checked, made smaller where they are huge, within a total size."""
+
+from __future__ import annotations
+
+import base64
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+MAX_FILE = 2**26  # bytes
+MAX_PIXELS = 40_000_000
+MAX_WIDTH = 1600  # pixels; wider ones are made smaller
+FORMATS = {"PNG": "image/png", "GIF": "image/gif", "JPEG": "image/jpeg"}
+
+
+@dataclass
+class Embedded:
+    """A picture as the page holds it; `data` is None where it did not fit."""
+
+    caption: str
+    name: str
+    bytes: int
+    data: str | None
+    width: int = 0
+    height: int = 0
+
+
+def encode(path: Path) -> tuple[str, int, int]:
+    """A picture as a data: address, with its width and height.
+
+    Raises:
+        ValueError: if it is no picture, damaged, or unreasonably large.
+    """
+    if path.stat().st_size > MAX_FILE:
+        raise ValueError(f"it is larger than {MAX_FILE // 2**20} MiB")
+    raw = path.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(raw), formats=list(FORMATS)) as picture:
+                width, height = picture.size
+                if width * height > MAX_PIXELS:
+                    raise ValueError(f"it has {width} x {height} pixels")
+                picture.load()  # a damaged file fails here, not in the browser
+                kind = FORMATS[str(picture.format)]
+                still = getattr(picture, "n_frames", 1) == 1
+                if still and width > MAX_WIDTH:
+                    height, width = max(1, round(height * MAX_WIDTH / width)), MAX_WIDTH
+                    raw, kind = _png(picture.resize((width, height), Image.Resampling.LANCZOS))
+    except UnidentifiedImageError:
+        raise ValueError("it is no PNG, GIF or JPEG") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"it is damaged: {' '.join(str(error).split())[:100]}") from None
+    return f"data:{kind};base64,{base64.b64encode(raw).decode()}", width, height
+
+
+def _png(picture: Image.Image) -> tuple[bytes, str]:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue(), FORMATS["PNG"]
+
+
+def embed(
+    pictures: Sequence[tuple[Path, str]], budget: int
+) -> tuple[dict[Path, Embedded], list[str]]:
+    """Pictures to embed within a number of bytes, the smallest first.
+
+    Args:
+        pictures: files and captions.
+        budget: bytes that their addresses may have together.
+
+    Returns:
+        what became of each file; sentences about those that could not be used.
+    """
+    found: dict[Path, Embedded] = {}
+    problems = []
+    for path, caption in sorted(pictures, key=lambda p: (p[0].stat().st_size, str(p[0]))):
+        size = path.stat().st_size
+        if size > 2 * budget and size > MAX_FILE:
+            found[path] = Embedded(caption, path.name, size, None)
+            continue
+        try:
+            data, width, height = encode(path)
+        except ValueError as error:
+            problems.append(f"{path} could not be used: {error}")
+            continue
+        if len(data) > budget:
+            found[path] = Embedded(caption, path.name, size, None)
+            continue
+        budget -= len(data)
+        found[path] = Embedded(caption, path.name, size, data, width, height)
+    return found, problems
