@@ -22,6 +22,7 @@ from experiments.residual_runs import (
     refuse,
     write_record,
 )
+from experiments.shared_work import Parts
 from torch_utils import distributed
 from toy_pfODE_int import network_options, network_source
 from training import image_simulation as images
@@ -123,7 +124,8 @@ def extract(**options: Any) -> None:
 def extracttoys(**options: Any) -> None:
     """Write outputs and residuals of a toy network at the times of the paper's Euler grid.
 
-    Writes {data}_{schedule}_toy_net_outputs_residuals.npz, arrays [times, samples, dims].
+    Writes {data}_{schedule}_toy_net_outputs_residuals.npz, arrays [times, samples, dims]. After an
+    interruption the same command goes on.
     """
     n, h = options["n_time_pts"], options["h"]
     flow = open_flow(options, n * h if n else None)
@@ -147,13 +149,16 @@ def extracttoys(**options: Any) -> None:
     extraction = Extraction(flow, times, samples, count, seed, options["noise"])
     with distributed.session(options["device"]):
         check_room(options, 8 * n * count * source.dim, 1, 1)
-        arrays = None if options["dry_run"] else extract_here(extraction)
+        data = source.description()
+        run = {**extraction.run(), "data": data}
+        path = files.toy_file(options["save_dir"], data["name"], flow.schedule.name)
+        identity = {"run": run, "times": times, "network": flow.model, "x": samples(0, count)}
+        parts = Parts(path.with_name(f".{path.stem}.parts"), identity)
+        arrays = None if options["dry_run"] else extract_here(extraction, parts=parts)
         if arrays is not None:
-            data = source.description()
-            run = {**extraction.run(), "data": data}
-            path = files.toy_file(options["save_dir"], data["name"], flow.schedule.name)
             files.save_with_run(path, arrays | {"t": np.array(times)}, run)
             write_record(path.with_suffix(".json"), flow, options, {"run": run})
+            parts.clear()
 
 
 @cli.subcommand(main, CALC)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dnnlib import cli, plot
 from dnnlib.util import write_json
+from experiments.shared_work import Parts
 from torch_utils import distributed
 from training.flow import IMAGE_BLOCK, Flow
 from training.image_data import ImageSource, to_pixels
@@ -62,7 +63,8 @@ def main(**options: Any) -> None:  # fmt: skip
     Writes {schedule}_Roundtrip_MSE_{seed}seed_{thousands of images}kimgs.json: mse, of both images
     rounded to pixel values; mse_unrounded; and mse_uint8_wrapped, the mse with the difference and
     its square modulo 256, as published numbers were computed, for comparison with these alone.
-    The error of each image is in the .npz beside it.
+    The error of each image is in the .npz beside it. After an interruption the same command goes
+    on.
     """
     flow, digest = open_network(options)
     source = open_data(flow, options["data_root"])
@@ -85,8 +87,15 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
     distributed.print0(f"{total} images, {method.describe()}; network batches of {IMAGE_BLOCK}")
     if options["dry_run"]:
         return
-    started = time.time()
-    table, backs, evaluations = round_trips(flow, method, source, seed, total)
+    started = time.monotonic()
+    name = f"{flow.schedule.name}_Roundtrip_MSE_{seed}seed_{total / 1000:g}kimgs"
+    folder = Path(options["save_dir"])
+    # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
+    identity = {"network": digest, "data": source.content_hash(), "seed": seed}
+    parts = Parts(folder / f".{name}.parts", identity | {"method": method.how()})
+    if parts.count():
+        distributed.print0(f"Going on: {parts.count()} blocks of an interrupted run are there")
+    table, backs, evaluations = round_trips(flow, method, source, seed, total, parts)
     if table is None or backs is None:
         return
     errors = dict(zip(ERRORS, table.T, strict=True))
@@ -96,10 +105,8 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
         "largest_mse_of_an_image": float(errors["mse"].max()),
         "network_sha256": digest,
         "data_sha256": source.content_hash(),
-        "seconds": time.time() - started,
+        "seconds": time.monotonic() - started,
     }
-    name = f"{flow.schedule.name}_Roundtrip_MSE_{seed}seed_{total / 1000:g}kimgs"
-    folder = Path(options["save_dir"])
     indices = source.picks(seed, 0, total, "drawn")
     save_results(folder / f"{name}.npz", {"indices": indices, **errors})
     shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
@@ -111,12 +118,13 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
     if options["plot"]:
         before = source.pixels[indices].transpose(0, 2, 3, 1)
         draw(before, backs, errors["mse_unrounded"], folder / name)
+    parts.clear()
     print(json.dumps(result, indent=2))
     print(f"Results: {folder}/{name}.json", flush=True)
 
 
 def round_trips(
-    flow: Flow, method: Method, source: ImageSource, seed: int, total: int
+    flow: Flow, method: Method, source: ImageSource, seed: int, total: int, parts: Parts
 ) -> tuple[np.ndarray | None, np.ndarray | None, int]:
     """Carry drawn images to their latents and back.
 
@@ -124,18 +132,25 @@ def round_trips(
         on rank 0 the errors of each image, [total, len(ERRORS)], and the images after the round
         trip, uint8 [total, H, W, C], elsewhere None; and the network evaluations of an image.
     """
-    tables, backs, evaluations = [], [], 0
-    blocks = distributed.share(total, IMAGE_BLOCK)
-    quiet = True if not distributed.is_main() else None
-    for block in tqdm(blocks, desc="round trips", leave=False, disable=quiet):
+
+    def there_and_back(block: range) -> dict[str, torch.Tensor]:
         x = source.samples(seed, block.start, block.stop, "drawn")
         here = flow.given(one_hot(flow, drawn_classes(source, seed, block.start, block.stop)))
         here.evaluations = 0
         back = here.round_trip(x, **method.how())
-        evaluations = max(evaluations, here.evaluations)
         errors = pixel_errors(x, back)
-        tables.append(torch.from_numpy(np.stack([errors[k] for k in ERRORS], axis=1)))
-        backs.append(torch.from_numpy(to_pixels(back, source.shape)))
+        return {
+            "errors": torch.from_numpy(np.stack([errors[k] for k in ERRORS], axis=1)),
+            "images": torch.from_numpy(to_pixels(back, source.shape)),
+            "evaluations": torch.full((len(block),), here.evaluations),
+        }
+
+    blocks = distributed.share(total, IMAGE_BLOCK)
+    quiet = True if not distributed.is_main() else None
+    bar = tqdm(blocks, desc="round trips", leave=False, disable=quiet)
+    done = [parts.get(b, lambda b=b: there_and_back(b)) for b in bar]  # type: ignore[misc]
+    evaluations = max((int(part["evaluations"][0]) for part in done), default=0)
+    tables, backs = ([part[k] for part in done] for k in ("errors", "images"))
     table = distributed.gather_blocks(tables, total, IMAGE_BLOCK)
     images = distributed.gather_blocks(backs, total, IMAGE_BLOCK)
     if table is None or images is None:

@@ -140,7 +140,7 @@ def run(flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any])
     shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run", "seeds")}
     shown["seeds"] = f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"
     claim(folder, identity, shown, len(seeds) - len(todo))
-    started = time.time()
+    started = time.monotonic()
 
     def path_of(seed: int) -> Path:
         return file_of(folder, seed, options["subdirs"])
@@ -154,7 +154,7 @@ def run(flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any])
             "evaluations_per_image": evaluations,
             "images_made": len(todo),
             "images_in_all": len(seeds),
-            "seconds": time.time() - started,
+            "seconds": time.monotonic() - started,
         }
         content = {"identity": identity, "options": shown, "results": results}
         write_json(folder / OPTIONS_FILE, content)

@@ -173,7 +173,7 @@ def run(
     )
     if options["dry_run"]:
         return
-    started = time.time()
+    started = time.monotonic()
     empirical = options["gen_source"] == "empirical"
     results = Simulations(
         flow, method, total, kinds, seed,
@@ -188,7 +188,7 @@ def run(
         results["melt"].arrays |= {"whitened": final, "run": run_entry(flow, digest, method)}
     if distributed.is_main():
         report = {"network_sha256": digest, **measured(flow, method, results, x)}
-        write(flow, method, results, report | {"seconds": time.time() - started}, options)
+        write(flow, method, results, report | {"seconds": time.monotonic() - started}, options)
 
 
 def method_of(

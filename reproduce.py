@@ -11,7 +11,7 @@ import click
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from experiments import presets, reproduction_images, reproduction_plans
+from experiments import presets, reproduction_images, reproduction_likelihood, reproduction_plans
 from experiments.reproduction import Runner, Step
 from experiments.reproduction_plans import Setting
 from experiments.reproduction_table import (
@@ -30,7 +30,7 @@ PLANS: dict[str, Callable[[Setting], Table]] = {
     "hmc": reproduction_plans.hmc,
     "correlations": reproduction_plans.correlations,
     "images": reproduction_images.images,
-    "likelihood": reproduction_images.likelihood,
+    "likelihood": reproduction_likelihood.likelihood,
 }
 EXAMPLES = {
     "all": "python reproduce.py all --scale=smoke",
@@ -41,7 +41,7 @@ EXAMPLES = {
 
 def image_files(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict:
     """NAME=PATH options as a dict."""
-    found = dict(v.split("=", 1) if "=" in v else (v, "") for v in value)
+    found = {name: path for name, _, path in (v.partition("=") for v in value)}
     for name, path in found.items():
         if name not in presets.IMAGE_SETS or not path:
             known = ", ".join(f"{k}=PATH" for k in presets.IMAGE_SETS)
@@ -51,8 +51,8 @@ def image_files(ctx: click.Context, param: click.Parameter, value: tuple[str, ..
 
 table_options = cli.options(
     click.option("--scale", type=click.Choice(presets.SCALES), default="smoke",
-                 help="smoke: minutes on 2 cores, toys and 8x8 digits; small: about a day on a GPU; "
-                 "paper: the published budget"),
+                 help="smoke: minutes on 2 cores, toys and 8x8 digits; small: about a day on a "
+                 "GPU; paper: the published budget"),
     click.option("--outdir", type=click.Path(), help="where results go  [out/reproduce-{scale}]"),
     click.option("--procs", type=click.IntRange(min=1),
                  help="processes a command, by torchrun  [1, without torchrun]"),
@@ -85,17 +85,17 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> None:
         UserError: if image data are missing.
     """
     scale = options["scale"]
-    outdir = Path(options["outdir"] or f"out/reproduce-{scale}").absolute()
+    outdir = Path(options["outdir"] or f"out/reproduce-{scale}")
     if not options["dry_run"]:
         cli.check_writable(outdir, "--outdir")
-    setting = Setting(scale, _shown(outdir), options["seed"], options["data"])
+    setting = Setting(scale, outdir, options["seed"], options["data"])
     tables = [PLANS[name](setting) for name in names]
     jobs = options["jobs"] or ((os.cpu_count() or 1) if scale == "smoke" else 1)
     runner = Runner(setting.outdir, options["device"], options["procs"], jobs, say=click.echo)
     if options["dry_run"]:
         click.echo("\n".join(runner.line(step) for step in all_steps(tables)))
         return
-    check_data(all_steps(tables), scale)
+    check_inputs(all_steps(tables), scale)
     raise SystemExit(_run(runner, tables, scale))
 
 
@@ -120,30 +120,21 @@ def _run(runner: Runner, tables: list[Table], scale: str) -> int:
     return 1 if failed else 0
 
 
-def _shown(outdir: Path) -> Path:
-    """The folder as commands name it: relative where they run, if it is below."""
-    from experiments.reproduction import ROOT
-
-    return outdir.relative_to(ROOT) if outdir.is_relative_to(ROOT) else outdir
-
-
-def check_data(steps: list[Step], scale: str) -> None:
+def check_inputs(steps: list[Step], scale: str) -> None:
     """Check that image sets are there before hours of other work.
 
     Raises:
         UserError: naming the set and where it comes from.
     """
-    for name, (usual, source, _) in presets.IMAGE_SETS.items():
-        needed = [a.split("=", 1)[1] for s in steps for a in s.args
-                  if a.startswith(("--data=", "--source="))]  # fmt: skip
-        paths = {p for p in needed if name in p and not p.startswith("out/")}
-        for path in paths:
-            if not Path(path).exists():
-                raise UserError(
-                    f"--scale={scale} needs {name}, and {path} is not there: give --data={name}=PATH"
-                    f" or put it at {usual} or {source} (README; CIFAR-10 also by "
-                    "python -m benchmarks.real_data cifar10)"
-                )
+    for path in dict.fromkeys(p for s in steps for p in s.inputs):
+        if not Path(path).exists():
+            name = next((n for n in presets.IMAGE_SETS if n in path), "NAME")
+            usual, source = presets.IMAGE_SETS.get(name, ("datasets", "downloads"))[:2]
+            raise UserError(
+                f"--scale={scale} needs {path}, which is not there: give --data={name}=PATH, or "
+                f"put the set at {usual} or {source} (README; CIFAR-10 is fetched by python -m "
+                "benchmarks.real_data cifar10)"
+            )
 
 
 def _add(name: str, help_text: str) -> None:

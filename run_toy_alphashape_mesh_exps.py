@@ -25,6 +25,7 @@ from experiments.coverage import (
     transported,
 )
 from experiments.regions import require
+from experiments.shared_work import Parts
 from torch_utils import distributed
 from toy_pfODE_int import PILOTS, network_options, network_source, solver_options
 from training.flow import Flow, open_flow
@@ -91,7 +92,7 @@ def main(**options: Any) -> None:  # fmt: skip
     It is counted in the latent, after generation, and after inflating back, and compared with the
     chi-square distribution. Writes {data}_{schedule}_coverages_{latent,gen,roundtrip}.json,
     ..._coverages.npz with all boundaries, in three dimensions ..._{stage}_r{radius}.ply, and
-    pictures.
+    pictures. After an interruption the same command goes on.
     """
     paper = options["steps"] and options["solver"] in (None, *PAPER_SOLVERS)
     flow = open_flow(options, options["steps"] * (options["h"] or 1e-2) if paper else None)
@@ -138,7 +139,7 @@ def check(flow: Flow, options: dict[str, Any]) -> None:
 
 def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
     """Carry boundaries and points, count, and on rank 0 write, within a session."""
-    started = time.time()
+    started = time.monotonic()
     radii = np.linspace(options["r_min"], options["r_max"], options["r_num"])
     seeds = [options["seed"] + k for k in range(options["num_seeds"])]
     distributed.print0("\n".join(describe(flow.model, 0)))
@@ -148,7 +149,10 @@ def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
     )
     if options["dry_run"]:
         return
-    carrier = Carrier(flow, method, options["eps"])
+    stem = Path(options["save_dir"]) / f"{name}_{flow.schedule.name}"
+    counted = {k: options[k] for k in ("boundary", "alpha")}  # beside the points themselves
+    parts = Parts(stem.with_name(f".{stem.name}_coverages.parts"), counted)
+    carrier = Carrier(flow, method, options["eps"], parts)
     flow.evaluations = 0
     carrier.passage(np.zeros((1, flow.schedule.data_dim)))
     one_way = flow.evaluations // 2
@@ -159,16 +163,16 @@ def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
     for seed in seeds:
         z = carrier.points(options["test_pts"], seed)
         points = carrier.stages(z, *carrier.passage(z, f"points of seed {seed}"))
-        shares.append(coverages(boundaries[seed], points, "counting"))
+        shares.append(coverages(boundaries[seed], points, "counting", parts))
         shown = shown or points
     report = Report(flow.schedule.data_dim, radii, seeds, options["test_pts"], np.array(shares))
     distributed.print0("\n".join(report.lines()))
     if distributed.is_main():
-        stem = Path(options["save_dir"]) / f"{name}_{flow.schedule.name}"
-        facts = {"evaluations_one_way": one_way, "seconds": time.time() - started}
+        facts = {"evaluations_one_way": one_way, "seconds": time.monotonic() - started}
         write(stem, report, boundaries[seeds[0]], {**record(flow, method, options), **facts})
         if options["plot"] and shown is not None:
             draw(stem, report, boundaries[seeds[0]], shown, options["boundary"])
+        parts.clear()
         print(f"Results: {stem}_*", flush=True)
 
 

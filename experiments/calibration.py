@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from dnnlib.util import atomic_path, format_time, write_json
 from experiments import mcmc, posterior_plots
-from experiments.mcmc import Settings
+from experiments.mcmc import STATE, Settings
 from experiments.posterior import Problem, simulate_data
 from experiments.sbc import calibrate
 from experiments.tarp import expected_coverage
@@ -71,7 +72,7 @@ def table(report: dict[str, Any]) -> str:
 
 def sbc(problem: Problem, options: dict[str, Any], summary: dict[str, Any], folder: Path) -> None:
     """Simulation-based calibration of the posterior of the weights."""
-    settings = settings_of(options)
+    settings = replace(settings_of(options), checkpoint=folder / STATE)
     found = calibrate(problem, options["sims"], options["sim_n"], settings)
     if not distributed.is_main():
         return
@@ -88,7 +89,8 @@ def sbc(problem: Problem, options: dict[str, Any], summary: dict[str, Any], fold
 
 def tarp(problem: Problem, options: dict[str, Any], summary: dict[str, Any], folder: Path) -> None:
     """Expected coverage of latent posteriors."""
-    found = expected_coverage(problem, options["sims"], settings_of(options))
+    settings = replace(settings_of(options), checkpoint=folder / STATE)
+    found = expected_coverage(problem, options["sims"], settings)
     if not distributed.is_main():
         return
     with atomic_path(folder / "tarp.npz") as path:

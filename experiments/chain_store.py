@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dnnlib.arrays import load_npy, load_npz
 from dnnlib.util import atomic_path
 from experiments.posterior import Problem
 from torch_utils import distributed
@@ -29,9 +31,9 @@ NOT_SETTINGS = ("progress", "checkpoint", "chains")  # these do not change a cha
 class ChainStore:
     """The state and the recorded trajectories of one chain, in a folder or in memory.
 
-    Files are {sampler}-chain{c}.npz, and {sampler}-chain{c}-trajectory{iteration}.npy, which are
-    written once each. A chain is the same whichever process runs it, so that a run may go on
-    with other processes than it began with.
+    Files are {sampler}-chain{c}.npz, the one before it as {sampler}-chain{c}-before.npz, and
+    {sampler}-chain{c}-trajectory{iteration}.npy, which are written once each. A chain is the same
+    whichever process runs it, so that a run may go on with other processes than it began with.
 
     Args:
         folder: None keeps the trajectories in memory and no state.
@@ -52,27 +54,37 @@ class ChainStore:
         self.memory: dict[int, np.ndarray] = {}
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """The arrays last saved, or None.
+        """The arrays last saved, or those before where they are damaged; None for neither.
 
         Raises:
             ValueError: if they are of other data or other settings, naming the file.
         """
-        if self.folder is None or not self._path.exists():
+        if self.folder is None:
             return None
-        with np.load(self._path, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
-        if str(arrays.pop("fingerprint")) != self.fingerprint:
-            raise ValueError(
-                f"{self._path} is a chain of other data or other settings: give the settings that "
-                "it was begun with, or another folder"
-            )
-        return arrays
+        for path in (self._path, self._before):
+            try:
+                arrays = load_npz(path)
+                mark = str(arrays.pop("fingerprint"))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError) as error:
+                print(f"Passing over a damaged state of a chain: {path}: {error}", flush=True)
+                continue
+            if mark != self.fingerprint:
+                raise ValueError(
+                    f"{path} is a chain of other data or other settings: give the settings that "
+                    "it was begun with, or another folder"
+                )
+            return arrays
+        return None
 
     def save(self, arrays: dict[str, Any]) -> None:
-        """Save arrays, replacing the ones before."""
+        """Save arrays; the ones before are kept beside."""
         if self.folder is not None:
             with atomic_path(self._path) as path:
                 np.savez(path, fingerprint=self.fingerprint, **arrays)
+                if self._path.exists():
+                    os.replace(self._path, self._before)
             self.saved = time.monotonic()
 
     @property
@@ -99,12 +111,24 @@ class ChainStore:
         numbers = range(0, iterations, self.every)
         if self.folder is None:
             return np.stack([self.memory[i] for i in numbers])
-        return np.stack([np.load(self._trajectory(i), allow_pickle=False) for i in numbers])
+        return np.stack([self._recorded(i) for i in numbers])
+
+    def _recorded(self, iteration: int) -> np.ndarray:
+        path = self._trajectory(iteration)
+        try:
+            return load_npy(path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: missing or damaged ({error}); begin the run again") from None
 
     @property
     def _path(self) -> Path:
         assert self.folder is not None
         return self.folder / f"{self.name}.npz"
+
+    @property
+    def _before(self) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{self.name}-before.npz"
 
     def _trajectory(self, iteration: int) -> Path:
         assert self.folder is not None

@@ -143,7 +143,7 @@ def open_toy(options: dict[str, Any]) -> Extracted | None:
 
 def correlate_times(found: Extracted, options: dict[str, Any]) -> None:
     """Write the correlations of each time, those that are not there yet, in a session."""
-    started, n = time.time(), len(found.opened)
+    started, n = time.monotonic(), len(found.opened)
     paths = [files.lag_file(options["save_dir"], found.data, found.schedule, k) for k in range(n)]
     shapes = {CORRELATIONS[k]: (found.dim, found.dim) for k in found.keys}
     how = {"n_samples": found.count, "normalization": options["normalization"]}
@@ -165,7 +165,7 @@ def correlate_times(found: Extracted, options: dict[str, Any]) -> None:
 
 def correlate_toy(found: Extracted, options: dict[str, Any]) -> None:
     """Write the correlations of all times to one file, in a session."""
-    started, n = time.time(), len(found.opened)
+    started, n = time.monotonic(), len(found.opened)
     mine_arrays = []
     for k in mine(n, "lags"):
         c = found.correlation(k, options["bs"], options["normalization"])
@@ -219,7 +219,7 @@ def _summarise(
         "t": x.tolist(),
         **{_mean(k): [None if np.isnan(v) else v for v in m.tolist()] for k, m in means.items()},
         "source": found.opened[0].run,
-        "seconds": time.time() - started,
+        "seconds": time.monotonic() - started,
     }
     write_json(f"{stem}.json", content)
     if options["plot"]:

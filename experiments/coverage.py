@@ -22,7 +22,7 @@ from torch import Tensor
 
 from experiments.boundaries import Surface, coverage_of_ball, random_sphere, refine, sphere
 from experiments.regions import Region, alpha_region, mesh_region, polygon_region
-from experiments.shared_work import shared_rows
+from experiments.shared_work import NOTHING_KEPT, Parts, shared_rows
 from training import seeding
 from training.flow import Flow
 from training.simulation import Method
@@ -31,6 +31,7 @@ KINDS = ("transported", "alphashape")
 STAGES = ("latent", "gen", "roundtrip")
 CAPTIONS = {"latent": "latent", "gen": "after generation", "roundtrip": "after inflating back"}
 UNTANGLE = 4  # times that a polygon which crosses itself is refined further
+LEAST_KEPT = 1000  # rows whose passage is kept on disk
 LEAST_POINTS = 200  # of a transported boundary, before it is refined
 
 
@@ -42,11 +43,25 @@ class Carrier:
         flow: the flow.
         method: how to integrate.
         eps: variance of the compressed latents in the paper's coordinates; None for the schedule's.
+        parts: keeps what has been carried; its identity says nothing of flow, method and eps.
     """
 
     flow: Flow
     method: Method
     eps: float | None = None
+    parts: Parts = NOTHING_KEPT
+
+    def __post_init__(self) -> None:
+        if self.parts.folder is not None:
+            self.parts = self.parts.also(
+                flow=self.flow.model, method=self.method.how(), eps=self.eps
+            )
+
+    def kept(self, rows: np.ndarray, **identity: Any) -> Parts:
+        """What keeps the outcome of so many rows; few are sooner carried again than read."""
+        if len(rows) < LEAST_KEPT:
+            return NOTHING_KEPT
+        return self.parts.also(rows=rows, **identity)
 
     def points(self, n: int, seed: int) -> np.ndarray:
         """Test points of a seed, standard normal, [n, d]."""
@@ -66,7 +81,8 @@ class Carrier:
             back = self.flow.inflate(x, coords="whitened", **self.method.how())
             return torch.stack([x, back], 1)
 
-        states = shared_rows(there_and_back, len(z), self.flow.block, label)
+        parts = self.kept(z, way="there and back")
+        states = shared_rows(there_and_back, len(z), self.flow.block, label, parts)
         return states[:, 0].numpy(), self._normal(states[:, 1])
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
@@ -76,7 +92,8 @@ class Carrier:
             block = x[rows.start : rows.stop]
             return self.flow.inflate(block, coords="whitened", **self.method.how())
 
-        return self._normal(shared_rows(back, len(x), self.flow.block, "boundary"))
+        parts = self.kept(x, way="back")
+        return self._normal(shared_rows(back, len(x), self.flow.block, "boundary", parts))
 
     def stages(self, z: np.ndarray, x: np.ndarray, back: np.ndarray) -> dict[str, np.ndarray]:
         """Points of the three stages in the coordinates of the geometry, [n, d] each."""
@@ -191,20 +208,28 @@ def alpha_shapes(
     return boundaries
 
 
-def coverages(boundaries: list[Boundary], points: dict[str, np.ndarray], label: str) -> np.ndarray:
+def coverages(
+    boundaries: list[Boundary],
+    points: dict[str, np.ndarray],
+    label: str,
+    parts: Parts = NOTHING_KEPT,
+) -> np.ndarray:
     """Shares of points inside, [stages, radii]. All ranks must call this.
 
     Args:
         boundaries: of each radius.
         points: for each stage, [n, d].
         label: of the progress bar.
+        parts: keeps the shares of each radius.
     """
+    outlines = [[b.radius, b.vertices, b.simplices] for b in boundaries]
+    parts = parts.also(points=points, boundaries=outlines, what="shares")
 
     def inside(rows: range) -> Tensor:
         regions = boundaries[rows.start].regions
         return torch.tensor([[regions[k].contains(points[k]).mean() for k in STAGES]])
 
-    return shared_rows(inside, len(boundaries), 1, label).T.numpy()
+    return shared_rows(inside, len(boundaries), 1, label, parts).T.numpy()
 
 
 def binomial_error(radii: np.ndarray, d: int, points: int) -> np.ndarray:

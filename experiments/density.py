@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dnnlib.util import atomic_path
+from experiments.shared_work import NOTHING_KEPT, Parts
 from torch_utils import distributed
 from training import seeding
 from training.basis import Basis
@@ -93,7 +88,7 @@ def evaluate(
     total: int,
     settings: Settings,
     labels: Callable[[range], Tensor | None] = lambda _: None,
-    parts: Parts | None = None,
+    parts: Parts = NOTHING_KEPT,
 ) -> Evaluation | None:
     """Log densities of a data set, block by block, each block on one rank.
 
@@ -103,7 +98,7 @@ def evaluate(
         total: samples in all.
         settings: what to compute.
         labels: gives their one-hot classes, [n, classes], or None.
-        parts: keeps finished blocks on disk; None to keep nothing.
+        parts: keeps finished blocks on disk.
 
     Returns:
         results on rank 0, None elsewhere.
@@ -113,17 +108,17 @@ def evaluate(
     """
     rows, evaluations = [], 0
     d = flow.schedule.data_dim
+
+    def counted(block: range) -> dict[str, Tensor]:
+        here = flow.given(labels(block))
+        here.evaluations = 0
+        done = _block(here, read(block), block.start, settings)
+        return {"rows": torch.cat([done, done.new_full((len(done), 1), here.evaluations)], 1)}
+
     hidden = None if distributed.is_main() else True
     with tqdm(total=total, desc="log density", unit="sample", leave=False, disable=hidden) as bar:
         for block in distributed.share(total, flow.block):
-            done = parts.load(block) if parts is not None else None
-            if done is None:
-                here = flow.given(labels(block))
-                here.evaluations = 0
-                done = _block(here, read(block), block.start, settings)
-                done = torch.cat([done, done.new_full((len(done), 1), here.evaluations)], 1)
-                if parts is not None:
-                    parts.save(block, done)
+            done = parts.get(block, lambda rows=block: counted(rows))["rows"]  # type: ignore[misc]
             evaluations = max(evaluations, int(done[0, -1]))
             rows.append(done[:, :-1])
             bar.update(min(len(block) * distributed.world_size(), total - bar.n))
@@ -183,44 +178,6 @@ def noise_at_start(flow: Flow, seed: int, start: int, stop: int) -> Tensor:
     gamma0 = 0.0 if s.proportional else float(s.gamma0)
     n = n.to(flow.device, flow.dtype)
     return math.sqrt(gamma0) * flow.model.scale.to(n) * n
-
-
-class Parts:
-    """Finished blocks on disk, so that an interrupted run goes on where it was.
-
-    Args:
-        folder: for the files; made when the first is written.
-        identity: plain values that the blocks depend on. Blocks of another identity are left alone.
-    """
-
-    def __init__(self, folder: Path, identity: dict[str, Any]):
-        self.folder = folder
-        text = json.dumps(identity, sort_keys=True, default=str)
-        self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def load(self, block: range) -> Tensor | None:
-        """The block's rows, if they are there."""
-        with suppress(OSError, ValueError, EOFError):
-            rows = np.load(self._path(block), allow_pickle=False)
-            if len(rows) == len(block):
-                return torch.from_numpy(rows)
-        return None
-
-    def save(self, block: range, rows: Tensor) -> None:
-        """Write the block's rows."""
-        with atomic_path(self._path(block)) as temporary:
-            np.save(temporary, rows.numpy())
-
-    def count(self) -> int:
-        """How many blocks there are."""
-        return len(list(self.folder.glob(f"{self.key}-*.npy")))
-
-    def clear(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _path(self, block: range) -> Path:
-        return self.folder / f"{self.key}-{block.start:08d}.npy"
 
 
 def log_density_on(flow: Flow, points: Tensor, settings: Settings) -> np.ndarray | None:

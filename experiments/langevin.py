@@ -204,7 +204,7 @@ def main(**options: Any) -> None:  # fmt: skip
 
 def run(flow: Flow, options: dict[str, Any]) -> None:
     """Generate, compare and write, within a session."""
-    started = time.time()
+    started = time.monotonic()
     n, seed, steps = (options[k] for k in ("total_samples", "seed", "steps"))
     keep = {*range(0, steps, max(1, steps // 60)), steps}
     states, times = both(flow, n, seed, steps, options["churn"], keep)
@@ -220,7 +220,7 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
     if known is not None:
         ends = {"data": known, **ends}
     result: dict[str, Any] = {k: describe(x, truth) for k, x in ends.items()}
-    result["seconds"] = time.time() - started
+    result["seconds"] = time.monotonic() - started
     folder = Path(options["save_dir"])
     stem = f"{data.get('name', 'data')}_{flow.schedule.name}_langevin"
     pairs = {k: in_paper_coordinates(flow, v, times) for k, v in states.items()}

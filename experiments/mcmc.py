@@ -231,13 +231,14 @@ def save_trajectories(folder: Path, draws: Draws, settings: Settings, components
     for k, states in enumerate(
         draws.trajectories.reshape(chains, number * steps, -1).swapaxes(0, 1)
     ):
-        np.savez(
-            folder / f"curr_params_{k:02d}.npz",
-            curr_params=states,
-            components=components,
-            trajectory=k // steps,
-            step=k % steps,
-        )
+        with atomic_path(folder / f"curr_params_{k:02d}.npz") as path:
+            np.savez(
+                path,
+                curr_params=states,
+                components=components,
+                trajectory=k // steps,
+                step=k % steps,
+            )
 
 
 def inference_data(weights: np.ndarray) -> Any:

@@ -80,9 +80,6 @@ def embed(
     problems = []
     for path, caption in sorted(pictures, key=lambda p: (p[0].stat().st_size, str(p[0]))):
         size = path.stat().st_size
-        if size > 2 * budget and size > MAX_FILE:
-            found[path] = Embedded(caption, path.name, size, None)
-            continue
         try:
             data, width, height = encode(path)
         except ValueError as error:

@@ -1,8 +1,8 @@
 """Runs the commands behind the tables of the papers: what is missing, in order, resumably.
 
-A step is one command of this suite and the folder it writes to. A step is done once its command
-ended well and its results are there; the record beside its log, {outdir}/steps/{folder}.json, holds a
-digest of the command and of those before it, so that a changed setting runs again what depends on it.
+A step is one command of this suite and the folder it writes to. It is done once its command ended
+well and its results are there. Its record, {outdir}/steps/{folder}.json, beside its log, holds a
+digest of the command and of those before it: a changed setting runs again what depends on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -26,10 +25,10 @@ from typing import IO
 
 from dnnlib.cli import UserError
 from dnnlib.util import format_time, write_json
+from experiments.reproduction_process import lines, locked, terminated_like_interrupted
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = "*/network-snapshot-*.pkl"
-EVERY = 10.0  # seconds between lines of a progress bar
 PATIENCE = 30.0  # seconds to wait for the processes of an interrupted run
 
 
@@ -48,6 +47,7 @@ class Step:
         seed: that it was given, for the table.
         pictures: pattern of its pictures.
         resume: option and the file in the folder that calls for it.
+        inputs: files of the user's that it reads.
     """
 
     folder: str
@@ -60,6 +60,7 @@ class Step:
     seed: int | None = None
     pictures: str = "*.png"
     resume: tuple[str, str] | None = None
+    inputs: tuple[str, ...] = ()
 
     @property
     def trains(self) -> bool:
@@ -75,7 +76,7 @@ class Step:
 
 @dataclass
 class Outcome:
-    """How a step ended: "done", "kept" (was done before), "failed" or "skipped"."""
+    """How a step ended: "done", "kept" (was done before), "failed", "skipped" or "stopped"."""
 
     state: str
     seconds: float = 0.0
@@ -92,6 +93,7 @@ class Runner:
         procs: processes a command, under torchrun; None for plain Python.
         jobs: commands at a time.
         say: prints a line.
+        limit: seconds after which commands are ended; trainings save their state then.
     """
 
     outdir: Path
@@ -99,11 +101,13 @@ class Runner:
     procs: int | None = None
     jobs: int = 1
     say: Callable[[str], None] = print
+    limit: float | None = None
     outcomes: dict[Step, Outcome] = field(default_factory=dict)
     _running: set[subprocess.Popen] = field(default_factory=set)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _lock: IO[str] | None = None
     _stopping: bool = False
+    _total: int = 0
 
     def command(self, step: Step) -> list[str]:
         """What is run, without the interpreter: a line for the reader."""
@@ -113,7 +117,10 @@ class Runner:
         start = ["python"]
         if self.procs is not None and step.parallel:
             start = ["torchrun", "--standalone", f"--nproc_per_node={self.procs}"]
-        return [*start, *step.script.split(), *step.args, *extra]
+        script, *rest = step.script.split()
+        if script != "-m" and Path.cwd() != ROOT:
+            script = str(ROOT / script)
+        return [*start, script, *rest, *step.args, *extra]
 
     def line(self, step: Step) -> str:
         """The command as one would type it."""
@@ -148,23 +155,30 @@ class Runner:
             UserError: if another run is at work in the outdir.
             KeyboardInterrupt: at Ctrl-C or SIGTERM, once the commands have been ended.
         """
-        with self._alone(), _terminated_like_interrupted(), ThreadPoolExecutor(self.jobs) as pool:
+        with self._alone(), terminated_like_interrupted(), ThreadPoolExecutor(self.jobs) as pool:
             waiting, running = [s for s in steps if s not in self.outcomes], dict[Future, Step]()
+            self._total = len(self.outcomes) + len(waiting)
+            deadline = None if self.limit is None else time.monotonic() + self.limit
             try:
-                while waiting or running:
+                while running or (waiting and not self._stopping):
                     self._start(waiting, running, pool)
-                    if running:
-                        for future in wait(running, return_when=FIRST_COMPLETED).done:
-                            self._settle(running.pop(future), future.result())
-                            settled()
+                    left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                    for future in wait(running, left, FIRST_COMPLETED).done if running else ():
+                        self._settle(running.pop(future), future.result())
+                        settled()
+                    if left == 0.0:
+                        deadline = None
+                        self._stop()
             except BaseException:
                 self._stop()
                 raise
             settled()
 
-    def _start(self, waiting: list[Step], running: dict[Future, Step], pool: ThreadPoolExecutor):
+    def _start(
+        self, waiting: list[Step], running: dict[Future, Step], pool: ThreadPoolExecutor
+    ) -> None:
         """Hand steps whose needs are met to the pool; settle those that need no work."""
-        for step in list(waiting):
+        for step in [] if self._stopping else list(waiting):
             before = [self.outcomes.get(s) for s in step.needs]
             failed = [s.folder for s, o in zip(step.needs, before, strict=True) if _bad(o)]
             if failed:
@@ -180,7 +194,8 @@ class Runner:
     def _settle(self, step: Step, outcome: Outcome) -> None:
         self.outcomes[step] = outcome
         took = f" in {format_time(outcome.seconds)}" if outcome.seconds else ""
-        self.say(f"[{step.folder}] {outcome.state}{took} {outcome.message}".rstrip())
+        so_far = f"({len(self.outcomes)} of {self._total})"
+        self.say(f"[{step.folder}] {outcome.state}{took} {so_far} {outcome.message}".rstrip())
 
     def _execute(self, step: Step) -> Outcome:
         folder, record, started = self.outdir / step.folder, self.record(step), time.time()
@@ -193,6 +208,8 @@ class Runner:
         self.say(f"[{step.folder}] {line}")
         code = self._call(step)
         seconds = time.time() - started
+        if self._stopping:  # trainings save their state and end well
+            return Outcome("stopped", seconds)
         if code == 0 and any(folder.glob(step.result)):
             write_json(record, {**facts, "state": "done", "seconds": seconds})
             return Outcome("done", seconds)
@@ -205,13 +222,14 @@ class Runner:
         start, *rest = self.command(step)
         launcher = ["-m", "torch.distributed.run"] if start == "torchrun" else []
         threads = max(1, (os.cpu_count() or 1) // (self.jobs * (self.procs or 1)))
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "PYTHONUNBUFFERED": "1"}
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path}
         with self._guard:
             if self._stopping:
                 return 1
             process = subprocess.Popen(
                 [sys.executable, *launcher, *rest],
-                cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -221,7 +239,7 @@ class Runner:
             self._running.add(process)
         with open(self.log(step), "wb") as log, process:
             assert process.stdout is not None
-            for line in _lines(process.stdout, log):
+            for line in lines(process.stdout, log):
                 self.say(f"[{step.folder}] {line}")
         with self._guard:
             self._running.discard(process)
@@ -239,7 +257,7 @@ class Runner:
         (self.outdir / "steps").mkdir(parents=True, exist_ok=True)
         with open(self.outdir / "steps" / "lock", "w") as self._lock:
             deadline, told = time.time() + PATIENCE, False
-            while not _locked(self._lock):
+            while not locked(self._lock):
                 if time.time() > deadline:
                     raise UserError(
                         f"--outdir={self.outdir}: another run is at work there; wait for it, end "
@@ -263,45 +281,3 @@ def _read(path: Path) -> dict:
         known = json.loads(path.read_text())
         return known if isinstance(known, dict) and "digest" in known else {}
     return {}
-
-
-def _lines(stream: IO[bytes], log: IO[bytes]) -> Iterator[str]:
-    """Lines of a stream, copied to a log; of progress bars, a state every few seconds."""
-    pending, shown = b"", time.time()
-    while chunk := stream.read1(65536):  # type: ignore[attr-defined]
-        log.write(chunk)
-        log.flush()
-        *whole, pending = (pending + chunk).split(b"\n")
-        for line in whole:
-            if text := line.split(b"\r")[-1].decode(errors="replace").rstrip():
-                yield text
-        bar = [b for b in pending.split(b"\r") if b.strip()]
-        if bar and b"\r" in pending and time.time() - shown > EVERY:
-            shown = time.time()
-            yield bar[-1].decode(errors="replace").strip()
-
-
-def _locked(file: IO[str]) -> bool:
-    """Try to lock a file, where the system knows such locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM ends the commands, as Ctrl-C does; only the main thread may say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -19,7 +19,7 @@ from experiments.reproduction import ROOT, Runner, Step
 
 TABLES = ("toys", "coverage", "hmc", "correlations", "images", "likelihood")
 LEADING = ("what", "published", "exact", "ours")
-TRAILING = ("ratio", "settings", "seed")
+TRAILING = ("ratio", "seed", "settings")
 
 
 @dataclass(frozen=True)

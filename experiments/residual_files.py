@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from dnnlib.arrays import load_npz
 from training.simulation_run import save_results
 
 OUTPUTS, RESIDUALS = "net_outputs", "net_residuals"
@@ -85,8 +86,10 @@ class ArrayFile:
         """A whole array; None if the file does not have it."""
         if name not in self.shapes:
             return None
-        with np.load(self.path, allow_pickle=False) as archive:
-            return archive[name]
+        try:
+            return load_npz(self.path, (name,))[name]
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"{self.path}: not a readable .npz file ({error})") from None
 
     @property
     def run(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from experiments.autocorrelation import denoised, noise_rows, space_of
 from experiments.residual_files import OUTPUTS, RESIDUALS, is_done, save_with_run
+from experiments.shared_work import NOTHING_KEPT, Parts
 from torch_utils import distributed
 from training import seeding
 from training.flow import Flow
@@ -76,16 +77,27 @@ class Extraction:
         return found
 
 
-def extract_here(extraction: Extraction, label: str = "times") -> dict[str, np.ndarray] | None:
+def extract_here(
+    extraction: Extraction, label: str = "times", parts: Parts = NOTHING_KEPT
+) -> dict[str, np.ndarray] | None:
     """Outputs and residuals of all times, times shared among ranks.
+
+    Args:
+        extraction: what to extract.
+        label: of the progress bar.
+        parts: keeps what is done of them.
 
     Returns:
         on rank 0 float32 [times, count, d] each; elsewhere None.
     """
     rows = []
     for k in mine(len(extraction.times), label):
-        found = extraction.at(k)
-        rows.append(torch.from_numpy(np.stack([found[OUTPUTS], found[RESIDUALS]])[None]))
+
+        def both(k: int = k) -> dict[str, Tensor]:
+            found = extraction.at(k)
+            return {"rows": torch.from_numpy(np.stack([found[OUTPUTS], found[RESIDUALS]])[None])}
+
+        rows.append(parts.get(range(k, k + 1), both)["rows"])
     table = distributed.gather_blocks(rows, len(extraction.times), 1)
     if table is None:
         return None

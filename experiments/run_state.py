@@ -24,6 +24,8 @@ def begin(folder: Path, facts: dict[str, Any], resume: bool) -> bool:
         facts: plain values that the results depend on, the network's digest among them.
         resume: go on with what the folder holds.
 
+    An unfinished run of the same facts is gone on with in any case: the same command does it.
+
     Returns:
         whether the folder already holds the finished results of this run, to be resumed.
 
@@ -31,25 +33,41 @@ def begin(folder: Path, facts: dict[str, Any], resume: bool) -> bool:
         UserError: if there is nothing to resume, if what there is came from another network or
             other options, or if a new run would discard an unfinished one.
     """
-    manifest = folder / MANIFEST
-    found = json.loads(manifest.read_text()) if manifest.exists() else None
-    if resume:
-        if found is None:
-            raise UserError(f"--resume: {folder} holds no run; leave --resume out to begin one")
+    found = _manifest(folder)
+    if resume and found is None:
+        raise UserError(f"--resume: {folder} holds no run; leave --resume out to begin one")
+    left = (folder / STATE).is_dir() and any((folder / STATE).iterdir())
+    if found is not None and (resume or (left and not found["finished"])):
         _compare(folder, found["facts"], json.loads(json.dumps(facts)))
+        if not found["finished"]:
+            distributed.print0(f"Going on with the unfinished run in {folder}")
         return bool(found["finished"])
-    left = list((folder / STATE).iterdir()) if (folder / STATE).is_dir() else []
-    if found is not None and not found["finished"] and left:
-        raise UserError(
-            f"--outdir={folder} holds an unfinished run: add --resume to go on with it, delete the "
-            "folder, or name another"
-        )
     distributed.barrier()  # every rank has looked
     if distributed.is_main():
         shutil.rmtree(folder / STATE, ignore_errors=True)
-        write_json(manifest, {"facts": facts, "finished": False})
+        write_json(folder / MANIFEST, {"facts": facts, "finished": False})
     distributed.barrier()
     return False
+
+
+def _manifest(folder: Path) -> dict[str, Any] | None:
+    """What a folder says of its run; None if there is none.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        found = json.loads((folder / MANIFEST).read_text())
+        if not isinstance(found["facts"], dict) or NETWORK not in found["facts"]:
+            raise TypeError
+        return {"facts": found["facts"], "finished": bool(found["finished"])}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise UserError(
+            f"--outdir={folder}: {MANIFEST} there is damaged; remove it to begin anew, or name "
+            "another folder"
+        ) from None
 
 
 def finish(folder: Path, facts: dict[str, Any]) -> None:
@@ -61,12 +79,12 @@ def finish(folder: Path, facts: dict[str, Any]) -> None:
 def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     if old[NETWORK] != new[NETWORK]:
         raise UserError(
-            f"--resume: {folder} holds a run of another network (sha256 {old[NETWORK][:12]}, now "
+            f"--outdir: {folder} holds a run of another network (sha256 {old[NETWORK][:12]}, now "
             f"{new[NETWORK][:12]}); name that network, or another --outdir"
         )
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise UserError(
-                f"--resume: {folder} holds a run with --{name}={old.get(name)}, now "
-                f"--{name}={new.get(name)}; give the same option, or another --outdir"
+                f"--outdir: {folder} holds a run with --{name}={old.get(name)}, now "
+                f"--{name}={new.get(name)}; give the same option to go on, or another --outdir"
             )

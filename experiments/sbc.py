@@ -18,7 +18,7 @@ from torch import Tensor
 
 from experiments.posterior import Problem, simulate_data, start_weights, thinned_weights
 from experiments.quadrature import Grid, likelihoods, resolution, table_of
-from experiments.shared_work import shared_rows
+from experiments.shared_work import Parts, shared_rows
 from experiments.uniformity import assess
 from training import seeding
 
@@ -56,7 +56,9 @@ def calibrate(problem: Problem, sets: int, n: int, settings: Settings) -> dict[s
     def work(rows: range) -> Tensor:
         return torch.stack([one_set(problem, grid, n, settings.seed, j) for j in rows])
 
-    found = shared_rows(work, sets, 1, "simulated data sets").numpy()
+    identity = {"sbc": n, "settings": settings.plain(), "fz": grid.fz}
+    parts = Parts(settings.checkpoint, identity)
+    found = shared_rows(work, sets, 1, "simulated data sets", parts).numpy()
     ranks, weights, mean, sd = (found[:, j] for j in range(4))
     finest = found[:, 4, 0].max()
     points = np.arange(1, RANKS + 1) / (RANKS + 1)

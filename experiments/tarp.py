@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from experiments.posterior import Problem
-from experiments.shared_work import shared_rows
+from experiments.shared_work import Parts, shared_rows
 from experiments.uniformity import assess
 from training import seeding
 from training.likelihood import log_normal
@@ -50,7 +50,10 @@ def expected_coverage(problem: Problem, n: int, settings: Settings) -> dict[str,
     def work(rows: range) -> Tensor:
         return credibilities(problem, rows, settings.proposals, settings.seed)
 
-    found = shared_rows(work, n, block, "latent posteriors").cpu().numpy()
+    identity = {"tarp": n, "settings": settings.plain(), "flow": problem.flow.model}
+    identity |= {"noise_var": problem.noise_var, "how": problem.how}
+    parts = Parts(settings.checkpoint, identity)
+    found = shared_rows(work, n, block, "latent posteriors", parts).numpy()
     credibility = {name: found[:, j] for j, name in enumerate(POSTERIORS)}
     effective = found[:, 2]
     summary = {

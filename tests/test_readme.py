@@ -1,9 +1,10 @@
-"""Every command of the README is accepted as printed, and its Python runs."""
+"""Every command of README and docs is accepted as printed, and their Python runs."""
 
 import importlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from torch.distributed.run import get_args_parser
 
 import dataset_tool
 import toy_train
@@ -18,10 +20,32 @@ from tests.helpers import ROOT
 from tests.image_fixtures import write_cifar
 from tests.image_networks import untrained
 
-TEXT = (ROOT / "README.md").read_text()
-LINES = re.sub(r" \\\n\s+", " ", TEXT).splitlines()
-COMMANDS = [x.strip() for x in LINES if re.match(r"    (python|torchrun) .*\.py", x)]
-MODULES = [x.strip() for x in LINES if re.match(r"    python -m (?!venv)", x)]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {p.name: p.read_text() for p in DOCUMENTS}
+LAUNCHED = r"\s*(?:OMP_NUM_THREADS=1 )?(?:srun )?((?:python|torchrun) .*)"
+# Modules that compute for minutes: what makes them quick enough for a test.
+SMOKE = {"experiments.langevin": ["--total_samples=20", "--steps=2", "--no-plot"]}
+
+
+def commands(text):
+    """Commands on lines of their own, indented, in their order, and those within `...`."""
+    lines = re.sub(r" \\\n\s+", " ", text).splitlines()
+    found = [m[1].strip() for x in lines if (m := re.fullmatch("(?:    )?" + LAUNCHED, x))]
+    return [*found, *re.findall(r"`(python -m [^`]+)`", text)]
+
+
+def is_script(command):
+    return re.search(r" [\w/]+\.py( |$)", command)
+
+
+ALL = [(name, c) for name, text in TEXTS.items() for c in commands(text)]
+COMMANDS = [(n, c) for n, c in ALL if is_script(c)]
+MODULES = [(n, c) for n, c in ALL if re.match(r"python -m (?!venv)", c)]
+EXAMPLES = [
+    (name, code)
+    for name, text in TEXTS.items()
+    for code in re.findall(r"```python\n(.*?)```", text, re.S)
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +64,8 @@ def place(tmp_path_factory):
         args = [f"--source={source}", f"--dest={folder / 'datasets' / dest}", "--no-plot"]
         result = CliRunner().invoke(dataset_tool.main, args)
         assert result.exit_code == 0, result.output
-    untrained(folder / "networks/network.pkl", folder / "datasets/cifar10-32x32.zip", keep=3072)
+    cifar = folder / "datasets/cifar10-32x32.zip"
+    untrained(folder / "networks/network.pkl", cifar, keep=3072, gamma0=1.6e-6)
     for k in range(8):
         for path, size in ((f"downloads/afhqv2/train/{'cat' if k % 2 else 'dog'}", 64),
                            ("fid-tmp", 32), ("digits-tmp", 8)):  # fmt: skip
@@ -49,25 +74,51 @@ def place(tmp_path_factory):
             tile.convert("L" if size == 8 else "RGB").save(folder / path / f"{k:06d}.png")
     (folder / "fid-refs").mkdir()
     np.savez(folder / "fid-refs/cifar10-32x32.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    args = [f"--outdir={folder / 'out/gmm1d'}", "--data_name=gmm1d", "--duration=0.001"]
+    result = CliRunner().invoke(toy_train.main, [*args, "--batch=500", "--no-plot"])
+    assert result.exit_code == 0, result.output
+    digits = folder / "datasets/digits-8x8.zip"
+    (folder / "out/digits").mkdir()
+    untrained(folder / "out/digits/network-snapshot-000001.pkl", digits, 64, gamma0=1.6e-6)
+    shutil.copy(folder / "networks/network.pkl", folder / "net.pkl")
+    states = np.zeros((2, 3, 2))
+    np.savez(folder / "results.npz", tilde_xs=states, xs=states)
     np.savetxt(folder / "measurements.csv", np.random.default_rng(0).random((20, 4)), delimiter=",")
     return folder
 
 
 def test_the_readme_has_the_published_commands():
-    assert len(COMMANDS) >= 6
     published = "torchrun --rdzv_endpoint=0.0.0.0:29501 toy_train.py --outdir=out "
     published += "--data_name=circles --data_dim=2 --dims_to_keep=2 --tmax=7.01"
-    assert published in COMMANDS
+    assert ("README.md", published) in COMMANDS
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command(command, place, monkeypatch):
+def test_no_command_is_overlooked():
+    """Every line of code that starts a program is one of those checked below, or named here."""
+    shell = re.compile(r"^ {4}(?:[A-Z_]+=\S+ )*(\w+) ", re.M)
+    for name, text in TEXTS.items():
+        code = re.sub(r" \\\n\s+", " ", text)
+        begun = [
+            m[1] for m in shell.finditer(code) if m[1] in ("python", "torchrun", "pip", "make")
+        ]
+        ours = sum(n == name and "`" not in c for n, c in ALL)
+        makes = begun.count("make") + begun.count("pip")
+        assert len(begun) - makes <= ours, name
+    assert {n for n, _ in COMMANDS} >= {"README.md", "faq.md", "likelihood.md", "scaling.md"}
+
+
+@pytest.mark.parametrize(("document", "command"), COMMANDS)
+def test_command(document, command, place, monkeypatch):
     monkeypatch.chdir(place)
     words = shlex.split(command.replace("/networks/network.pkl", "out"))
     script = next(w for w in words if w.endswith(".py"))
     if "toy" in command:  # the published lines call any network networks/network.pkl
         words = [w.replace("networks/network.pkl", "out") for w in words]
-    args = words[words.index(script) + 1 :]
+    launcher, args = words[1 : words.index(script)], words[words.index(script) + 1 :]
+    if words[0] == "torchrun":
+        launched = get_args_parser().parse_args([*launcher, script, *args])
+        assert launched.training_script == script
+        assert launched.training_script_args == args
     main = importlib.import_module(script.removesuffix(".py")).main
     before = sorted(place.rglob("*"))
     result = CliRunner().invoke(main, [*args, "--dry-run"])
@@ -75,18 +126,38 @@ def test_command(command, place, monkeypatch):
     assert sorted(place.rglob("*")) == before
 
 
-@pytest.mark.parametrize("command", MODULES)
-def test_module(command, place):
-    words = [sys.executable, *shlex.split(command)[1:]]
+@pytest.mark.parametrize(("document", "command"), MODULES)
+def test_module(document, command, place):
+    _, _, module, *args = shlex.split(command)
+    if module.startswith("benchmarks."):  # minutes: there, and with something to run
+        assert callable(importlib.import_module(module).main)
+        return
+    words = [sys.executable, "-m", module, *args, *SMOKE.get(module, [])]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_python_example(place, monkeypatch):
+@pytest.mark.parametrize(("document", "code"), EXAMPLES)
+def test_python_example(document, code, place, monkeypatch):
     monkeypatch.chdir(place)
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.S)
-    names = {"x": np.random.default_rng(0).standard_normal((10, 2))}
+    dim = 1 if "gmm1d" in code else 2
+    names = {"x": np.random.default_rng(0).standard_normal((10, dim))}
     exec(code, names)
-    assert names["x"].shape == (1000, 2)
-    assert names["z"].shape == names["u"].shape == (10, 2)
+    if document == "README.md":
+        assert names["x"].shape == (1000, 2)
+        assert names["z"].shape == names["u"].shape == (10, 2)
+
+
+def test_documents_name_files_that_exist():
+    for name, text in TEXTS.items():
+        if name == "README.md":
+            continue  # see test_house
+        named = set(re.findall(r"`((?:training|experiments|torch_utils|docs)/[\w./-]+)`", text))
+        assert all((ROOT / path).exists() for path in named), name
+
+
+def test_the_job_script_is_shell(tmp_path):
+    (script,) = re.findall(r"```bash\n(.*?)```", TEXTS["scaling.md"], re.S)
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

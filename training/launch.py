@@ -284,8 +284,8 @@ def _train(
             print(f"Done. Network: {latest}", flush=True)
         else:
             print(
-                f"Stopped by {trainer.watch.stopped} at {trainer.nimg / 1000:.1f} kimg, with everything "
-                f"saved. To go on: the same command with --resume={run_dir}",
+                f"Stopped by {trainer.watch.stopped} at {trainer.nimg / 1000:.1f} kimg, with "
+                f"everything saved. To go on: the same command with --resume={run_dir}",
                 flush=True,
             )
     return run_dir

@@ -24,8 +24,7 @@ class ModulatedBlock(nn.Module):
         self.fc2 = nn.Linear(width, width)
         nn.init.zeros_(self.affine.weight)
         nn.init.zeros_(self.affine.bias)
-        nn.init.zeros_(self.fc2.weight)
-        nn.init.zeros_(self.fc2.bias)
+        nn.init.kaiming_normal_(self.fc1.weight, nonlinearity="linear")
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """States [n, width] and time embedding [n, emb] to states [n, width]."""
@@ -36,6 +35,10 @@ class ModulatedBlock(nn.Module):
 
 class ToyMLP(nn.Module):
     """Residual MLP for vectors, told the time by the inflation angles and t/tmax.
+
+    It starts with F = 0, the field of Gaussian data, and with features that are far from linear in
+    u: whitening leaves F no correlation with u itself, so that from linear features the last layer
+    would have no gradient to begin with.
 
     Args:
         in_channels: dimensions of the data, d.
@@ -55,6 +58,7 @@ class ToyMLP(nn.Module):
             nn.Linear(3 * (1 + 2 * bands), emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU()
         )
         self.inlet = nn.Linear(in_channels, width)
+        nn.init.normal_(self.inlet.weight)
         self.blocks = nn.ModuleList(ModulatedBlock(width, emb) for _ in range(depth))
         self.outlet = nn.Linear(width, in_channels)
         nn.init.zeros_(self.outlet.weight)

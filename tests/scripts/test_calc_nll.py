@@ -149,7 +149,7 @@ def test_an_interrupted_run_goes_on(place, tmp_path, monkeypatch):
         patch.setattr(density_report, "finish", interrupted)
         call(calc_nll.main, "net", f"--save_dir={tmp_path}", f"--network={place / 'prp.pkl'}",
              f"--data_root={place / 'digits.zip'}", *IMAGES, *args)  # fmt: skip
-    (last,) = tmp_path.glob("digits_PRP_nll_parts/*-00000064.npy")
+    (last,) = tmp_path.glob("digits_PRP_nll_parts/*-00000064.npz")
     last.write_bytes(last.read_bytes()[:200])  # cut off while being copied
     said = net(place, tmp_path, *args)
     assert "Going on: 2 blocks" in said

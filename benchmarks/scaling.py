@@ -1,0 +1,281 @@
+"""How cost grows with dimensions, images and processes, beside what the model of it says.
+
+Each stage of the suite runs on random images and a small U-Net with random weights: one process of
+one thread is the yardstick of two. Growth with size is compared with the floating-point operations
+that PyTorch counts (of the eigenbasis: n d^2 for the covariance, 9 d^3 for the eigenvectors).
+
+python -m benchmarks.scaling
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import ROOT, report, table
+from benchmarks.nll import unet_flow
+from calc_roundtrip_mse import round_trips
+from experiments.density import Settings, evaluate
+from experiments.residual_runs import Extraction, extract_here
+from experiments.shared_work import NOTHING_KEPT
+from torch_utils import distributed
+from training.basis import Basis, eigenbasis
+from training.config import TrainConfig
+from training.flow import Flow
+from training.image_data import ImageSource
+from training.model import build
+from training.seed_images import make_images
+from training.simulation import Method
+from training.training_loop import Trainer
+
+RESOLUTIONS = (8, 16, 32)  # d = 192, 768, 3,072
+BASIS_RESOLUTIONS = (8, 16, 24)  # d = 192, 768, 1,728
+COUNTS = (64, 128, 256)  # images, at the smallest resolution
+TOGETHER = (16, 128)  # resolution and images of the runs on one and two processes
+TIMES = 8  # of an extraction
+STEPS = 2  # of RK4, 8 evaluations one way
+BATCH = 64
+REPEATS = 2
+Work = Callable[[], object]
+
+
+@cache
+def images(resolution: int, count: int) -> ImageSource:
+    """Random colour images in a folder that lasts as long as this process."""
+    folder = Path(_scratch().name) / f"{resolution}-{count}"
+    folder.mkdir()
+    rng = np.random.default_rng(resolution)
+    for k in range(count):
+        pixels = rng.integers(0, 256, (resolution, resolution, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k:05d}.png")
+    return ImageSource(folder)
+
+
+@cache
+def _scratch() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
+
+
+@cache
+def flow_of(resolution: int) -> Flow:
+    """A flow of images by a small U-Net of random weights."""
+    return unet_flow(resolution)[0]
+
+
+def training(resolution: int, count: int) -> Work:
+    """The training loop: steps of 64 images, moving average, batches from the source."""
+    source = images(resolution, max(COUNTS))
+    d = source.dim
+    one = torch.ones(d, dtype=torch.float64)
+    network = {"class": "SongUNet", "kwargs": {
+        "img_resolution": resolution, "in_channels": 3, "out_channels": 3, "model_channels": 16,
+        "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [8],
+    }}  # fmt: skip
+    basis = Basis(0 * one, one, one, torch.eye(d, dtype=torch.float64))
+    torch.manual_seed(0)
+    model = build(network, {"dims_to_keep": d}, basis, {"space": "ES", "shape": [*source.shape]})
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            config = TrainConfig(
+                Path(folder), network, {}, duration=count, batch=BATCH, lr=1e-3, ema=1000,
+                tick=10**9, progress=False,
+            )  # fmt: skip
+            Trainer(config, source, model).run()
+
+    return work
+
+
+def basis_of_images(resolution: int, count: int) -> Work:
+    """Mean, covariance and eigenvectors; 100 times the images, as it takes few operations."""
+    d, block = 3 * resolution**2, 1600
+    data = torch.randn(block, d, generator=torch.Generator().manual_seed(0))
+
+    def work() -> object:
+        blocks = distributed.share(100 * count, block)
+        return eigenbasis((data[: len(b)] for b in blocks), d)
+
+    return work
+
+
+def generation(resolution: int, count: int) -> Work:
+    """Images from seeds, written as files."""
+    flow = flow_of(resolution)
+    method = Method("rk4", STEPS, flow.schedule.tmax)
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            made = lambda k: Path(folder) / f"{k}.png"  # noqa: E731
+            make_images(flow, method, list(range(count)), made, None, None, None)
+
+    return work
+
+
+def round_trip_mse(resolution: int, count: int) -> Work:
+    """Round-trip error of images."""
+    flow, source = flow_of(resolution), images(resolution, max(COUNTS))
+    method = Method("rk4", STEPS, flow.schedule.tmax)
+    return lambda: round_trips(flow, method, source, 0, count, NOTHING_KEPT)
+
+
+def likelihood(resolution: int, count: int) -> Work:
+    """Log density with a Hutchinson trace of one probe."""
+    flow, source = flow_of(resolution), images(resolution, max(COUNTS))
+    settings = Settings(trace="hutchinson", how={"solver": "rk4", "steps": STEPS})
+    return lambda: evaluate(flow, lambda r: source.samples(0, r.start, r.stop), count, settings)
+
+
+def extraction(resolution: int, count: int) -> Work:
+    """Outputs and residuals at 8 times."""
+    flow, source = flow_of(resolution), images(resolution, max(COUNTS))
+    times = np.linspace(0.0, flow.schedule.tmax, TIMES).tolist()
+    job = Extraction(flow, times, lambda a, b: source.samples(0, a, b), count, 0, "fresh")
+    return lambda: extract_here(job)
+
+
+STAGES: dict[str, Callable[[int, int], Work]] = {
+    "training": training,
+    "eigenbasis": basis_of_images,
+    "generation": generation,
+    "round-trip MSE": round_trip_mse,
+    "likelihood": likelihood,
+    "extraction": extraction,
+}
+
+
+def seconds(work: Work, repeats: int = REPEATS) -> float:
+    """Shortest time of a work, which other programs disturb least; a first run warms up."""
+    taken = []
+    with contextlib.redirect_stdout(io.StringIO()):
+        for k in range(repeats + 1):
+            distributed.barrier()
+            started = time.perf_counter()
+            work()
+            distributed.barrier()
+            if k:
+                taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+@cache
+def operations(name: str, resolution: int, count: int) -> float:
+    """Floating-point operations of a stage, as the model of cost counts them."""
+    if name == "eigenbasis":
+        d = 3 * resolution**2
+        return 100.0 * count * d**2 + 9.0 * d**3
+    work = STAGES[name](resolution, count)
+    with FlopCounterMode(display=False) as counter, contextlib.redirect_stdout(io.StringIO()):
+        work()
+    return float(counter.get_total_flops())
+
+
+def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Slope of log value over log size, by least squares."""
+    x, y = np.log(sizes), np.log(values)
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def growth() -> str:
+    """Cost exponents in dimensions and images, counted and measured at three sizes."""
+    rows = []
+    for name, stage in STAGES.items():
+        resolutions = BASIS_RESOLUTIONS if name == "eigenbasis" else RESOLUTIONS
+        for axis, cases in (
+            ("dimensions", [(r, COUNTS[0]) for r in resolutions]),
+            ("images", [(RESOLUTIONS[0], n) for n in COUNTS]),
+        ):
+            sizes = [3.0 * r**2 if axis == "dimensions" else float(n) for r, n in cases]
+            counted = [operations(name, *case) for case in cases]
+            taken = [seconds(stage(*case), 1 if case[0] == 32 else REPEATS) for case in cases]
+            rows.append((
+                name, axis, " ".join(f"{s:.3g}" for s in taken),
+                *(f"{exponent(sizes, values):.2f}" for values in (counted, taken)),
+            ))  # fmt: skip
+    header = ("stage", "grows with", "seconds", "exponent, counted", "exponent, measured")
+    dims = ", ".join(f"{3 * r**2:,}" for r in RESOLUTIONS)
+    counts = ", ".join(map(str, COUNTS))
+    return (
+        f"Cost exponents: d = {dims} at {COUNTS[0]} images, and {counts} images at d = 192 "
+        f"(eigenbasis: 100 times as many, and 1,728 for 3,072)\n{table(header, rows)}"
+    )
+
+
+def worker(dest: str) -> None:
+    """Time every stage under torchrun; rank 0 writes the seconds."""
+    with distributed.session("cpu"):
+        taken = {name: seconds(stage(*TOGETHER), 1) for name, stage in STAGES.items()}
+        if distributed.is_main():
+            Path(dest).write_text(json.dumps(taken))
+
+
+def launched(processes: int, dest: Path) -> dict[str, float]:
+    """Seconds of every stage on so many processes of one thread each."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "-m", "benchmarks.scaling"]
+    subprocess.run(
+        [*command, f"--worker={dest}"],
+        cwd=ROOT,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    return json.loads(dest.read_text())
+
+
+def processes() -> str:
+    """One and two processes in turn, twice; the shorter time of each counts."""
+    runs: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            for count, found in runs.items():
+                found.append(launched(count, Path(folder) / "seconds.json"))
+    best = {p: {n: min(r[n] for r in found) for n in STAGES} for p, found in runs.items()}
+    resolution, count = TOGETHER
+    rows = []
+    for name in STAGES:
+        one, two = best[1][name], best[2][name]
+        total = 100 * count if name == "eigenbasis" else count
+        rows.append((
+            name, f"{total / one:.0f}", f"{total / two:.0f}", f"{one / two:.2f}",
+            f"{one / two / 2:.0%}", f"{math.log2(two / one):.2f}",
+        ))  # fmt: skip
+    header = ("stage", "images/s, 1 process", "2 processes", "faster", "efficiency",
+              "exponent (ideal -1)")  # fmt: skip
+    return (
+        f"Processes of one thread each, gloo, {count} colour images, {resolution} x {resolution} "
+        f"(eigenbasis: {100 * count:,})\n{table(header, rows)}"
+    )
+
+
+@click.command()
+@click.option("--worker", "dest", hidden=True)
+def main(dest: str | None) -> None:
+    """Measure and write the tables."""
+    torch.set_num_threads(1)
+    if dest is not None:
+        worker(dest)
+        return
+    parts = [processes(), growth()]
+    load = (
+        f"Load of the machine at the end: {os.getloadavg()[0]:.1f} (this benchmark's own: 1 to 2)."
+    )
+    report("scaling", "Scaling with processes, dimensions and images", [*parts, load])
+
+
+if __name__ == "__main__":
+    main()
