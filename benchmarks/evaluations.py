@@ -5,12 +5,14 @@ the same latents and classes; images are compared with real ones in the features
 (experiments.digit_quality: Frechet distance, not FID). A method is as good as Heun-256 if its mean
 distance over the seeds of latents exceeds that of Heun-256 by at most the latter's sd over seeds.
 The paper's Heun with fewer points stands beside, and so does the change of the images themselves.
+Images are kept in out/bench/evaluations-images, so that the same command goes on when interrupted.
 
 python -m benchmarks.evaluations [--seeds=3] [--images=359]
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,9 @@ from tqdm import tqdm
 
 from benchmarks.common import NETWORKS, report, table
 from benchmarks.image_round_trips import DATA, script
+from dnnlib.util import atomic_path
 from experiments.digit_quality import NOISE, REAL, measure
+from torch_utils import checkpoint
 from training.flow import Flow, load_flow
 from training.image_data import ImageSource
 from training.image_simulation import one_hot, shape_of
@@ -83,12 +87,30 @@ def images(flow: Flow, method: Method, count: int, seed: int) -> tuple[Tensor, i
     return x.clamp(-1, 1).float().unflatten(1, shape_of(flow)), here.evaluations
 
 
-def measured(flow: Flow, real: ImageSource, count: int, seeds: int) -> tuple[dict, dict]:
+def kept_images(
+    folder: Path, name: str, flow: Flow, method: Method, count: int, seed: int
+) -> tuple[Tensor, int]:
+    """The same, from a file if they were made before."""
+    path = folder / f"{name}-{count}-images-seed-{seed}.npz".replace(" ", "-")
+    if path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            return torch.from_numpy(kept["images"]), int(kept["evaluations"])
+    x, evaluations = images(flow, method, count, seed)
+    with atomic_path(path) as temporary:
+        np.savez(temporary, images=x.numpy(), evaluations=evaluations)
+    return x, evaluations
+
+
+def measured(source: Path, real: ImageSource, count: int, seeds: int) -> tuple[dict, dict]:
     """Generate with all methods; `Found` of each, and the rows of the yardsticks."""
+    file = Path(checkpoint.find_network(source))
+    flow = load_flow(file, "cpu")
+    folder = NETWORKS / "evaluations-images" / hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     sets, evaluations = {}, {}
     todo = [(name, m, k) for name, m in methods(flow).items() for k in range(seeds)]
     for name, method, k in tqdm(todo, desc=flow.schedule.name):
-        sets[f"{name}|{k}"], evaluations[name] = images(flow, method, count, k)
+        made = kept_images(folder, name, flow, method, count, k)
+        sets[f"{name}|{k}"], evaluations[name] = made
     rows = measure(real, sets)["rows"]
     found = {}
     for name in evaluations:
@@ -153,8 +175,8 @@ def main(seeds: int, count: int, given: tuple[str, ...]) -> None:
     """Train what is missing, measure, and write the table."""
     parts, verdicts = [], []
     for i, case in enumerate(CASES):
-        flow = load_flow(given[i] if given else network(case), "cpu")
-        found, yardsticks = measured(flow, ImageSource(DATA, use_labels=True), count, seeds)
+        source = Path(given[i]) if given else network(case)
+        found, yardsticks = measured(source, ImageSource(DATA, use_labels=True), count, seeds)
         rows = [
             (name, f.evaluations, f"{f.distances.mean():.3f}", f"{f.distances.std(ddof=1):.3f}",
              f"{f.confidence:.3f}", f"{f.change:.2f}")
@@ -169,6 +191,7 @@ def main(seeds: int, count: int, given: tuple[str, ...]) -> None:
                   "change from Heun-256, pixels")  # fmt: skip
         parts.append(f"{case}\n" + table(header, rows))
         verdicts += verdict(found, case)
+        click.echo("\n".join([parts[-1], *verdicts]))
     title = f"Evaluations for equally good digits, {seeds} seeds of {count} images"
     report("evaluations", title, [*parts, "\n".join(verdicts)])
 

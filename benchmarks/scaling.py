@@ -159,18 +159,21 @@ STAGES: dict[str, Callable[[int, int], Work]] = {
 }
 
 
-def seconds(work: Work, repeats: int = REPEATS) -> float:
-    """Shortest time of a work, which other programs disturb least; a first run warms up."""
-    taken = []
+def measured(work: Work, repeats: int = REPEATS) -> tuple[float, float]:
+    """Shortest time of a work, and least processor time of all ranks together; after a warm-up."""
+    taken, spent = [], []
     with contextlib.redirect_stdout(io.StringIO()):
         for k in range(repeats + 1):
             distributed.barrier()
-            started = time.perf_counter()
+            started, before = time.perf_counter(), time.process_time()
             work()
             distributed.barrier()
+            busy = torch.tensor(time.process_time() - before, dtype=torch.float64)
+            busy = distributed.all_sum_(busy)
             if k:
                 taken.append(time.perf_counter() - started)
-    return min(taken)
+                spent.append(float(busy))
+    return min(taken), min(spent)
 
 
 @cache
@@ -191,10 +194,17 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
+@cache
+def used(name: str, resolution: int, count: int) -> float:
+    """Processor seconds of a stage on one thread, which other programs hardly change."""
+    repeats = 1 if resolution == max(RESOLUTIONS) else REPEATS
+    return measured(STAGES[name](resolution, count), repeats)[1]
+
+
 def growth() -> str:
     """Cost exponents in dimensions and images, counted and measured at three sizes."""
     rows = []
-    for name, stage in STAGES.items():
+    for name in STAGES:
         resolutions = BASIS_RESOLUTIONS if name == "eigenbasis" else RESOLUTIONS
         for axis, cases in (
             ("dimensions", [(r, COUNTS[0]) for r in resolutions]),
@@ -202,12 +212,12 @@ def growth() -> str:
         ):
             sizes = [3.0 * r**2 if axis == "dimensions" else float(n) for r, n in cases]
             counted = [operations(name, *case) for case in cases]
-            taken = [seconds(stage(*case), 1 if case[0] == 32 else REPEATS) for case in cases]
+            taken = [used(name, *case) for case in cases]
             rows.append((
                 name, axis, " ".join(f"{s:.3g}" for s in taken),
                 *(f"{exponent(sizes, values):.2f}" for values in (counted, taken)),
             ))  # fmt: skip
-    header = ("stage", "grows with", "seconds", "exponent, counted", "exponent, measured")
+    header = ("stage", "grows with", "processor seconds", "exponent, counted", "measured")
     dims = ", ".join(f"{3 * r**2:,}" for r in RESOLUTIONS)
     counts = ", ".join(map(str, COUNTS))
     return (
@@ -219,13 +229,13 @@ def growth() -> str:
 def worker(dest: str) -> None:
     """Time every stage under torchrun; rank 0 writes the seconds."""
     with distributed.session("cpu"):
-        taken = {name: seconds(stage(*TOGETHER), 1) for name, stage in STAGES.items()}
+        taken = {name: measured(stage(*TOGETHER), 1) for name, stage in STAGES.items()}
         if distributed.is_main():
             Path(dest).write_text(json.dumps(taken))
 
 
-def launched(processes: int, dest: Path) -> dict[str, float]:
-    """Seconds of every stage on so many processes of one thread each."""
+def launched(processes: int, dest: Path) -> dict[str, list[float]]:
+    """What every stage takes on so many processes of one thread each, see `measured`."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
     command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", "-m", "benchmarks.scaling"]
     subprocess.run(
@@ -238,24 +248,26 @@ def launched(processes: int, dest: Path) -> dict[str, float]:
 
 
 def processes() -> str:
-    """One and two processes in turn, twice; the shorter time of each counts."""
-    runs: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+    """One and two processes in turn, twice; the least of each counts."""
+    runs: dict[int, list[dict[str, list[float]]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             for count, found in runs.items():
                 found.append(launched(count, Path(folder) / "seconds.json"))
-    best = {p: {n: min(r[n] for r in found) for n in STAGES} for p, found in runs.items()}
+    best = {
+        p: {n: np.min([r[n] for r in found], axis=0) for n in STAGES} for p, found in runs.items()
+    }
     resolution, count = TOGETHER
     rows = []
     for name in STAGES:
-        one, two = best[1][name], best[2][name]
+        (one, busy_one), (two, busy_two) = best[1][name], best[2][name]
         total = 100 * count if name == "eigenbasis" else count
         rows.append((
             name, f"{total / one:.0f}", f"{total / two:.0f}", f"{one / two:.2f}",
-            f"{one / two / 2:.0%}", f"{math.log2(two / one):.2f}",
+            f"{one / two / 2:.0%}", f"{math.log2(two / one):.2f}", f"{busy_two / busy_one:.2f}",
         ))  # fmt: skip
     header = ("stage", "images/s, 1 process", "2 processes", "faster", "efficiency",
-              "exponent (ideal -1)")  # fmt: skip
+              "exponent (ideal -1)", "processor time, both / one (ideal 1)")  # fmt: skip
     return (
         f"Processes of one thread each, gloo, {count} colour images, {resolution} x {resolution} "
         f"(eigenbasis: {100 * count:,})\n{table(header, rows)}"

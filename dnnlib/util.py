@@ -143,23 +143,22 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def writing(path: str | os.PathLike, within: Path | None = None) -> Iterator[None]:
+def writing(path: str | os.PathLike) -> Iterator[None]:
     """Turn the disk's refusals in the block into a `DiskError` that names `path`.
 
-    Args:
-        path: what is being written.
-        within: refusals that name a file outside this folder are of something else.
+    Those that name a file outside the folder of `path`, as what is copied may be, stay as they are.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:  # of torch.save, RuntimeError
         refused = cli.refusal(error)
-        if refused is None or isinstance(error, DiskError):
+        if refused is None or refused.errno is None or isinstance(error, DiskError):
             raise
-        named = refused.filename
-        if within is not None and named and within not in Path(os.fsdecode(named)).parents:
-            raise
-        assert refused.errno is not None
+        if refused.filename is not None:
+            folder, named = (Path(p).absolute() for p in (path, os.fsdecode(refused.filename)))
+            folder = folder.parent
+            if named != folder and named not in folder.parents and folder not in named.parents:
+                raise
         raise DiskError(path, refused.errno) from error
 
 
@@ -188,7 +187,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
         DiskError: if the disk refuses; what was at `path` before is untouched.
     """
     path = Path(path)
-    with writing(path, path.parent), scratch_dir(path) as folder:
+    with writing(path), scratch_dir(path) as folder:
         temporary = folder / path.name
         yield temporary
         sync(temporary)
@@ -250,7 +249,7 @@ def next_run_dir(
         DiskError: if the disk refuses.
     """
     outdir = Path(outdir)
-    with writing(outdir):
+    with writing(outdir / description):
         outdir.mkdir(parents=True, exist_ok=True)
         while True:
             lock = _locked(outdir, exclusive=True)

@@ -46,7 +46,7 @@ PRESERVING: Options = ("--tmax=7.01",)
 # each network's schedule has its own, .011 for circles.
 REDUCING: Options = ("--g_type=orig", "--g_rescaling=0.15", "--rho=1", "--tmax=15.01")
 TOY_TRAINING: Mapping[str, Options] = {
-    "smoke": ("--duration=2.5",),  # [ours] ToyMLP
+    "smoke": ("--duration=2",),  # [ours] ToyMLP
     "small": (),  # [ours] ToyMLP for 10 Mimg, the defaults of toy_train.py
     # Batch, rate and EMA [paper]; the duration is in a table that is not at hand [ours].
     "paper": ("--arch=ToyConvUNet", "--batch=8192", "--lr=1e-5", "--ema=0.5", "--duration=50"),
@@ -150,12 +150,12 @@ PAPER_IMAGES: Options = (
 )  # fmt: skip
 DIGITS: Options = (
     "--cond", "--cbase=16", "--cres=1,2", "--num_blocks=1", "--dropout=0", "--batch=32",
-    "--lr=4e-3", "--lr_decay=cosine", "--lr_rampup=0.003", "--ema=0.005", "--duration=0.024",
+    "--lr=4e-3", "--lr_decay=cosine", "--lr_rampup=0.003", "--ema=0.005", "--duration=0.02",
     "--tick=6", "--t_sampling=arc", "--weighting=arc",
 )  # fmt: skip
 DIGITS_TMAX = {"PRP": "--tmax=6.51", "PRR": "--tmax=10.01"}  # [ours]: fully inflated by then
 IMAGE_TRAINING: Mapping[str, Mapping[str, Options]] = {
-    "smoke": {"digits": DIGITS},  # [ours], as `make demo-images`, a third as long
+    "smoke": {"digits": DIGITS},  # [ours], as `make demo-images`, but less
     "small": dict.fromkeys(  # [ours]
         ("cifar10", "afhqv2"),
         ("--cbase=64", "--lr=1e-3", "--lr_rampup=0.5", "--batch=256", "--ema=0.1", "--duration=10",

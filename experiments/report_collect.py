@@ -45,9 +45,19 @@ def collect(roots: Sequence[Path]) -> tuple[list[Entry], list[str]]:
     _tell_apart(entries)
     shown: set[Path] = set()
     for entry in entries:
+        if entry.folder is not None:
+            _leave_to_runs(entry, seen)
         entry.pictures = [p for p in entry.pictures if p[0].resolve() not in shown]
         shown |= {p.resolve() for p, _ in entry.pictures}
     return [e for e in entries if e.pictures or e.kind != "Other pictures"], problems
+
+
+def _leave_to_runs(table: Entry, seen: set[Path]) -> None:
+    """Take the pictures of runs that have a section of their own out of a table's."""
+    own = [p for p in table.pictures if p[0].parent == table.folder or p[0].parent not in seen]
+    if len(own) < len(table.pictures):
+        table.facts.append(("pictures", "with the runs, below"))
+    table.pictures = own
 
 
 def _tell_apart(entries: Sequence[Entry]) -> None:

@@ -74,6 +74,7 @@ class Entry:
         pictures: files to embed, with their captions.
         details: what unfolds: caption -> text, or plain values by name.
         notes: sentences for the reader.
+        folder: of a table of the paper.
     """
 
     kind: str
@@ -87,6 +88,7 @@ class Entry:
     pictures: list[tuple[Path, str]] = field(default_factory=list)
     details: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    folder: Path | None = None
 
 
 def dig(value: Any, *keys: str) -> Any:

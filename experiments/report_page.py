@@ -7,6 +7,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from experiments.report_entry import Entry, Table, number, text
 from experiments.report_pictures import Embedded, embed
 from experiments.report_style import CSS, SCRIPT
 
+# A number as text: -1.5e-3, 12.65 ± .07, 1,000 (a remark), 95%
+FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?%?( ?(±|\+-) ?[\d.,]+)?( \(.*\))?")
 TIGHT, WIDE = 22, 40  # characters of a value: up to the first it stays on one line, above the
 # second it has a line of its own
 PAGE = """<!DOCTYPE html>
@@ -72,9 +75,9 @@ PAGE = """<!DOCTYPE html>
 </article>
 {% endfor %}</section>
 {% endfor %}
-<footer><p>{{ embedded }} pictures inside{% if left_out %}; {{ left_out }} left out, to stay within
---max-mb={{ max_mb }}{% endif %}. Made by <code>report.py</code>; this page loads nothing from
-elsewhere.</p></footer>
+<footer><p>{{ embedded }} pictures inside{% if left_out %}, {{ left_out }} left out{% endif %};
+the page is kept within {{ max_mb }} MB (--max-mb). Made by <code>report.py</code>; this page
+loads nothing from elsewhere.</p></footer>
 </main>
 <script>{{ script }}</script>
 </body>
@@ -221,7 +224,10 @@ def _plain(value: Any) -> str:
 
 
 def _align(table: Table, column: int) -> Markup:
-    """The class of a column whose values are numbers, ± included."""
+    """The class of a column: "num" where all values are numbers, "long" where one needs room."""
     cells = [row[column] for row in table.rows if column < len(row) and row[column] is not None]
-    numeric = [c for c in cells if number(c) is not None or str(c)[:1].isdigit()]
-    return Markup(' class="num"') if cells and len(numeric) == len(cells) else Markup("")
+    numeric = [c for c in cells if number(c) is not None or FIGURE.fullmatch(str(c))]
+    if cells and len(numeric) == len(cells):
+        return Markup(' class="num"')
+    longest = max((len(text(c)) for c in cells), default=0)
+    return Markup(' class="long"') if longest > TIGHT else Markup("")

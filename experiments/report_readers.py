@@ -28,8 +28,9 @@ def paper_table(folder: Folder) -> Iterator[Entry]:
     content = folder.read("table.json")
     if content is None:
         return
-    columns = _list(content, "columns")
     rows = [r for r in _list(content, "rows") if isinstance(r, dict)]
+    columns = [str(c) for c in _list(content, "columns")]
+    columns = [c for c in columns if any(r.get(c) is not None for r in rows)]
     entry = Entry(
         "Tables of the paper",
         text(content.get("title") or content.get("table") or folder.path.name),
@@ -37,10 +38,9 @@ def paper_table(folder: Folder) -> Iterator[Entry]:
         date,
         headline=f"{counted(len(rows), 'row')}, scale {text(content.get('scale'))}",
         facts=[(k, content[k]) for k in ("scale", "date", "machine", "commit") if k in content],
-        tables=[
-            Table([text(c) for c in columns], [[r.get(str(c)) for c in columns] for r in rows])
-        ],
+        tables=[Table([text(c) for c in columns], [[r.get(c) for c in columns] for r in rows])],
         notes=[text(n) for n in _list(content, "notes")],
+        folder=folder.path.resolve(),
     )
     for key in ("commands", "run_folders"):
         if lines := _list(content, key):
@@ -49,7 +49,7 @@ def paper_table(folder: Folder) -> Iterator[Entry]:
     for name in map(text, _list(content, "pictures")):
         path = (outdir / name).resolve()
         if path.is_relative_to(outdir) and path.is_file() and is_picture(path.name):
-            entry.pictures.append((path, path.stem.replace("_", " ")))
+            entry.pictures.append((path, Path(name).with_suffix("").as_posix().replace("_", " ")))
         else:
             folder.problems.append(f"{entry.source} names a picture that is not there: {name}")
     yield entry

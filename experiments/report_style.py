@@ -28,6 +28,7 @@ th,td{padding:.32rem .7rem;text-align:left;border-bottom:1px solid var(--line);v
 th{font-weight:600;white-space:nowrap}
 caption{caption-side:top;text-align:left;color:var(--soft);padding:.2rem 0}
 .num{text-align:right;white-space:nowrap}
+td.long{min-width:11rem}
 thead th{border-bottom:2px solid var(--line)}
 .contents{width:100%}
 .day{white-space:nowrap}
@@ -64,7 +65,7 @@ background:var(--paper);line-height:1.4;max-height:32rem}
 .legend{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;font-size:.85rem;color:var(--soft)}
 .legend svg{width:1.6rem;height:.6rem;display:inline-block;margin-right:.4rem}
 .readout{min-height:1.4em;font-size:.85rem;color:var(--ink);font-variant-numeric:tabular-nums}
-.notes{border-left:3px solid var(--line2);padding:.1rem 0 .1rem .9rem;margin:.7rem 0;
+.notes{border-left:3px solid var(--accent);padding:.1rem 0 .1rem .9rem;margin:.7rem 0;
 font-size:.92rem;overflow-wrap:anywhere}
 footer{margin-top:3rem;color:var(--soft);font-size:.85rem}
 @media (max-width:520px){main{padding:1rem .8rem 3rem}article{padding:.9rem .8rem}
@@ -73,7 +74,8 @@ h1{font-size:1.4rem}.chart text{font-size:17px}.facts{grid-template-columns:1fr}
 .contents td:first-child{min-width:0}}
 @media print{:root{color-scheme:light;--paper:#fff;--ink:#000;--soft:#444;--card:#fff;--line:#bbb;
 --accent:#000}article{break-inside:avoid-page;border:0;padding:0}.readout{display:none}
-main{max-width:none}pre{max-height:none;white-space:pre-wrap}}
+main{max-width:none}pre{max-height:none;white-space:pre-wrap}table{font-size:.62rem}
+.box{overflow:visible}th{white-space:normal}th,td{padding:.15rem .3rem}td.long{min-width:0}}
 """
 
 SCRIPT = """

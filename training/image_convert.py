@@ -259,7 +259,7 @@ def _zip_file(dest: Path) -> Iterator[Put]:
 
 @contextmanager
 def _folder(dest: Path) -> Iterator[Put]:
-    with writing(dest, dest.parent), scratch_dir(dest) as scratch:
+    with writing(dest), scratch_dir(dest) as scratch:
         whole = scratch / dest.name
         whole.mkdir()
 

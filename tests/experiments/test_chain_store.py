@@ -29,6 +29,33 @@ def test_arrays_come_back_and_strangers_are_refused(tmp_path):
         ChainStore(tmp_path / "state", "nuts", 3, "other").load()
 
 
+def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, capsys):
+    store = ChainStore(tmp_path, "flow", 0, "abc")
+    for step in (1, 2):
+        store.save({"step": step, "w": np.full(100, float(step))})
+    assert int(store.load()["step"]) == 2
+    path, before = tmp_path / "flow-chain00.npz", tmp_path / "flow-chain00-before.npz"
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(np.full(3, 2.0).tobytes()) + 6] ^= 1
+    path.write_bytes(raw)
+    found = store.load()
+    assert int(found["step"]) == 1
+    np.testing.assert_array_equal(found["w"], np.ones(100))
+    assert f"Passing over a damaged state of a chain: {path}" in capsys.readouterr().out
+    path.unlink()  # a kill between two renamings
+    assert int(store.load()["step"]) == 1
+    before.write_bytes(b"PK")
+    assert store.load() is None
+
+
+def test_a_missing_trajectory_is_one_line(tmp_path):
+    store = ChainStore(tmp_path, "nuts", 0, "abc")
+    store.record(0, np.zeros((2, 3)))
+    (tmp_path / "nuts-chain00-trajectory000000.npy").write_bytes(b"\x93NUMPY")
+    with pytest.raises(ValueError, match=r"trajectory000000.npy: missing or damaged"):
+        store.trajectories(1)
+
+
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_trajectories(tmp_path, on_disk):
     store = ChainStore(tmp_path if on_disk else None, "parallel", 0, "abc", every=2)

@@ -135,6 +135,18 @@ def test_tables_of_the_paper_show_only_pictures_of_their_own_folder(tmp_path):
     assert "../elsewhere.png" in problems[0]
 
 
+def test_tables_leave_the_pictures_of_runs_to_them(tmp_path):
+    picture(tmp_path / "nets" / "run" / "samples-000001.png")
+    dump(tmp_path / "nets" / "run" / "training_options.json", {"seed": 1})
+    table = {"columns": ["a", "b"], "rows": [{"a": 1}], "pictures": ["nets/run/samples-000001.png"]}
+    dump(tmp_path / "toys" / "table.json", table)
+    (toys, run), _ = collect([tmp_path])
+    assert (len(toys.pictures), len(run.pictures)) == (0, 1)
+    assert toys.tables[0].columns == ["a"]
+    (alone,), _ = collect([tmp_path / "toys"])
+    assert [c for _, c in alone.pictures] == ["nets/run/samples-000001"]
+
+
 def test_correlations_are_drawn_where_they_can_be(tmp_path):
     content = {"n_samples": 10, "t": [0.0, 1.0, 2.0], "options": {}}
     lines = {f"net_{k}_acs_mean_diagonal": [1.0, 0.5, v] for k, v in

@@ -11,8 +11,10 @@ import io
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -46,13 +48,18 @@ _context.set_forkserver_preload(["tests.conftest", "tests.faults.harness", *MODU
 
 
 def _child(command: list[str], folder: str, log: str, env: dict[str, str]) -> None:
-    """Run a script's main in a folder, its output in a log."""
+    """Run a script's main in a folder, its output in a log.
+
+    Of `env`, MOST_BYTES limits the size of files, as a disk does that is full.
+    """
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.update(env)
+    if "MOST_BYTES" in env:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(env["MOST_BYTES"]),) * 2)
     os.chdir(folder)
     torch.set_num_threads(1)
     importlib.import_module(command[0]).main(command[1:])
@@ -71,6 +78,29 @@ def run(command: list[str], folder: Path, log: Path, **env: str) -> int:
     process = start(command, folder, log, **env)
     process.join()
     return process.exitcode
+
+
+def start_ranks(command: list[str], folder: Path, log: Path, **env: str) -> list[Any]:
+    """Start a command in two processes, as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    env |= {"WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": env.get("RESTARTS", "0")}
+    return [start(command, folder, log, RANK=str(r), LOCAL_RANK=str(r), **env) for r in range(2)]
+
+
+def ended(processes: list[Any]) -> list[int]:
+    """Wait for processes; their exit codes."""
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def wait_for(condition: Callable[[], bool], process: Any) -> None:
+    """Wait until something is so, while a process lives."""
+    while not condition():
+        assert process.exitcode is None, "it ended too early"
+        time.sleep(0.005)
 
 
 class Watcher:
@@ -227,7 +257,7 @@ def kill_and_compare(
     folder: Path,
     kills: int,
     seed: int = 0,
-    prepare: Callable[[Path], None] = lambda _: None,
+    number: int = signal.SIGKILL,
 ) -> Outcome:
     """Kill commands, run one after the other, at random moments; start again; compare the end.
 
@@ -237,7 +267,7 @@ def kill_and_compare(
         folder: to work in.
         kills: how many must hit.
         seed: of the moments, uniform in the time that a whole run takes.
-        prepare: puts what the commands need into the folder that they run in.
+        number: signal that kills.
 
     Raises:
         AssertionError: if a file was ever not whole, or the end is another.
@@ -245,7 +275,6 @@ def kill_and_compare(
     rng = np.random.default_rng(seed)
     log, whole, cut = folder / "log.txt", folder / "whole", folder / "cut"
     whole.mkdir()
-    prepare(whole)
     warm = _context.Process(target=os.getpid)  # the server starts with the first
     warm.start()
     warm.join()
@@ -258,7 +287,6 @@ def kill_and_compare(
     while not ends or hits < kills:
         shutil.rmtree(cut, ignore_errors=True)
         cut.mkdir()
-        prepare(cut)
         with Watcher(cut) as watcher:
             for command in commands:
                 share = max(seconds / len(commands), 0.05)
@@ -267,9 +295,9 @@ def kill_and_compare(
                     process.join(share * rng.random() if hits < kills else None)
                     if process.exitcode is not None:
                         break
-                    os.kill(process.pid, signal.SIGKILL)
+                    os.kill(process.pid, number)
                     process.join()
-                    hits += process.exitcode == -signal.SIGKILL
+                    hits += process.exitcode == -number
                 assert process.exitcode == 0, log.read_text()
             watcher.look()
         ends += 1

@@ -4,6 +4,7 @@ While commands run and are killed, every file that has its final name is loaded 
 """
 
 import shutil
+import signal
 
 import pytest
 
@@ -81,6 +82,13 @@ def test_toy_training(tmp_path):
 @pytest.mark.parametrize("name", ["gen_fid_samples", "extracttoys"])
 def test_commands(place, tmp_path, name):
     report(name, kill_and_compare(commands(place)[name], tmp_path, 1))
+
+
+def test_sigterm_leaves_whole_files_too(place, tmp_path):
+    found = kill_and_compare(
+        commands(place)["calc_roundtrip_mse"], tmp_path, 1, number=signal.SIGTERM
+    )
+    report("calc_roundtrip_mse, SIGTERM", found)
 
 
 @pytest.mark.slow
