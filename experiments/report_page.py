@@ -20,6 +20,7 @@ from experiments.report_entry import Entry, Table, number, text
 from experiments.report_pictures import Embedded, embed
 from experiments.report_style import CSS, SCRIPT
 
+MAX_DETAIL = 100_000  # characters of what unfolds
 # A number as text: -1.5e-3, 12.65 ± .07, 1,000 (a remark), 95%
 FIGURE = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?%?( ?(±|\+-) ?[\d.,]+)?( \(.*\))?")
 TIGHT, WIDE = 22, 40  # characters of a value: up to the first it stays on one line, above the
@@ -218,9 +219,9 @@ def _size(count: int) -> str:
 
 def _plain(value: Any) -> str:
     """What unfolds: text as it is, values one a line."""
-    if not isinstance(value, dict):
-        return str(value)
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    if isinstance(value, dict):
+        value = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return value if len(value) <= MAX_DETAIL else value[:MAX_DETAIL] + "\n… (cut here)"
 
 
 def _align(table: Table, column: int) -> Markup:

@@ -126,7 +126,8 @@ def posterior(folder: Folder) -> Iterator[Entry]:
         "truth": "truth", "share in the data": "share_of_components_in_data", "mean": "mean",
         "sd": "sd", "R-hat": "r_hat", "effective draws": "ess_bulk",
     }  # fmt: skip
-    rows = list(zip(*(_list(content, k) for k in measures.values()), strict=False))
+    columns = {name: c for name, key in measures.items() if (c := _list(content, key))}
+    rows = list(zip(*columns.values(), strict=False))
     means = ", ".join(text(number(v)) for v in _list(content, "mean"))
     worst = max((v for x in _list(content, "r_hat") if (v := number(x)) is not None), default=None)
     scalars = ("evaluations", "seconds", "evaluations_per_effective_draw", "prior")
@@ -137,7 +138,7 @@ def posterior(folder: Folder) -> Iterator[Entry]:
         date,
         headline=f"weights {means}; R-hat at most {text(worst)}",
         facts=[(k.replace("_", " "), content[k]) for k in scalars if k in content],
-        tables=[Table(["weight", *measures], [[f"w{i + 1}", *r] for i, r in enumerate(rows)])],
+        tables=[Table(["weight", *columns], [[f"w{i + 1}", *r] for i, r in enumerate(rows)])],
         pictures=[p for n in ("posterior", "traces") for p in folder.claim_pictures(n)],
         details=details_of(content, ("options", "integration", "settings", "statistics")),
     )

@@ -172,6 +172,14 @@ def test_charts_of_many_decades_are_logarithmic_and_flat_ones_have_room():
     assert flat["yticks"]
 
 
+def test_what_unfolds_is_cut_where_it_is_endless(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.report_page.MAX_DETAIL", 50)
+    (tmp_path / "x_nll.json").write_text(json.dumps({"options": {"a": "b" * 500}}))
+    html, _, _ = make(tmp_path)
+    assert "b" * 51 not in html
+    assert "(cut here)" in html
+
+
 def test_columns_of_numbers_stand_to_the_right(tmp_path):
     entry = Entry("Other results", "t", "s", 0.0)
     entry.tables.append(Table(["n", "said"], [[1, "one"], [None, "2nd"], ["3 ± 1", "x"]]))

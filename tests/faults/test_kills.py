@@ -6,9 +6,10 @@ While commands run and are killed, every file that has its final name is loaded 
 import shutil
 import signal
 
+import numpy as np
 import pytest
 
-from tests.faults.harness import kill_and_compare
+from tests.faults.harness import Watcher, differences, kill_and_compare, results
 
 TRAIN = ["toy_train", "--outdir=out", "--data_name=circles", "--batch=128", "--duration=0.02",
          "--tick=1", "--snap=2", "--dump=1", "--no-plot", "--resume=latest",
@@ -72,6 +73,26 @@ def report(name, found):
         f"\n{name}: {found.kills} kills, {found.ends} ends compared, {found.loaded} files loaded "
         f"meanwhile; uninterrupted {found.seconds:.1f} s"
     )
+
+
+def test_what_these_tests_look_with_sees_flaws(tmp_path):
+    watcher = Watcher(tmp_path)
+    (tmp_path / ".part").mkdir()
+    (tmp_path / ".part" / "half.json").write_text("[1, 2")
+    (tmp_path / "whole.json").write_text('{"x": 1, "seconds": 1}')
+    watcher.look()
+    assert (watcher.loaded, watcher.flaws) == (1, [])
+    expected = results(tmp_path)
+    (tmp_path / "whole.json").write_text('{"x": 1, "seconds": 9}')
+    assert not differences(expected, results(tmp_path))
+    (tmp_path / "whole.json").write_text('{"x": 2, "seconds": 1}')
+    assert differences(expected, results(tmp_path)) == ["/whole.json/x"]
+    np.savez(tmp_path / "x.npz", x=np.arange(1000.0))
+    raw = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npz").write_bytes(raw[:4000])
+    (tmp_path / "y.png").write_bytes(b"")
+    watcher.look()
+    assert len(watcher.flaws) == 2
 
 
 def test_toy_training(tmp_path):

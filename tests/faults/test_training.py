@@ -186,14 +186,14 @@ def test_a_full_disk_leaves_the_last_state_and_the_run_goes_on_later(whole, tmp_
     before = {p: p.read_bytes() for p in states}
     # Networks still fit, and states, which are larger, do not.
     most = str(states[-1].stat().st_size // 2)
-    assert run([*COMMAND, "--resume=latest"], tmp_path, log, MOST_BYTES=most) == 2
+    assert run([*COMMAND, "--resume=latest", "--stop_after=1"], tmp_path, log, MOST_BYTES=most) == 2
     (line,) = [x for x in log.read_text().splitlines() if x.startswith("Error:")]
     assert f"Error: {RUN}/training-state-" in line
     assert "cannot be written" in line
     assert "Traceback" not in log.read_text()
     assert before == {p: p.read_bytes() for p in states}
     assert not list((tmp_path / RUN).glob(".*"))
-    assert run([*COMMAND, "--resume=latest"], tmp_path, log) == 0
+    assert run([*COMMAND, "--resume=latest", "--stop_after=1"], tmp_path, log) == 0
     assert not differences(outcome(whole), outcome(tmp_path))
 
 
