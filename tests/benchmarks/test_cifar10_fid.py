@@ -99,7 +99,7 @@ def test_the_fewest_evaluations_that_are_as_good():
 def test_the_recipe_in_pieces(tmp_path, monkeypatch):
     """At smoke size, with a budget of seconds; the second call finds everything done."""
     short = (*(o for o in presets.DIGITS if "duration" not in o), "--duration=0.001")
-    size = cifar10_fid.Size(64, short, cifar10_fid.SIZES["smoke"].tmax, 359, "distance")
+    size = cifar10_fid.Size(64, short, cifar10_fid.SIZES["smoke"].tmax, 40, "distance")
     monkeypatch.setitem(cifar10_fid.SIZES, "smoke", size)
     monkeypatch.setattr(cifar10_fid, "report", lambda *_: None)
     args = ["--size=smoke", f"--outdir={tmp_path}", "--device=cpu"]

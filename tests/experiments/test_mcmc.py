@@ -94,8 +94,10 @@ def test_a_folder_knows_its_run(tmp_path):
     assert not begin(tmp_path, facts, resume=False)  # it left nothing to go on with
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "chain.npz").touch()
-    with pytest.raises(UserError, match="unfinished run: add --resume"):
-        begin(tmp_path, facts, resume=False)
+    assert not begin(tmp_path, facts, resume=False)  # the same command goes on
+    assert (tmp_path / "state").exists()
+    with pytest.raises(UserError, match="--gt_n=20, now --gt_n=30"):
+        begin(tmp_path, facts | {"gt_n": 30}, resume=False)
     with pytest.raises(UserError, match=r"another network \(sha256 aaaaaaaaaaaa, now bbbbbbbbbbbb"):
         begin(tmp_path, facts | {"network_sha256": "b" * 64}, resume=True)
     with pytest.raises(UserError, match="--gt_n=20, now --gt_n=30"):

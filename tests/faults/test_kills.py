@@ -27,7 +27,7 @@ def commands(place):
     residuals = "calc_net_residuals_autocorrelations"
     mcmc = ["toy_MCMC_exps", "--outdir=out", toy, "--solver=rk4", "--steps=8", cpu, "--no-plot"]
     return {
-        "gen_fid_samples": [["gen_fid_samples", image, "--seeds=0-255", *IMAGES]],
+        "gen_fid_samples": [["gen_fid_samples", image, "--seeds=0-127", *IMAGES]],
         "toy_pfODE_int": [["toy_pfODE_int", "net", toy, "--save_dir=out", "--total_samples=500",
                            "--solver=rk4", "--steps=16", cpu]],
         "pfODE_int": [["pfODE_int", image, root, "--bs=64", *IMAGES]],
@@ -96,7 +96,7 @@ def test_what_these_tests_look_with_sees_flaws(tmp_path):
 
 
 def test_toy_training(tmp_path):
-    found = kill_and_compare([[*TRAIN, "--duration=0.008"]], tmp_path, 4)
+    found = kill_and_compare([[*TRAIN, "--duration=0.005"]], tmp_path, 4)
     report("toy_train", found)
 
 
