@@ -72,6 +72,7 @@ bench: venv  ## rerun every benchmark; tables go to benchmarks/results/
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.mcmc
 	$(BIN)/python -m benchmarks.correlations
+	$(BIN)/python -m benchmarks.scaling
 
 clean:  ## remove what the commands made
 	rm -rf $(VENV) out
