@@ -86,7 +86,7 @@ def steps(size: str, outdir: Path, data: str, device: str) -> tuple[list[Step], 
         for name, how in METHODS.items():
             args = ("measure", f"--size={size}", f"--network={folder}", f"--data={data}",
                     f"--dest={outdir / case}-{name}", f"--cache={outdir}/cache",
-                    f"--device={device}", *how)  # fmt: skip
+                    f"--device={device}", f"--images={s.images}", *how)  # fmt: skip
             measurements.append(
                 Step(f"{case}-{name}", "-m benchmarks.cifar10_fid", args, "distance.json",
                      (trained,), parallel=False, device=False)
@@ -139,17 +139,18 @@ def main(ctx: click.Context, **options: Any) -> None:
 @click.option("--dest", type=click.Path(path_type=Path), required=True)
 @click.option("--cache", type=click.Path(path_type=Path), required=True)
 @click.option("--device", default="auto")
+@click.option("--images", "count", type=int, required=True)
 @click.option("--solver")
 @click.option("--steps")
 @click.option("--n_iters")
 def measure(size: str, network: str, data: str, dest: Path, cache: Path, device: str,
-            **how: str | None) -> None:  # fmt: skip
+            count: int, **how: str | None) -> None:  # fmt: skip
     """Generate images and compare them with the data; the images are not kept."""
     given = [f"--{k}={v}" for k, v in how.items() if v]
     images = dest / "images"
     _script(
         "gen_fid_samples.py", f"--network={network}", f"--save_dir={images}", "--no-plot",
-        f"--seeds=0-{SIZES[size].images - 1}", f"--device={device}", *given,
+        f"--seeds=0-{count - 1}", f"--device={device}", *given,
     )  # fmt: skip
     made = json.loads((images / "gen_fid_samples_options.json").read_text())["results"]
     if size == "full":
@@ -168,7 +169,7 @@ def measure(size: str, network: str, data: str, dest: Path, cache: Path, device:
         distance = rows[str(images)]["classifier_frechet_distance"]
     write_json(dest / "distance.json", {
         "distance": distance, "measure": SIZES[size].measure,
-        "evaluations": made["evaluations_per_image"], "images": SIZES[size].images,
+        "evaluations": made["evaluations_per_image"], "images": count,
     })  # fmt: skip
     shutil.rmtree(images)
 
