@@ -67,6 +67,7 @@ bench: venv  ## rerun every benchmark; tables go to benchmarks/results/
 	$(BIN)/python -m benchmarks.unet
 	$(BIN)/python -m benchmarks.basis
 	$(BIN)/python -m benchmarks.image_round_trips
+	$(BIN)/python -m benchmarks.evaluations
 	$(BIN)/python -m benchmarks.nll
 	$(BIN)/python -m benchmarks.likelihood
 	$(BIN)/python -m benchmarks.coverage
