@@ -217,8 +217,8 @@ def main(kimg: float) -> None:
         "distance of the two means over what is expected if both estimate the same: 1.\n"
         "Where the variance comes from single samples, as a gradient's does, importance sampling\n"
         f"cannot divide it by more than the largest weight over the mean weight, {bound:.3f}\n"
-        "here, whatever the network: the weight is 1 over most of these noise levels. Estimates of\n"
-        "the gradient's variance scatter, as few samples of little noise carry most of it.",
+        "here, whatever the network: the weight is 1 over most of these noise levels.\n"
+        "Estimates of the gradient's variance scatter, few samples of little noise carry most.",
     ]
     report("likelihood", "Maximum likelihood training", parts)
 

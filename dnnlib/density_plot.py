@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dnnlib.plot import MAX_POINTS, PLAIN, _row, _save
+from dnnlib.plot import MAX_POINTS, PLAIN, panels_in_a_row, save_figure
 
 COLOURS = ("#d1495b", "#1f5f8b", "#edae49", "#66a182")
 PATHS = 36  # drawn of a time-resolved picture
@@ -45,7 +45,7 @@ def density_1d(
     ax.set_ylabel("density")
     ax.set_title(title, fontsize=11)
     ax.legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def density_2d(
@@ -64,7 +64,7 @@ def density_2d(
         maps: caption -> density on a regular grid, rows from bottom to top, [m, m].
         title: above the row.
     """
-    figure, axes = _row(len(clouds) + len(maps), 2, 3.4)
+    figure, axes = panels_in_a_row(len(clouds) + len(maps), 2, 3.4)
     top = max(float(np.quantile(m, 0.999)) for m in maps.values())
     for ax, (caption, points) in zip(axes, clouds.items(), strict=False):
         ax.scatter(*points[:MAX_POINTS].T, s=2.0, linewidths=0, color=PLAIN)
@@ -84,7 +84,7 @@ def density_2d(
     if shown is not None:
         figure.colorbar(shown, ax=axes, shrink=0.8, pad=0.01).ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def latent_histograms(
@@ -97,7 +97,7 @@ def latent_histograms(
         columns: caption -> values, [n].
         title: above the row.
     """
-    figure, axes = _row(len(columns), 1, 2.6)
+    figure, axes = panels_in_a_row(len(columns), 1, 2.6)
     x = np.linspace(-4, 4, 201)
     for ax, (caption, values) in zip(axes, columns.items(), strict=True):
         ax.hist(values, np.linspace(-4, 4, 61), density=True, color="0.75")
@@ -106,7 +106,7 @@ def latent_histograms(
         ax.tick_params(labelsize=7)
         ax.set_yticks([])
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def paths(
@@ -148,4 +148,4 @@ def paths(
         ax.set_xlabel("t, in steps of the integration (0: data, right end: latent)")
     axes[0][0].set_ylabel(label)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)

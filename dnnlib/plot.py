@@ -23,7 +23,8 @@ PLAIN = "#1f5f8b"
 BORDER = 96  # grey between images, neither paper nor ink
 
 
-def _save(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> None:
+    """Write a figure, atomically, and close it."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, bbox_inches="tight", facecolor="white")
     plt.close(figure)
@@ -65,7 +66,8 @@ def limit_of(*clouds: np.ndarray) -> float:
     return 1.1 * max(float(np.quantile(np.abs(c[:, :3]), 0.9995)) for c in clouds) + 1e-12
 
 
-def _row(n: int, d: int, size: float) -> tuple[Figure, list[Any]]:
+def panels_in_a_row(n: int, d: int, size: float) -> tuple[Figure, list[Any]]:
+    """A figure and its n square panels of `size` inches, with three axes if d > 2."""
     kind = {"projection": "3d"} if d > 2 else {}
     figure, axes = plt.subplots(
         1, n, figsize=(size * n, size), subplot_kw=kind, squeeze=False, layout="constrained"
@@ -87,13 +89,13 @@ def panels(
         title: above the row.
     """
     d = next(iter(clouds.values()))[0].shape[1]
-    figure, axes = _row(len(clouds), d, 3.4)
+    figure, axes = panels_in_a_row(len(clouds), d, 3.4)
     for ax, (caption, (points, colour)) in zip(axes, clouds.items(), strict=True):
         scatter(ax, points, colour, limit_of(points))
         ax.set_title(caption, fontsize=10)
         ax.tick_params(labelsize=7)
     figure.suptitle(title + (f" (first 3 of {d} dimensions)" if d > 3 else ""), fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def strip(
@@ -109,7 +111,7 @@ def strip(
         title: above the strip.
     """
     picks = np.unique(np.linspace(0, len(states) - 1, 7).round().astype(int))
-    figure, axes = _row(len(picks), states.shape[2], 2.2)
+    figure, axes = panels_in_a_row(len(picks), states.shape[2], 2.2)
     for ax, k in zip(axes, picks, strict=True):
         scatter(ax, states[k], colour, limit_of(states[k]))
         ax.set_title(f"t = {times[k]:.2f}", fontsize=9)
@@ -118,14 +120,14 @@ def strip(
         if states.shape[2] > 2:
             ax.set_zticks([])
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def animate(
     path: str | os.PathLike, states: np.ndarray, times: np.ndarray, colour: np.ndarray, title: str
 ) -> None:
     """The same trajectory as an animated GIF, there and back; arguments of `strip`."""
-    figure, (ax,) = _row(1, states.shape[2], 4.0)
+    figure, (ax,) = panels_in_a_row(1, states.shape[2], 4.0)
     figure.set_dpi(80)
     canvas: Any = figure.canvas
     limit = limit_of(*states)
@@ -172,7 +174,7 @@ def curve(
     ax.grid(alpha=0.3)
     if len(lines) > 1:
         ax.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def histogram(path: str | os.PathLike, values: np.ndarray, label: str, title: str = "") -> None:
@@ -189,7 +191,7 @@ def histogram(path: str | os.PathLike, values: np.ndarray, label: str, title: st
     ax.set_xlabel(label)
     ax.set_ylabel("count")
     ax.set_title(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_loss(stats: str | os.PathLike, path: str | os.PathLike) -> None:

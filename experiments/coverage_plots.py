@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dnnlib.plot import _save, limit_of
+from dnnlib.plot import limit_of, save_figure
 from experiments.coverage import CAPTIONS, STAGES, Boundary, Report
 
 STYLES = {"latent": ("o", "#1f5f8b"), "gen": ("s", "#d1495b"), "roundtrip": ("^", "#66a182")}
@@ -45,7 +45,7 @@ def coverage_plot(path: Path, report: Report, title: str) -> None:
     for ax in (top, low):
         ax.grid(alpha=0.3)
         ax.tick_params(labelsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def boundary_plot(
@@ -79,7 +79,7 @@ def boundary_plot(
         bar.set_label("Mahalanobis radius", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _scale(boundaries: list[Boundary]) -> Any:

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import gaussian_kde
 
-from dnnlib.plot import PLAIN, _save
+from dnnlib.plot import PLAIN, save_figure
 from experiments.sbc import RANKS, unit_ranks
 from experiments.tarp import LEVELS
 from experiments.uniformity import BINS, LEVEL, band, ecdf
@@ -59,7 +59,7 @@ def posterior(path: Path, weights: np.ndarray, summary: dict[str, Any], title: s
     )  # fmt: skip
     _table(figure, axes[K], summary)
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _single(ax: Any, values: np.ndarray, truth: float, mean: float) -> None:
@@ -148,7 +148,7 @@ def traces(path: Path, weights: np.ndarray, truth: list[float], title: str) -> N
     for line in legend.get_lines():
         line.set_linewidth(2)
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def ranks(path: Path, found: np.ndarray, title: str, seed: int = 0) -> None:
@@ -180,7 +180,7 @@ def ranks(path: Path, found: np.ndarray, title: str, seed: int = 0) -> None:
     axes[0, 0].legend(fontsize=8, loc="lower left")
     axes[1, 0].legend(fontsize=8, loc="lower center")
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def coverage(path: Path, credibility: Mapping[str, np.ndarray], title: str, seed: int = 0) -> None:
@@ -208,7 +208,7 @@ def coverage(path: Path, credibility: Mapping[str, np.ndarray], title: str, seed
     right.set_ylabel("coverage − credibility")
     right.legend(fontsize=8, loc="lower center")
     figure.suptitle(title, fontsize=12)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _against_band(
