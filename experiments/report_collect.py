@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -61,12 +60,22 @@ def _leave_to_runs(table: Entry, seen: set[Path]) -> None:
 
 
 def _tell_apart(entries: Sequence[Entry]) -> None:
-    """Add the folder to titles that occur more than once in a chapter."""
-    counts = Counter((e.kind, e.title) for e in entries)
+    """Add the folder to titles that occur more than once in a chapter, with as many of the folders
+    above it as tell them apart.
+    """
+    alike: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
-        if counts[entry.kind, entry.title] > 1:
-            parent = Path(entry.source).parent
-            entry.title += f" in {parent.name or parent}"
+        alike.setdefault((entry.kind, entry.title), []).append(entry)
+    for group in alike.values():
+        if len(group) == 1:
+            continue
+        parents = [Path(entry.source).parent for entry in group]
+        deepest = max(len(parent.parts) for parent in parents)
+        depth = next(
+            (n for n in range(1, deepest) if len({p.parts[-n:] for p in parents}) == len(group)), 1
+        )
+        for entry, parent in zip(group, parents, strict=True):
+            entry.title += f" in {Path(*parent.parts[-depth:]) if parent.parts else parent}"
 
 
 def read_folder(

@@ -186,3 +186,14 @@ def test_results_of_one_file(tmp_path, name, content, kind, headline):
     assert entry.details["Options"] == {"seed": 7}
     assert entry.pictures or name in ("gen-fid.json",)
     assert entry.notes == (["take care"] if "nll" in name else [])
+
+
+def test_equal_titles_are_told_apart_by_as_many_folders_as_it_takes(tmp_path):
+    for name in ("d1", "d2"):
+        (tmp_path / name / "images").mkdir(parents=True)
+        path = tmp_path / name / "images" / "x_nll.json"
+        path.write_text(
+            json.dumps({"options": {"seed": 1}, "results": {"nll_nats": {"mean": 1.0}}})
+        )
+    entries, _ = collect([tmp_path])
+    assert [e.title.split(" in ")[1] for e in entries] == ["d1/images", "d2/images"]
