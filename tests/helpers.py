@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 import zlib
@@ -100,11 +99,7 @@ def run_script(
     """Run a Python file of this suite, under torchrun if there are several processes."""
     command = [sys.executable]
     if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-        command += [f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_backend=c10d"]
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [*command, *map(str, args)],
