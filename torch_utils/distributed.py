@@ -6,6 +6,7 @@ rank's GPU. Work on ODEs is never wrapped in DDP: each rank owns its samples (`s
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 from collections.abc import Iterator
@@ -205,5 +206,8 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """The module ready for distributed training: DDP if there are several processes."""
     if world_size() == 1 or not any(p.requires_grad for p in module.parameters()):
         return module
+    DDP = nn.parallel.DistributedDataParallel
+    known = inspect.signature(DDP).parameters  # buffers are alike on all ranks, and stay so
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     ids = [_device] if _device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+    return DDP(module, device_ids=ids, **{name: False})
