@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -210,4 +211,5 @@ def data_parallel(module: nn.Module) -> nn.Module:
     known = inspect.signature(DDP).parameters  # buffers are alike on all ranks, and stay so
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     ids = [_device] if _device.type == "cuda" else None
-    return DDP(module, device_ids=ids, **{name: False})
+    options: dict[str, Any] = {"device_ids": ids, name: False}
+    return DDP(module, **options)
