@@ -251,7 +251,7 @@ class Trainer:
         state = latest_state(self.config.run_dir)
         if state is None:
             return
-        self.nimg, self.skipped = state["nimg"], state.get("skipped", 0)
+        self.nimg, self.watch.skipped = state["nimg"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
