@@ -279,6 +279,7 @@ def test_so_many_are_skipped_and_counted_and_no_more(poisoned, tmp_path):
     assert "skipped 3" in enough.output
     resumed = call(tmp_path / "few", "--resume=latest", "--skip-nonfinite=3")  # it goes on counting
     assert resumed.exit_code == 0, resumed.output
+    assert "skipped 3" in resumed.output
     ends = [checkpoint.load_network(tmp_path / k / RUN)["state"] for k in ("few", "enough")]
     assert all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())
 
