@@ -14,12 +14,12 @@ from dnnlib.cli import UserError
 from experiments import density_report as report
 from experiments.density import (
     FAR,
-    Parts,
     Settings,
     evaluate,
     far_from_the_network,
     noise_at_start,
 )
+from experiments.shared_work import Parts
 from torch_utils import distributed
 from toy_pfODE_int import data_of, network_source
 from training.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization

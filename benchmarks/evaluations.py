@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.common import NETWORKS, report, table
-from benchmarks.image_round_trips import DATA, script
+from benchmarks.image_round_trips import DATA, digits, script
+from dnnlib.arrays import load_npz
 from dnnlib.util import atomic_path
 from experiments.digit_quality import NOISE, REAL, measure
 from torch_utils import checkpoint
@@ -93,8 +94,8 @@ def kept_images(
     """The same, from a file if they were made before."""
     path = folder / f"{name}-{count}-images-seed-{seed}.npz".replace(" ", "-")
     if path.exists():
-        with np.load(path, allow_pickle=False) as kept:
-            return torch.from_numpy(kept["images"]), int(kept["evaluations"])
+        kept = load_npz(path)
+        return torch.from_numpy(kept["images"]), int(kept["evaluations"])
     x, evaluations = images(flow, method, count, seed)
     with atomic_path(path) as temporary:
         np.savez(temporary, images=x.numpy(), evaluations=evaluations)
@@ -160,8 +161,7 @@ def verdict(found: dict[str, Found], case: str) -> list[str]:
 
 def network(case: str) -> Path:
     """The folder of a case's network, trained if it is not there yet."""
-    if not DATA.exists():
-        script("dataset_tool.py", "--source=digits", f"--dest={DATA}", "--no-plot")
+    digits()
     folder = NETWORKS / f"evaluations-{case}".replace(" ", "-").replace(",", "")
     script("train.py", f"--outdir={folder}", *RECIPE, *CASES[case])
     return folder

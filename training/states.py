@@ -33,7 +33,7 @@ def latest_state(run_dir: Path) -> dict[str, Any] | None:
         UserError: if there are states, but none can be read.
     """
     content, path, flaw = _search(run_dir) if distributed.is_main() else (None, None, None)
-    path, flaw = distributed.gather_objects((path, flaw))[0]
+    path, flaw = distributed.broadcast((path, flaw))  # type: ignore[misc]
     if flaw is not None:
         raise UserError(flaw)
     if path is None:
