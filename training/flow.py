@@ -75,7 +75,7 @@ class Flow(CoordinateMaps):
     def field(self, u: Tensor, t: float) -> Tensor:
         """The network output F(u, t), [n, d]; each call counts as one evaluation."""
         self.evaluations += 1
-        when = torch.full((len(u),), t, dtype=self.model.W.dtype, device=u.device)
+        when = torch.full((1,), t, dtype=self.model.W.dtype, device=u.device)  # embedded once
         return self.model.field(u, when)
 
     def velocity(self, a: float, y: Tensor, rate: Rate | None = None) -> Tensor:

@@ -62,7 +62,7 @@ class MixtureField(FieldModel):
         self.chunk = max(1, memory_bound // (per_pair * len(means)))
 
     def field(self, u: Tensor, t: Tensor) -> Tensor:
-        """F*(u, t) = E[F | u], [n, d]; all times t [n] must be equal."""
+        """F*(u, t) = E[F | u], [n, d]; all times t, [n] or [1], must be equal."""
         return torch.cat([self._field(c, t[:1]) for c in u.split(self.chunk)])
 
     def log_density(self, y: Tensor, t: float) -> Tensor:

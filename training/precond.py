@@ -49,7 +49,7 @@ class FieldModel(nn.Module):
         return Basis(self.mean, self.scale, self.schedule.xi, self.W)
 
     def field(self, u: Tensor, t: Tensor) -> Tensor:
-        """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t [n]."""
+        """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t [n], or [1] for all."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class InflationPrecond(FieldModel):
 
         Args:
             u: states, [n, d], any float dtype.
-            t: times, [n].
+            t: times, [n]; or [1], which costs less, where they are all equal.
             class_labels: one-hot labels [n, classes] or None.
             augment_labels: what augmentation did, [n, a], or None.
 

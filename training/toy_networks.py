@@ -18,7 +18,6 @@ class ModulatedBlock(nn.Module):
 
     def __init__(self, width: int, emb: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.affine = nn.Linear(emb, 2 * width)
         self.fc1 = nn.Linear(width, width)
         self.fc2 = nn.Linear(width, width)
@@ -27,7 +26,7 @@ class ModulatedBlock(nn.Module):
         nn.init.kaiming_normal_(self.fc1.weight, nonlinearity="linear")
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """States [n, width] and time embedding [n, emb] to states [n, width]."""
+        """States [n, width] and time embedding [n, emb], or [1, emb] for all, to states."""
         scale, shift = self.affine(emb).chunk(2, dim=1)
         h = self.fc1(torch.addcmul(x + shift, x, scale))
         return x + self.fc2(nnf.silu(h))
@@ -71,7 +70,7 @@ class ToyMLP(nn.Module):
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
     ) -> Tensor:
-        """States u [n, d] and time features [n, 3] to F [n, d]."""
+        """States u [n, d] and time features [n, 3], or [1, 3] for all, to F [n, d]."""
         phase = (noise_labels[:, :, None] * self.freqs.to(u.dtype)).flatten(1)  # [n, 3 bands]
         emb = self.embed(torch.cat([noise_labels, phase.sin(), phase.cos()], dim=1))
         x = self.inlet(u)

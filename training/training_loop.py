@@ -57,7 +57,10 @@ class Trainer:
         self.on_snapshot = on_snapshot
         self.device = distributed.device()
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, betas=(0.9, 0.999))
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=config.lr, betas=(0.9, 0.999), fused=fused
+        )
         self.batches = Batches(
             source,
             model.schedule,
