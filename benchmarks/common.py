@@ -8,14 +8,19 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import click
 import torch
 
+from dnnlib.util import write_json
 from training.flow import Flow, load_flow
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ROOT / "out" / "bench"
+RESULTS = ROOT / "benchmarks" / "results"
+LINES = NETWORKS / "lines"
 CIRCLES = ["--data_name=circles", "--data_dim=2", "--tmax=7.01", "--seed=0"]
 RECIPES = {
     "gmm1d": ["--data_name=gmm1d", "--seed=0"],
@@ -70,9 +75,14 @@ def peak_rss() -> int:
     raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
 
 
+def folder_of(name: str) -> Path:
+    """Where the network of a recipe is."""
+    return NETWORKS / name.replace(" ", "-").replace(",", "")
+
+
 def trained(name: str) -> tuple[Flow, Path]:
     """The flow of a recipe, trained with the default settings if it is not there yet."""
-    folder = NETWORKS / name.replace(" ", "-").replace(",", "")
+    folder = folder_of(name)
     subprocess.run(
         [sys.executable, "toy_train.py", f"--outdir={folder}", *RECIPES[name], "--resume=latest"],
         cwd=ROOT,
@@ -90,9 +100,51 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
-def report(name: str, title: str, parts: Sequence[str]) -> None:
-    """Print a result and commit it to benchmarks/results/{name}.txt."""
+@dataclass(frozen=True)
+class Line:
+    """A figure beside its yardstick, both from the same run: a line of `make bench`.
+
+    Attributes:
+        what: the quantity.
+        ours: with its unit.
+        yardstick: with its unit, and what it is.
+        ratio: how many times better ours is.
+        target: that the ratio was to reach; None if none was set.
+    """
+
+    what: str
+    ours: str
+    yardstick: str
+    ratio: float
+    target: float | None = None
+
+    @property
+    def met(self) -> str:
+        """Whether the ratio reaches its target."""
+        return "" if self.target is None else "yes" if self.ratio >= self.target else "NO"
+
+
+quick_option = click.option(
+    "--quick", is_flag=True, help="the share of it that `make bench` has time for"
+)
+
+
+def report(
+    name: str, title: str, parts: Sequence[str], lines: Sequence[Line] = (), quick: bool = False
+) -> None:
+    """Print a result and write it to benchmarks/results/{name}.txt, its lines for `make bench`.
+
+    Args:
+        name: of the benchmark.
+        title: heading.
+        parts: tables and remarks.
+        lines: what the benchmark comes down to.
+        quick: leave the committed result of the whole benchmark as it is.
+    """
     today = datetime.date.today().isoformat()
     text = "\n\n".join([f"{title}\n{today}; {machine()}", *parts]) + "\n"
     print(text)
-    (ROOT / "benchmarks" / "results" / f"{name}.txt").write_text(text)
+    folder = NETWORKS / "quick" if quick else RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.txt").write_text(text)
+    write_json(LINES / f"{name}.json", [asdict(line) for line in lines])

@@ -3,18 +3,19 @@
 The loop asks the same shapes about one point at a time. It is timed on a few points, in the same
 run, and scaled to all; in two dimensions with the polygon as it is and prepared (shapely.prepare).
 
-python -m benchmarks.coverage
+python -m benchmarks.coverage [--quick]
 """
 
 from __future__ import annotations
 
 import time
 
+import click
 import numpy as np
 import shapely
 import torch
 
-from benchmarks.common import report, table, trained
+from benchmarks.common import Line, quick_option, report, table, trained
 from experiments.coverage import (
     STAGES,
     Boundary,
@@ -35,6 +36,7 @@ NETWORKS = {
     "S-curve, PRR to 2-D": "s_curve",
 }
 POINTS, SEEDS, RADII = 20_000, [0, 1, 2], np.linspace(0.5, 3.5, 7)
+QUICK = 2  # networks
 TOLERANCE, BOUNDARY_POINTS = 1e-3, 200  # the script's defaults
 LOOP_POINTS = 100
 MOST_ERRORS, MOST_CHANGE, LEAST_FASTER = 3.0, 0.5, 20.0
@@ -63,8 +65,8 @@ def loop_seconds(
     return took * POINTS / LOOP_POINTS
 
 
-def measure(name: str) -> tuple[list[object], list[object], list[str], bool]:
-    """Rows of the two tables, the coverages as text, and whether the targets are met."""
+def measure(name: str) -> tuple[list[object], list[object], list[str], list[Line]]:
+    """Rows of the two tables, the coverages as text, and what they come down to."""
     flow, _ = trained(name)
     pilots = flow.to_whitened(ToySource(NETWORKS[name]).samples(0, 0, 256), 0.0, "unscaled")
     carrier = Carrier(flow, choose_method(flow, pilots, None, None, None, TOLERANCE))
@@ -97,13 +99,21 @@ def measure(name: str) -> tuple[list[object], list[object], list[str], bool]:
         f"{loops[0] / max(counting):.0f}", f"{loops[1] / max(counting):.0f}" if flat else "-",
         "met" if faster >= LEAST_FASTER else "MISSED",
     ]  # fmt: skip
-    return first, second, [label, *found.lines()], met
+    lines = [
+        Line(f"{label}: counting {POINTS:,} points, s", f"{max(counting):.2f}",
+             f"loop{' (prepared)' if flat else ''} {min(loops):.0f}", faster, LEAST_FASTER),
+        Line(f"{label}: largest error, binomial standard errors", f"{errors.max():.2f}",
+             f"bound {MOST_ERRORS:g}", MOST_ERRORS / errors.max(), 1.0),
+    ]  # fmt: skip
+    return first, second, [label, *found.lines()], lines
 
 
-def main() -> None:
+@click.command()
+@quick_option
+def main(quick: bool) -> None:
     """Measure and write the tables."""
     torch.set_num_threads(1)
-    measured = [measure(name) for name in NETWORKS]
+    measured = [measure(name) for name in list(NETWORKS)[: QUICK if quick else None]]
     header = (
         "network", "latent: largest error, binomial se", "change, generated", "inflated back",
         "vertices", "boundaries, s", f"<= {MOST_ERRORS:g} se, <= {MOST_CHANGE:g}",
@@ -120,7 +130,7 @@ def main() -> None:
         *("\n".join(m[2]) for m in measured),
     ]
     title = f"Coverage, transported boundaries, {len(SEEDS)} seeds of {POINTS:,} points"
-    report("coverage", title, parts)
+    report("coverage", title, parts, [line for m in measured for line in m[3]], quick)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class FieldModel(nn.Module):
         return Basis(self.mean, self.scale, self.schedule.xi, self.W)
 
     def field(self, u: Tensor, t: Tensor) -> Tensor:
-        """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t [n], or [1] for all."""
+        """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t, [n] or [1]."""
         raise NotImplementedError
 
     def encode(self, x: Tensor) -> Tensor:
