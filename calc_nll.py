@@ -82,7 +82,7 @@ def main() -> None:
 @click.option("--network", required=True, help="network file, or folder of runs (its latest)")
 @cli.options(*cli.network_checks)
 @click.option("--data_name", help="toy data set [that of the network]")
-@click.option("--data", type=click.Path(), help="your own vectors [the network's training file]")
+@click.option("--data", type=click.Path(), help="your own vectors, for a network of such")
 @click.option("--data_dim", type=int, help="[read from the network]")
 @click.option("--dims_to_keep", type=int, help="[read from the network]")
 @click.option("--total_samples", type=click.IntRange(min=2), default=10000)

@@ -49,9 +49,7 @@ network_options = cli.options(
     click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
     *cli.network_checks,
     click.option("--data_name", help="toy data set [that of the network]"),
-    click.option(
-        "--data", type=click.Path(), help="your own vectors [the network's training file]"
-    ),
+    click.option("--data", type=click.Path(), help="your own vectors, for a network of such"),
     click.option("--data_dim", type=int, help="[read from the network]"),
     click.option("--dims_to_keep", type=int, help="[read from the network]"),
 )

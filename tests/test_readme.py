@@ -1,4 +1,7 @@
-"""Every command of README and docs is accepted as printed, and their Python runs."""
+"""Every command of README and docs is accepted as printed, and their Python runs.
+
+They are run for real, in their order, by test_readme_runs.py.
+"""
 
 import importlib
 import os
@@ -16,22 +19,13 @@ from torch.distributed.run import get_args_parser
 
 import dataset_tool
 import toy_train
+from tests.documents import TEXTS, commands, joined
 from tests.helpers import ROOT
 from tests.image_fixtures import write_cifar
 from tests.image_networks import untrained
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS = {p.name: p.read_text() for p in DOCUMENTS}
-LAUNCHED = r"\s*(?:OMP_NUM_THREADS=1 )?(?:srun )?((?:python|torchrun) .*)"
 # Modules that compute for minutes: what makes them quick enough for a test.
 SMOKE = {"experiments.langevin": ["--total_samples=20", "--steps=2", "--no-plot"]}
-
-
-def commands(text):
-    """Commands on lines of their own, indented, in their order, and those within `...`."""
-    lines = re.sub(r" \\\n\s+", " ", text).splitlines()
-    found = [m[1].strip() for x in lines if (m := re.fullmatch("(?:    )?" + LAUNCHED, x))]
-    return [*found, *re.findall(r"`(python -m [^`]+)`", text)]
 
 
 def is_script(command):
@@ -83,7 +77,7 @@ def place(tmp_path_factory):
     shutil.copy(folder / "networks/network.pkl", folder / "net.pkl")
     states = np.zeros((2, 3, 2))
     np.savez(folder / "results.npz", tilde_xs=states, xs=states)
-    np.savetxt(folder / "measurements.csv", np.random.default_rng(0).random((20, 4)), delimiter=",")
+    np.savetxt(folder / "wine.csv", np.random.default_rng(0).random((20, 4)), delimiter=",")
     return folder
 
 
@@ -97,7 +91,7 @@ def test_no_command_is_overlooked():
     """Every line of code that starts a program is one of those checked below, or named here."""
     shell = re.compile(r"^ {4}(?:[A-Z_]+=\S+ )*(\w+) ", re.M)
     for name, text in TEXTS.items():
-        code = re.sub(r" \\\n\s+", " ", text)
+        code = "\n".join(joined(text))
         begun = [
             m[1] for m in shell.finditer(code) if m[1] in ("python", "torchrun", "pip", "make")
         ]
