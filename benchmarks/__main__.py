@@ -28,7 +28,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "correlations": [],
     "basis": [],
     "frechet": [],
-    "unet": [],
+    "unet": ["--quick"],
 }
 MINUTES = 30.0
 

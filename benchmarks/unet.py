@@ -4,7 +4,7 @@ Plain is float32, channels first, and attention with an explicit softmax, which 
 is usually written down. All variants hold the same weights and take turns in one process, so that
 a busy machine slows all of them alike; peak memory comes from a process for each.
 
-python -m benchmarks.unet
+python -m benchmarks.unet [--quick]
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import click
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import ROOT, Line, peak_rss, report, table
+from benchmarks.common import ROOT, Line, peak_rss, quick_option, report, table
 from training import unet_layers
 from training.networks import PRESETS, SongUNet
 
-BATCH = 8
-ROUNDS = 5
+BATCH, ROUNDS = 8, 5
+QUICK = 4, 3  # and no peak memory
 PLAIN = "plain"
 # Name -> (channels last and fused attention, dtype inside the network, compiled)
 VARIANTS = {
@@ -48,7 +49,7 @@ def explicit_attention(qkv: Tensor, heads: int) -> Tensor:
     return torch.einsum("nqk,nck->ncq", weight, v).reshape(n, c, h, w)
 
 
-def make(name: str) -> tuple[nn.Module, Callable[[], None], Callable[[], None]]:
+def make(name: str, batch: int = BATCH) -> tuple[nn.Module, Callable[[], None], Callable[[], None]]:
     """A variant's network, and functions that run it forward and forward + backward."""
     fused, dtype, compiled = VARIANTS[name]
     torch.manual_seed(0)
@@ -58,8 +59,8 @@ def make(name: str) -> tuple[nn.Module, Callable[[], None], Callable[[], None]]:
     net.to(memory_format=layout)  # type: ignore[call-overload]
     if compiled:
         net.compile()
-    x = torch.randn(BATCH, 3, 32, 32).to(memory_format=layout)
-    t = 999 * torch.rand(BATCH)
+    x = torch.randn(batch, 3, 32, 32).to(memory_format=layout)
+    t = 999 * torch.rand(batch)
     half = dtype != torch.float32
 
     def call() -> Tensor:
@@ -99,14 +100,18 @@ def peak_memory(name: str) -> float:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def main() -> None:
+@click.command()
+@quick_option
+@click.option("--memory", hidden=True)
+def main(quick: bool, memory: str | None) -> None:
     """Measure and write the table."""
-    if sys.argv[1:2] == ["--memory"]:
-        _, _, both = make(sys.argv[2])
+    if memory is not None:
+        _, _, both = make(memory)
         both()
         print(peak_rss() / 2**30)
         return
-    made = {name: make(name) for name in VARIANTS}
+    batch, rounds = QUICK if quick else (BATCH, ROUNDS)
+    made = {name: make(name, batch) for name in VARIANTS}
     with FlopCounterMode(display=False) as counter:
         made[PLAIN][1]()
     flop = counter.get_total_flops()
@@ -114,7 +119,7 @@ def main() -> None:
     for _, forward, both in made.values():  # warm up, compile
         forward()
         both()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, (_, forward, both) in made.items():
             times[name][0].append(seconds(forward))
             times[name][1].append(seconds(both))
@@ -130,13 +135,13 @@ def main() -> None:
         rows.append(
             (
                 name,
-                f"{BATCH / one_way:.1f}",
+                f"{batch / one_way:.1f}",
                 f"{ratios[0]:.2f}x",
                 f"{flop / one_way / peak[dtype]:.0%}",
-                f"{BATCH / training:.1f}",
+                f"{batch / training:.1f}",
                 f"{ratios[1]:.2f}x",
                 f"{3 * flop / training / peak[dtype]:.0%}",
-                f"{peak_memory(name):.2f}",
+                "-" if quick else f"{peak_memory(name):.2f}",
             )
         )
     header = (
@@ -145,20 +150,20 @@ def main() -> None:
     )  # fmt: skip
     peaks = ", ".join(f"{str(d).removeprefix('torch.')} {p / 1e9:.0f}" for d, p in peak.items())
     notes = [
-        f"DDPM++, 128 channels x [2, 2, 2], 4 blocks, 3x32x32, batch {BATCH}; medians of {ROUNDS} "
-        f"rounds in which the variants take turns;\n{flop / BATCH / 1e9:.1f} Gflop an image "
+        f"DDPM++, 128 channels x [2, 2, 2], 4 blocks, 3x32x32, batch {batch}; medians of {rounds} "
+        f"rounds in which the variants take turns;\n{flop / batch / 1e9:.1f} Gflop an image "
         f"forward; GEMM peak in Gflop/s: {peaks}.",
         f"Best beside plain: forward {best[0]:.2f}x, forward + backward {best[1]:.2f}x; target "
         f"{TARGET}x: {'met' if min(best) >= TARGET else 'missed'}.",
     ]
     lines = []
     for k, what in enumerate(("forward", "forward + backward")):
-        rates = {n: BATCH / statistics.median(t[k]) for n, t in times.items()}
+        rates = {n: batch / statistics.median(t[k]) for n, t in times.items()}
         name = max(rates, key=lambda n: rates[n])
         lines.append(Line(f"CIFAR-size U-Net, {what}, images/s", f"{rates[name]:.1f} ({name})",
                           f"plain {rates[PLAIN]:.1f}", best[k], TARGET))  # fmt: skip
     title = "CIFAR-size U-Net beside its plain formulation"
-    report("unet", title, [table(header, rows), *notes], lines)
+    report("unet", title, [table(header, rows), *notes], lines, quick)
 
 
 if __name__ == "__main__":
