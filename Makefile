@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-images test test-all lint format bench clean
+.PHONY: help venv demo demo-images test test-all lint format bench bench-full clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -61,19 +61,13 @@ format: venv  ## apply the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: venv  ## rerun every benchmark; tables go to benchmarks/results/
-	$(BIN)/python -m benchmarks.integrators
-	$(BIN)/python -m benchmarks.toy_training
-	$(BIN)/python -m benchmarks.unet
-	$(BIN)/python -m benchmarks.basis
-	$(BIN)/python -m benchmarks.image_round_trips
-	$(BIN)/python -m benchmarks.evaluations
-	$(BIN)/python -m benchmarks.nll
-	$(BIN)/python -m benchmarks.likelihood
-	$(BIN)/python -m benchmarks.coverage
-	$(BIN)/python -m benchmarks.mcmc
-	$(BIN)/python -m benchmarks.correlations
-	$(BIN)/python -m benchmarks.scaling
+BENCHMARKS := toy_training integrators nll coverage mcmc correlations basis frechet unet \
+	image_round_trips evaluations likelihood scaling
+bench: venv  ## time to answer, about 20 minutes: benchmarks/results/bench.txt
+	$(BIN)/python -m benchmarks
+
+bench-full: venv  ## every benchmark in its full size, hours; tables go to benchmarks/results/
+	for b in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 clean:  ## remove what the commands made
 	rm -rf $(VENV) out
