@@ -30,8 +30,8 @@ QUICK = 2  # of them
 SAMPLES = 4000
 POINTS = 300  # for the integrators, whose error is the same for each sample
 METHODS = [
-    ("paper_euler", 701), ("paper_heun", 129), ("ab2", 31), ("ab3", 30), ("rk4", 8), ("heun", 64),
-    ("ab3", 126), ("rk4", 32), ("rk4", 64),
+    ("paper_euler", 701), ("paper_heun", 129), ("ab2", 31), ("ab3", 30), ("rk4", 8), ("rk4", 16),
+    ("heun", 64), ("ab3", 126), ("rk4", 32), ("rk4", 64),
 ]  # fmt: skip
 PAPER, LEAST_FEWER = "paper_euler-701", 10.0
 REPEATS = 7
