@@ -6,14 +6,14 @@ A piece ends after --piece minutes, with everything saved; the same command does
 a piece leaves is also in {outdir}/state.zip, without what the data give back; with --state=FILE
 the next piece runs on another machine, --data and --outdir being the same. Without a GPU the same
 runs on 8x8 digits, where a distance in the features of a small classifier stands in for the FID; or
-(--size=cpu, half an hour on 2 cores) on 2,000 images of CIFAR-10 with the FID's own network, which
+(--size=cpu, 15 minutes on 2 cores) on 1,000 images of CIFAR-10 with the FID's own network, which
 shows that all of it works on the real thing: nothing is learned in that time.
 
     python -m benchmarks.real_data cifar10      # fetch; then dataset_tool.py, as in the README
     pip install '.[fid]'
     python -m benchmarks.cifar10_fid --data=datasets/cifar10-32x32.zip --piece=10
-    python dataset_tool.py --source=... --dest=datasets/cifar10-2000.zip --max-images=2000
-    python -m benchmarks.cifar10_fid --size=cpu --data=datasets/cifar10-2000.zip --piece=10
+    python dataset_tool.py --source=... --dest=datasets/cifar10-1000.zip --max-images=1000
+    python -m benchmarks.cifar10_fid --size=cpu --data=datasets/cifar10-1000.zip --piece=10
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ SIZES = {
          "--lr_rampup=0.001", "--lr_decay=cosine", "--ema=0.002", "--dropout=0", "--augment=0",
          "--duration=0.012", "--tick=2", "--snap=1000", "--dump=1", "--t_sampling=arc",
          "--weighting=arc"),
-        ("--tmax=15.01", "--tmax=15.01"), 192, "FID",
+        ("--tmax=15.01", "--tmax=15.01"), 64, "FID",
     ),
     "smoke": Size(
         64, presets.DIGITS, tuple(presets.DIGITS_TMAX.values()), 359,  # type: ignore[arg-type]
@@ -213,7 +213,7 @@ def conclude(size: str, outdir: Path, trainings: list[Step], complete: bool) -> 
         if size == "cpu":
             parts.append(
                 f"{SIZES[size].images} images of a network that has hardly begun to learn, beside "
-                "2,000 real ones: that it runs, and no more."
+                "1,000 real ones: that it runs, and no more."
             )
     else:
         parts.append("Digits and a small classifier: not the FID, not comparable with published.")

@@ -25,7 +25,12 @@ from typing import IO
 
 from dnnlib.cli import UserError
 from dnnlib.util import format_time, write_json
-from experiments.reproduction_process import lines, locked, terminated_like_interrupted
+from experiments.reproduction_process import (
+    lines,
+    locked,
+    terminate,
+    terminated_like_interrupted,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = "*/network-snapshot-*.pkl"
@@ -235,6 +240,7 @@ class Runner:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 pass_fds=[self._lock.fileno()] if self._lock and os.name == "posix" else (),
+                process_group=0 if os.name == "posix" else None,  # see `terminate`
             )
             self._running.add(process)
         with open(self.log(step), "wb") as log, process:
@@ -249,7 +255,7 @@ class Runner:
         with self._guard:
             self._stopping = True
             for process in self._running:
-                process.terminate()
+                terminate(process)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
 
 EVERY = 10.0  # seconds between lines of a progress bar
@@ -39,6 +41,15 @@ def locked(file: IO[str]) -> bool:
     except OSError:
         return False
     return True
+
+
+def terminate(process: subprocess.Popen) -> None:
+    """End a command that leads a process group, and the commands that it runs in its turn."""
+    if os.name != "posix":
+        process.terminate()
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
 
 
 @contextmanager

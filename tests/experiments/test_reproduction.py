@@ -18,7 +18,7 @@ from tests.helpers import ROOT
 
 # Writes a number, says what it did to a journal, and does as it is told.
 WORK = """
-import json, pathlib, signal, sys, time
+import json, pathlib, signal, subprocess, sys, time
 folder, number, *how = sys.argv[1:]
 folder = pathlib.Path(folder)
 folder.mkdir(parents=True, exist_ok=True)
@@ -30,6 +30,9 @@ if "wait" in how:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as trainings do, all saved
     (folder / "result.json").write_text("{}")
     time.sleep(60)
+if "child" in how:
+    late = "import pathlib, sys, time; time.sleep(8); pathlib.Path(sys.argv[1]).touch()"
+    subprocess.run([sys.executable, "-c", late, str(folder / "late")])
 if "fail" in how:
     sys.exit("no luck")
 if "nothing" not in how:
@@ -123,6 +126,13 @@ def test_the_limit_stops_a_command_without_calling_it_done(work, tmp_path):
     assert states(made) == {"slow": "stopped"}
     assert json.loads((tmp_path / "out/steps/slow.json").read_text())["state"] == "started"
     assert not made.is_done(slow)
+
+
+def test_the_limit_stops_what_a_command_has_started(work, tmp_path):
+    made, _ = runner(tmp_path, limit=2)
+    made.run([work("parent", 1, "child")])
+    assert states(made) == {"parent": "stopped"}
+    assert not (tmp_path / "out/parent/late").exists()  # nor was it waited for
 
 
 def test_two_commands_at_a_time(work, tmp_path):
