@@ -16,6 +16,8 @@ from torch import Tensor
 from torch_utils import distributed
 
 PANEL = 512  # columns at a time of a covariance
+MIDDLE, HALF = 128.0, 127.5  # of 8-bit levels: integers about zero, and what is 1 in [-1, 1]
+EXACT = 1024  # rows of these whose products add up to 2^24 at most: exact in float32
 EIGENVALUE_FLOOR = 1e-6  # of the largest eigenvalue: a constant pixel must not divide by zero
 
 
@@ -52,7 +54,8 @@ def moments(batches: Iterable[Tensor], d: int) -> tuple[int, Tensor, Tensor]:
     """Count, mean [d] and covariance [d, d] of a stream of batches [n, d], over all ranks.
 
     Each rank streams its own share. Data is shifted by rank 0's first batch, so that a large mean
-    costs no digits.
+    costs no digits. Batches of uint8 are 8-bit levels, which stand for level / 127.5 - 1; their
+    sums are integers and exact, so that these moments are the same for any number of processes.
 
     Raises:
         ValueError: if there are fewer than two samples in all.
@@ -60,17 +63,19 @@ def moments(batches: Iterable[Tensor], d: int) -> tuple[int, Tensor, Tensor]:
     device = distributed.device() if distributed.device().type != "mps" else torch.device("cpu")
     batches = iter(batches)
     first = next(batches, None)
-    shift = torch.zeros(d, dtype=torch.float64, device=device)
-    if first is not None and len(first):
+    levels = distributed.broadcast(first is not None and first.dtype == torch.uint8)
+    dtype = torch.float32 if levels else torch.float64
+    shift = torch.full((d,), MIDDLE if levels else 0.0, dtype=torch.float64, device=device)
+    if first is not None and len(first) and not levels:
         shift = first.to(device, torch.float64).mean(0)
     distributed.broadcast_(shift)
     count = torch.zeros((), dtype=torch.float64, device=device)
     total = torch.zeros(d, dtype=torch.float64, device=device)
     outer = torch.zeros(d, d, dtype=torch.float64, device=device)
     while first is not None:
-        x = first.to(device, torch.float64) - shift  # [n, d]
+        x = first.to(device, dtype) - shift.to(dtype)  # [n, d]
         count += len(x)
-        total += x.sum(0)
+        total += x.sum(0, dtype=torch.float64)
         _add_upper_(outer, x)
         first = next(batches, None)
     for tensor in (count, total, outer):
@@ -80,23 +85,32 @@ def moments(batches: Iterable[Tensor], d: int) -> tuple[int, Tensor, Tensor]:
     if n < 2:
         raise ValueError(f"an eigenbasis needs at least 2 samples, got {n}")
     mean = total / n
+    if levels:
+        covariance = (n * outer - torch.outer(total, total)) / (n * HALF) ** 2
+        return n, (mean + MIDDLE) / HALF - 1, covariance
     return n, mean + shift, outer / n - torch.outer(mean, mean)
 
 
 def _add_upper_(outer: Tensor, x: Tensor) -> None:
     """Add x^T x [d, d] to `outer`, on and above its diagonal; below it values are undefined.
 
-    By panels of columns, which leaves out most of the half that symmetry gives for nothing.
+    By panels of columns, which leaves out most of the half that symmetry gives for nothing. Of
+    float32, which holds centred levels here, few enough rows at a time that products are exact.
     """
-    for i in range(0, x.shape[1], PANEL):
-        outer[i : i + PANEL, i:].addmm_(x[:, i : i + PANEL].T, x[:, i:])
+    for rows in x.split(EXACT if x.dtype == torch.float32 else max(1, len(x))):
+        for i in range(0, x.shape[1], PANEL):
+            left, right = rows[:, i : i + PANEL].T, rows[:, i:]
+            if rows.dtype == outer.dtype:
+                outer[i : i + PANEL, i:].addmm_(left, right)
+            else:
+                outer[i : i + PANEL, i:] += left @ right
 
 
 def eigenbasis(batches: Iterable[Tensor], d: int, scale: Tensor | None = None) -> Basis:
     """Mean, eigenvalues and eigenvectors of a stream of raw batches [n, d], over all ranks.
 
     Args:
-        batches: this rank's share of the data, in its raw units.
+        batches: this rank's share of the data, in its raw units; or 8-bit levels, see `moments`.
         d: dimensions.
         scale: units to divide the raw columns by before the covariance is taken, [d].
 

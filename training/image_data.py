@@ -94,11 +94,15 @@ class ImageSource:
         Raises:
             ValueError: if more images than there are are asked for outside training.
         """
-        picks = self.picks(seed, start, stop, purpose)
+        raw = self._levels(self.picks(seed, start, stop, purpose))
+        return raw.float().div_(127.5).sub_(1)
+
+    def _levels(self, picks: np.ndarray) -> Tensor:
+        """Images by number as they are stored, uint8 [n, d]."""
         raw = self.pixels[picks % len(self.pixels)]
         mirrored = picks >= len(self.pixels)
         raw[mirrored] = raw[mirrored, ..., ::-1]
-        return torch.from_numpy(raw).flatten(1).float().div_(127.5).sub_(1)
+        return torch.from_numpy(raw).flatten(1)
 
     def labels(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor | None:
         """One-hot classes of the same samples, float32 [stop - start, classes]; None without."""
@@ -109,9 +113,9 @@ class ImageSource:
         return torch.nn.functional.one_hot(number, self.classes).float()
 
     def basis_batches(self) -> Iterator[Tensor]:
-        """This rank's share of all images, in blocks [n, d]."""
+        """This rank's share of all images, 8-bit levels in blocks [n, d]."""
         for block in distributed.share(len(self), BASIS_BLOCK):
-            yield self.samples(0, block.start, block.stop)
+            yield self._levels(np.arange(block.start, block.stop))
 
     def description(self) -> dict:
         """What the network file says about its data."""

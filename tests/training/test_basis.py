@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.basis import EIGENVALUE_FLOOR, PANEL, eigenbasis, moments
+from training.basis import EIGENVALUE_FLOOR, EXACT, PANEL, eigenbasis, moments
 
 
 def _data(n=1000, d=5, offset=0.0):
@@ -62,3 +62,24 @@ def test_covariance_of_more_columns_than_a_panel():
     assert torch.allclose(mean, x.mean(0), atol=1e-12)
     assert torch.allclose(covariance, torch.cov(x.T, correction=0), atol=1e-12)
     assert torch.equal(covariance, covariance.T)
+
+
+def test_moments_of_levels_are_exact_whatever_the_blocks():
+    d = PANEL + 30
+    levels = np.random.default_rng(0).integers(0, 256, (3 * EXACT + 5, d), dtype=np.uint8)
+    levels[:, 3] = 17
+    levels[:, 4] = 255 * (levels[:, 5] > 99)  # the largest products there are
+    levels[: 2 * EXACT, 6] = 0
+    x = torch.from_numpy(levels)
+    n, mean, covariance = moments(x.split(700), d)
+    other = moments(x.flip(0).split(2 * EXACT + 1), d)
+    assert n == other[0] == len(levels)
+    assert torch.equal(mean, other[1])
+    assert torch.equal(covariance, other[2])
+    whole = levels.astype(np.int64) - 128
+    exact = (n * (whole.T @ whole) - np.outer(whole.sum(0), whole.sum(0))) / (127.5 * n) ** 2
+    np.testing.assert_allclose(covariance, exact, rtol=1e-14)
+    assert float(covariance[3, 3]) == 0
+    raw = levels / 127.5 - 1
+    np.testing.assert_allclose(mean, raw.mean(0), atol=1e-14)
+    np.testing.assert_allclose(covariance, np.cov(raw.T, bias=True), atol=1e-12)
