@@ -112,8 +112,10 @@ def lines_of(network: str, n: int, found: dict[str, dict[str, Any]]) -> list[Lin
     ]  # fmt: skip
     if "nuts" in found:
         ours, theirs = (found[k]["seconds_per_effective_draw"] for k in ("flow", "nuts"))
+        r_hat = max(found["nuts"]["r_hat"])
         lines.append(Line(f"{network}, {n} data: s an effective draw", f"{ours:.3g}",
-                          f"joint NUTS {theirs:.3g}", theirs / ours, LEAST_CHEAPER))  # fmt: skip
+                          f"joint NUTS {theirs:.3g} (R-hat {r_hat:.2f})", theirs / ours,
+                          LEAST_CHEAPER))  # fmt: skip
     return lines
 
 

@@ -179,7 +179,13 @@ def main(quick: bool) -> None:
                       f"{error:.3f}", f"{ours:.1f}", f"{seconds / ours:.0f}"))  # fmt: skip
         what = "PRP: seconds to the error that the yardstick has reached"
         lines.append(
-            Line(what, f"{ours:.1f}", f"{name} {seconds:.0f}", seconds / ours, LEAST_RATIO)
+            Line(
+                what,
+                f"{ours:.1f}",
+                f"{name} {seconds:.0f} (error {error:.2f})",
+                seconds / ours,
+                LEAST_RATIO,
+            )
         )
     header = ("network", "Mimg", "train s", "command s", "error", "target", "error/target", "met")
     report(

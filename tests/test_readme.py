@@ -46,9 +46,13 @@ EXAMPLES = [
 def place(tmp_path_factory):
     """A folder in which the README's paths exist."""
     folder = tmp_path_factory.mktemp("readme")
-    args = [f"--outdir={folder / 'out'}", "--data_name=circles", "--duration=0.003"]
-    result = CliRunner().invoke(toy_train.main, [*args, "--batch=500", "--no-plot"])
-    assert result.exit_code == 0, result.output
+    np.savetxt(folder / "wine.csv", np.random.default_rng(0).random((20, 13)), delimiter=",")
+    wine = [f"--data={folder / 'wine.csv'}", "--dims_to_keep=3"]
+    circles = ["--data_name=circles"]
+    for data in ([*circles], [*circles, "--dims_to_keep=1"], wine, [*circles]):
+        args = [f"--outdir={folder / 'out'}", *data, "--duration=0.003", "--batch=500"]
+        result = CliRunner().invoke(toy_train.main, [*args, "--no-plot"])
+        assert result.exit_code == 0, result.output
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
     archive = folder / "downloads/cifar10/cifar-10-python.tar.gz"
@@ -60,12 +64,15 @@ def place(tmp_path_factory):
         assert result.exit_code == 0, result.output
     cifar = folder / "datasets/cifar10-32x32.zip"
     untrained(folder / "networks/network.pkl", cifar, keep=3072, gamma0=1.6e-6)
+    (folder / "ml-fine-tmp").mkdir()
+    shutil.copy(folder / "networks/network.pkl", folder / "ml-fine-tmp/network-snapshot-000001.pkl")
     for k in range(8):
         for path, size in ((f"downloads/afhqv2/train/{'cat' if k % 2 else 'dog'}", 64),
-                           ("fid-tmp", 32), ("digits-tmp", 8)):  # fmt: skip
+                           ("fid-tmp", 32), ("out/demo-images/generated-PRP", 8)):  # fmt: skip
             (folder / path).mkdir(parents=True, exist_ok=True)
             tile = Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8))
             tile.convert("L" if size == 8 else "RGB").save(folder / path / f"{k:06d}.png")
+    shutil.copy(folder / "datasets/digits-8x8.zip", folder / "out/demo-images/digits-8x8.zip")
     (folder / "fid-refs").mkdir()
     np.savez(folder / "fid-refs/cifar10-32x32.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     args = [f"--outdir={folder / 'out/gmm1d'}", "--data_name=gmm1d", "--duration=0.001"]
@@ -77,7 +84,6 @@ def place(tmp_path_factory):
     shutil.copy(folder / "networks/network.pkl", folder / "net.pkl")
     states = np.zeros((2, 3, 2))
     np.savez(folder / "results.npz", tilde_xs=states, xs=states)
-    np.savetxt(folder / "wine.csv", np.random.default_rng(0).random((20, 4)), delimiter=",")
     return folder
 
 
