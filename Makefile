@@ -22,17 +22,21 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 DEMO := --data_name=circles --duration=5 --resume=latest
 # The reducing schedule of the paper's coverage and HMC experiments: all latents are Gaussian.
 REDUCE := --dims_to_keep=1 --g_type=orig --g_rescaling=0.15 --rho=1 --tmax=15.01
-demo: venv  ## train, inflate, round-trip and generate the circles; pictures in out/demo/
+# A small U-Net, trained and integrated along the same arc.
+UNET := --cond --cbase=24 --cres=1,2 --num_blocks=1 --dropout=0 --batch=32 --lr=4e-3 \
+	--lr_decay=cosine --lr_rampup=0.005 --ema=0.008 --tick=10 --t_sampling=arc --weighting=arc --resume=latest
+demo: venv  ## train, inflate, round-trip and generate circles and real digits; pictures in out/demo/
 	$(BIN)/python toy_train.py --outdir=out/demo/train-PRP $(DEMO) --dims_to_keep=2 --tmax=7.01
 	$(BIN)/python toy_train.py --outdir=out/demo/train-PRRto1D $(DEMO) $(REDUCE)
 	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRP --save_dir=out/demo --animate
 	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRRto1D --save_dir=out/demo --animate
+	test -f out/demo/digits-8x8.zip || $(BIN)/python dataset_tool.py --source=digits --dest=out/demo/digits-8x8.zip
+	$(BIN)/python train.py --outdir=out/demo/train-digits --data=out/demo/digits-8x8.zip $(UNET) --duration=0.03 --tmax=6.51
+	$(BIN)/python pfODE_int.py --network=out/demo/train-digits --data_root=out/demo/digits-8x8.zip --save_dir=out/demo --bs=64 --solver=rk4 --steps=16
 	@echo; echo "Look at these:"; ls out/demo/*.png out/demo/*.gif
 
 IMAGES := out/demo-images
-DIGITS := --data=$(IMAGES)/digits-8x8.zip --cond --cbase=24 --cres=1,2 --num_blocks=1 --dropout=0 \
-	--batch=32 --lr=4e-3 --lr_decay=cosine --lr_rampup=0.005 --ema=0.008 --duration=0.07 --tick=10 \
-	--t_sampling=arc --weighting=arc --resume=latest
+DIGITS := --data=$(IMAGES)/digits-8x8.zip $(UNET) --duration=0.07
 demo-images: venv  ## the same on real images, 8x8 digits; pictures in out/demo-images/
 	test -f $(IMAGES)/digits-8x8.zip || $(BIN)/python dataset_tool.py --source=digits --dest=$(IMAGES)/digits-8x8.zip
 	$(BIN)/python train.py --outdir=$(IMAGES)/train-PRP $(DIGITS) --tmax=6.51
