@@ -9,6 +9,7 @@ from tests.helpers import CONFORMANCE, conformance, fill_weights, random_basis
 from training.basis import Basis
 from training.edm_precond import edm_levels
 from training.loss import flow_loss
+from training.networks import DhariwalUNet, SongUNet
 from training.precond import InflationPrecond, sigma_times
 from training.schedule import Schedule
 from training.toy_networks import ToyConvUNet, ToyMLP
@@ -132,3 +133,39 @@ def test_edm_preconditioning_is_the_isotropic_case():
     with torch.no_grad():
         expected = c_skip * x + c_out * net(c_in * x, sigma[:, 0].log() / 4)
         torch.testing.assert_close(precond(x, t), expected, rtol=1e-4, atol=1e-5)
+
+
+IMAGE = {
+    "img_resolution": 8,
+    "in_channels": 1,
+    "out_channels": 1,
+    "label_dim": 3,
+    "model_channels": 16,
+    "channel_mult": [1, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [4],
+}
+NETWORKS = {
+    "ToyMLP": (lambda: ToyMLP(64), False),
+    "ToyConvUNet": (lambda: ToyConvUNet(64), False),
+    "DDPM++": (lambda: SongUNet(**IMAGE), True),
+    "NCSN++": (lambda: SongUNet(**IMAGE, embedding_type="fourier", channel_mult_noise=2), True),
+    "ADM": (lambda: DhariwalUNet(**IMAGE), True),
+}
+
+
+@pytest.mark.parametrize("output", ["velocity", "straight"])
+@pytest.mark.parametrize("name", list(NETWORKS))
+@torch.no_grad()
+def test_a_time_that_all_share_may_be_given_once(name, output):
+    make, image = NETWORKS[name]
+    basis = random_basis([float(2 - k / 40) for k in range(64)])
+    net = fill_weights(make())
+    shape = (1, 8, 8) if image else None
+    precond = InflationPrecond(net, Schedule(basis.xi, 30), basis, "IS", shape, output=output)
+    u = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).double()
+    labels = {"class_labels": torch.eye(3)[[0, 1, 2, 0, 1]]} if image else {}
+    once = torch.full((1,), 2.3, dtype=torch.float64)
+    expected = precond.eval().field(u, once.expand(5), **labels)
+    assert float(expected.std()) > 0.01
+    torch.testing.assert_close(precond.field(u, once, **labels), expected, rtol=1e-4, atol=1e-5)
