@@ -131,7 +131,7 @@ def main(data: tuple[str, ...], quick: bool) -> None:
         for network in NETWORKS[:1] if quick else NETWORKS:
             flow, _ = trained(network)
             rows = []
-            for n in [int(x) for x in data] or plan:
+            for n in [n for n in plan if not data or str(n) in data]:
                 found = runs(flow, n, plan[n])
                 rows += [row(n, name, r, found[EXACT]) for name, r in found.items()]
                 lines += lines_of(network, n, found)

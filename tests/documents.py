@@ -8,7 +8,8 @@ from tests.helpers import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {p.name: p.read_text() for p in DOCUMENTS}
-LAUNCHED = r"(?:OMP_NUM_THREADS=1 )?(?:srun )?(?:python|torchrun) "
+PREFIX = r"(?:OMP_NUM_THREADS=1 )?(?:srun )?"
+PROGRAM = r"(?:python|torchrun) "
 
 
 def joined(text: str) -> list[str]:
@@ -17,16 +18,13 @@ def joined(text: str) -> list[str]:
 
 
 def commands(text: str) -> list[str]:
-    """Commands on lines of their own, in their order, and those within `...`; no shell variables.
-
-    Of the prefix that sets threads, or `srun`, they are rid.
-    """
-    line = r"(?:    )?\s*(?:OMP_NUM_THREADS=1 )?(?:srun )?((?:python|torchrun) .*)"
+    """Commands on lines of their own, in order, without PREFIX; then those within `...`."""
+    line = rf"\s*{PREFIX}({PROGRAM}.*)"
     found = [m[1].strip() for x in joined(text) if (m := re.fullmatch(line, x))]
     return [*found, *re.findall(r"`(python -m [^`]+)`", text)]
 
 
 def shell_lines(text: str) -> list[str]:
     """What one would paste into a shell from indented blocks, in order: our commands, mkdir, cp."""
-    start = re.compile(rf"    (?:{LAUNCHED}|mkdir |cp )")
+    start = re.compile(rf"    (?:{PREFIX}{PROGRAM}|mkdir |cp )")
     return [x.strip() for x in joined(text) if start.match(x)]
