@@ -1,0 +1,80 @@
+"""Runs real commands in a checkout and compares what two checkouts leave, to the bit.
+
+python -m tests.golden run --checkout=../old --out=old.json
+python -m tests.golden run --checkout=. --out=new.json
+python -m tests.golden compare old.json new.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from tests.golden.commands import COMMANDS, QUICK
+from tests.golden.digest import Digests, differences, of_folders, rounded
+from tests.golden.run import run
+
+
+def measure(checkout: Path, names: Iterable[str], work: Path) -> tuple[Digests, Digests]:
+    """Run commands in a new folder: digests of what they leave, and the arrays."""
+    checkout, work = checkout.resolve(), work.resolve()
+    codes = run(checkout, work, names)
+    folders = {name: work / name for name in codes}
+    digests, arrays = of_folders(folders, {str(work): "WORK", str(checkout): "TREE"})
+    for name, code in codes.items():
+        if code:
+            digests[f"{name}: exit code"] = code
+            print(f"{name}: exit code {code}\n{(work / f'{name}.log').read_text()[-2000:]}")
+    return digests, arrays
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    commands = parser.add_subparsers(dest="command", required=True)
+    runs = commands.add_parser("run", help="run the commands; writes FILE.json and FILE.npz")
+    runs.add_argument("--checkout", type=Path, default=Path(), help="tree whose scripts are run")
+    runs.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    runs.add_argument("--quick", action="store_true", help="only those of `make test`")
+    runs.add_argument("--only", metavar="NAME,...", help="only these, and what they need")
+    runs.add_argument("--keep", type=Path, metavar="FOLDER", help="new, where their files stay")
+    runs.add_argument("--rounded", action="store_true", help="for other machines, without bits")
+    both = commands.add_parser(
+        "compare", help="print every difference; exit code 1 if there is one"
+    )
+    both.add_argument("files", type=Path, nargs=2, metavar="FILE.json")
+    options = parser.parse_args()
+    if options.command == "compare":
+        return compare(*options.files)
+    names = options.only.split(",") if options.only else QUICK if options.quick else COMMANDS
+    with tempfile.TemporaryDirectory() as scratch:
+        digests, arrays = measure(options.checkout, names, options.keep or Path(scratch) / "work")
+    write(options.out, rounded(digests) if options.rounded else digests)
+    if not options.rounded:
+        np.savez_compressed(options.out.with_suffix(".npz"), **arrays)
+    print(f"{len(digests)} arrays and numbers: {options.out}")
+    return int(any(k.endswith(": exit code") for k in digests))
+
+
+def write(path: Path, digests: Digests) -> None:
+    """One entry a line, so that a commit shows what changed."""
+    lines = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(digests.items()))
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def compare(one: Path, two: Path) -> int:
+    a, b = (json.loads(p.read_text()) for p in (one, two))
+    arrays = [np.load(p) if p.exists() else {} for p in (x.with_suffix(".npz") for x in (one, two))]
+    lines = differences(a, b, *arrays)
+    print(*lines, f"{len(a.keys() | b.keys())} arrays and numbers, {len(lines)} differ", sep="\n")
+    return int(bool(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
