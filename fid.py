@@ -11,6 +11,7 @@ import numpy as np
 
 from dnnlib import cli
 from dnnlib.cli import UserError
+from dnnlib.host import printable
 from dnnlib.util import write_json
 from torch_utils import distributed
 from training.detectors import BUNDLE, INCEPTION_SHA256, INPUTS, Detector, load_detector
@@ -132,7 +133,7 @@ def ref(**options: Any) -> None:
             "rule": detector.rule,
             "count": stream.count,
             "kind": kind,
-            "data": {"name": source.path.stem, "sha256": source.content_hash()},
+            "data": {"name": printable(source.path.stem), "sha256": source.content_hash()},
             "seed": options["seed"],
         }
         save_reference(dest, Reference(measured, info))

@@ -16,6 +16,8 @@ from typing import Any
 
 import click
 
+from dnnlib import host
+
 
 class UserError(click.ClickException):
     """Bad input: one line that names the option, its value and the remedy; exit code 2."""
@@ -62,8 +64,10 @@ class _OneLineErrors:
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command; see click."""
         kwargs["standalone_mode"] = False
+        host.standard_streams()
         try:
             result = super().main(*args, **kwargs)  # type: ignore[misc]
+            sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             sys.exit(2)
@@ -77,9 +81,15 @@ class _OneLineErrors:
         except click.Abort:
             _say("interrupted")
             sys.exit(130)
+        except BrokenPipeError:
+            host.drop_stdout()
+            _say("stopped, as nobody reads what is printed any more; send it to a file (> FILE)")
+            sys.exit(2)
         except OSError as error:
             if error.errno not in REFUSALS:
                 raise
+            if error.filename is None:  # perhaps stdout, which Python would try again
+                host.drop_stdout()
             _say(str(DiskError(error.filename or "a file of this run", error.errno)))
             sys.exit(2)
         sys.exit(result if isinstance(result, int) else 0)

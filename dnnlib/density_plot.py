@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
 
-from dnnlib.plot import MAX_POINTS, PLAIN, panels_in_a_row, save_figure
+from dnnlib.plot import MAX_POINTS, PLAIN, panels_in_a_row, save_figure, subplots
 
 COLOURS = ("#d1495b", "#1f5f8b", "#edae49", "#66a182")
 PATHS = 36  # drawn of a time-resolved picture
@@ -31,7 +31,7 @@ def density_1d(
         samples: legend -> values, [n].
         title: above the axes.
     """
-    figure, ax = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
+    figure, ax = subplots(figsize=(6.4, 3.8))
     edges = np.linspace(x[0], x[-1], 101).tolist()
     for k, (name, values) in enumerate(samples.items()):
         ax.hist(
@@ -125,10 +125,8 @@ def paths(
         label: of the ordinate.
         title: above the row.
     """
-    figure, axes = plt.subplots(
-        1, len(states), figsize=(5.2 * len(states), 3.6), sharey=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
+    size = (5.2 * len(states), 3.6)
+    figure, axes = subplots(1, len(states), figsize=size, sharey=True, squeeze=False)
     order = np.argsort(times)
     t, place = times[order], np.arange(len(times))
     limit = 1.15 * max(float(np.quantile(np.abs(s), 0.9995)) for s in states.values())
@@ -140,7 +138,7 @@ def paths(
         ax.pcolormesh(sides, edges, heat, cmap="Greys", vmax=1.4 * np.quantile(heat, 0.98))
         picks = np.argsort(values[order[-1]], kind="stable")  # coloured by their latents
         picks = picks[(np.linspace(0.01, 0.99, PATHS) * (len(picks) - 1)).astype(int)]
-        hues = plt.get_cmap("viridis")(np.linspace(0, 1, len(picks)))
+        hues = colormaps["viridis"](np.linspace(0, 1, len(picks)))
         for i, hue in zip(picks, hues, strict=True):
             ax.plot(place, values[order, i], color=hue, lw=0.7)
         ax.set_xticks(ticks, [f"{t[k]:.2g}" for k in ticks])

@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO
 from urllib.parse import urldefrag, urljoin, urlparse
@@ -20,6 +22,8 @@ from urllib.parse import urldefrag, urljoin, urlparse
 import requests
 from tqdm import tqdm
 
+from dnnlib import host
+from dnnlib.cli import UserError
 from dnnlib.util import scratch_dir, sync, write_json
 
 MAX_SIZE = 2**33  # bytes of a download: 8 GiB
@@ -36,9 +40,34 @@ class _AgainError(OSError):
 
 
 def cache_dir() -> Path:
-    """Folder of downloads: $INFLATIONARY_FLOWS_CACHE or ~/.cache/inflationary-flows."""
+    """Folder of downloads: $INFLATIONARY_FLOWS_CACHE, else ~/.cache/inflationary-flows.
+
+    Where there is no home folder that can be written to, one among the temporary files.
+
+    Raises:
+        UserError: if there is no such folder either.
+    """
     chosen = os.environ.get("INFLATIONARY_FLOWS_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "inflationary-flows"
+    home = host.home_cache()
+    if chosen or home:
+        return Path(chosen) if chosen else Path(str(home)) / "inflationary-flows"
+    folder = host.private_temporary()
+    if folder is None:
+        raise UserError(
+            "no folder for caches: there is no home folder that can be written to, and none of "
+            "one's own among the temporary files; name one with INFLATIONARY_FLOWS_CACHE=DIR"
+        )
+    _say_once(
+        f"Note: no home folder that can be written to; caches are kept in {folder} "
+        "(INFLATIONARY_FLOWS_CACHE=DIR chooses another)"
+    )
+    return folder
+
+
+@cache
+def _say_once(line: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
 
 
 def open_url(

@@ -8,11 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -23,11 +20,25 @@ PLAIN = "#1f5f8b"
 BORDER = 96  # grey between images, neither paper nor ink
 
 
+def subplots(
+    rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **options: Any
+) -> tuple[Figure, Any]:
+    """A figure that no window system, and nothing set for pyplot, has to do with; and its axes.
+
+    Args:
+        rows, columns: of the axes.
+        figsize: inches.
+        options: of matplotlib's Figure.subplots.
+    """
+    figure = Figure(figsize=figsize, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
+
+
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 120) -> None:
-    """Write a figure, atomically, and close it."""
+    """Write a figure, atomically."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, bbox_inches="tight", facecolor="white")
-    plt.close(figure)
 
 
 def hues(points: np.ndarray) -> np.ndarray:
@@ -69,9 +80,7 @@ def limit_of(*clouds: np.ndarray) -> float:
 def panels_in_a_row(n: int, d: int, size: float) -> tuple[Figure, list[Any]]:
     """A figure and its n square panels of `size` inches, with three axes if d > 2."""
     kind = {"projection": "3d"} if d > 2 else {}
-    figure, axes = plt.subplots(
-        1, n, figsize=(size * n, size), subplot_kw=kind, squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(1, n, figsize=(size * n, size), subplot_kw=kind, squeeze=False)
     return figure, list(axes[0])
 
 
@@ -138,7 +147,6 @@ def animate(
         ax.set_title(f"{title}, t = {t:.2f}", fontsize=10)
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))
-    plt.close(figure)
     film = [frame.quantize(64) for frame in frames]
     film += film[-2:0:-1]
     with atomic_path(path) as temporary:
@@ -163,7 +171,7 @@ def curve(
         title: above the axes.
         ylim: range of the ordinate; None for that of the curves.
     """
-    figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    figure, ax = subplots(figsize=(5.2, 3.4))
     for name, y in lines.items():
         ax.plot(x, y, label=name, lw=1.5, marker="o" if len(x) < 3 else None)
     ax.set_xlabel(labels[0])
@@ -186,7 +194,7 @@ def histogram(path: str | os.PathLike, values: np.ndarray, label: str, title: st
         label: of the abscissa.
         title: above the axes.
     """
-    figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    figure, ax = subplots(figsize=(5.2, 3.4))
     ax.hist(values, bins=min(60, max(10, len(values) // 20)), color=PLAIN)
     ax.set_xlabel(label)
     ax.set_ylabel("count")

@@ -205,7 +205,9 @@ class Logger:
     """Copies everything printed to stdout into a file while the block lasts."""
 
     def __init__(self, path: str | os.PathLike, mode: str = "a"):
-        self.file: IO[str] = open(path, mode, encoding="utf-8")  # noqa: SIM115  (closed by __exit__)
+        self.file: IO[str] = open(  # noqa: SIM115  (closed by __exit__)
+            path, mode, encoding="utf-8", errors="backslashreplace"
+        )
         self.stdout = sys.stdout
 
     def __enter__(self) -> Logger:

@@ -48,7 +48,7 @@ def weights(
     if not distributed.is_main():
         return
     summary |= {"settings": settings.plain(), "prior": options["prior"], **report}
-    mcmc.save(folder, draws, summary, settings, problem.mixture.means.shape[0])
+    mcmc.save(folder, draws, summary)
     print(table(report))
     for warning in mcmc.warnings_of(draws, report, CONVERGED, LEAST_ESS):
         print(f"Warning: {warning}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 
-from dnnlib.plot import limit_of, save_figure
+from dnnlib.plot import limit_of, save_figure, subplots
 from experiments.coverage import CAPTIONS, STAGES, Boundary, Report
 
 STYLES = {"latent": ("o", "#1f5f8b"), "gen": ("s", "#d1495b"), "roundtrip": ("^", "#66a182")}
@@ -19,9 +21,7 @@ SHOWN_RADIUS = 1.5  # of the surface drawn in three dimensions; the nearest ther
 
 def coverage_plot(path: Path, report: Report, title: str) -> None:
     """Coverage against radius beside the chi-square value, and its distance from it."""
-    figure, (top, low) = plt.subplots(
-        2, 1, figsize=(5.6, 6.0), sharex=True, height_ratios=[2, 1], layout="constrained"
-    )
+    figure, (top, low) = subplots(2, figsize=(5.6, 6.0), sharex=True, height_ratios=[2, 1])
     fine = np.linspace(0, report.radii.max() * 1.05, 300)
     exact = Report(report.d, fine, report.seeds, report.points, np.empty(0))
     top.plot(fine, exact.theory, color="black", lw=1.2, label=rf"$\chi^2_{report.d}$ (exact)")
@@ -61,7 +61,7 @@ def boundary_plot(
     """
     d = points["latent"].shape[1]
     kind = {"projection": "3d"} if d == 3 else {}
-    figure, axes = plt.subplots(1, 3, figsize=(11.4, 4.2), subplot_kw=kind, layout="constrained")
+    figure, axes = subplots(1, 3, figsize=(11.4, 4.2), subplot_kw=kind)
     if d == 3:
         radii = np.array([b.radius for b in boundaries])
         chosen = boundaries[int(np.abs(radii - SHOWN_RADIUS).argmin())]
@@ -74,7 +74,7 @@ def boundary_plot(
         ax.set_title(CAPTIONS[stage], fontsize=10)
         ax.tick_params(labelsize=7)
     if d == 2:
-        colours = plt.cm.ScalarMappable(_scale(boundaries), "viridis")
+        colours = ScalarMappable(_scale(boundaries), "viridis")
         bar = figure.colorbar(colours, ax=axes, shrink=0.8, pad=0.01)
         bar.set_label("Mahalanobis radius", fontsize=8)
         bar.ax.tick_params(labelsize=7)
@@ -84,12 +84,12 @@ def boundary_plot(
 
 def _scale(boundaries: list[Boundary]) -> Any:
     radii = [b.radius for b in boundaries]
-    return plt.Normalize(min(radii), max(radii) if len(radii) > 1 else min(radii) + 1)
+    return Normalize(min(radii), max(radii) if len(radii) > 1 else min(radii) + 1)
 
 
 def _flat(ax: Any, boundaries: list[Boundary], stage: str, points: np.ndarray) -> None:
     """Points, and over them the outlines of all boundaries."""
-    scale, hues = _scale(boundaries), plt.get_cmap("viridis")
+    scale, hues = _scale(boundaries), colormaps["viridis"]
     ax.scatter(*points.T, s=2.0, linewidths=0, color=OUTSIDE)
     for boundary in boundaries:
         for ring in boundary.regions[stage].rings():

@@ -110,7 +110,8 @@ def run(
         problem: with data.
         truth: what the data were simulated from.
         settings: of the sampler.
-        folder: where to leave what is needed to go on after a kill; None for nowhere.
+        folder: where to leave the draws, and what is needed to go on after a kill; None for
+            nowhere.
 
     Returns:
         on rank 0 the draws and a report of plain values; elsewhere no draws and no report.
@@ -132,6 +133,8 @@ def run(
         draws = sampler_of(name)(problem, truth, told)
     if not distributed.is_main():
         return draws, {}
+    if folder is not None:  # before anything that may fail
+        save_draws(folder, draws, settings)
     return draws, report(draws, truth)
 
 
@@ -195,17 +198,13 @@ def warnings_of(
     return lines
 
 
-def save(
-    folder: Path, draws: Draws, summary: dict[str, Any], settings: Settings, components: int
-) -> None:
-    """Write the published files, the summary and an arviz InferenceData.
+def save_draws(folder: Path, draws: Draws, settings: Settings) -> None:
+    """Write the published files.
 
     Args:
         folder: where to.
         draws: of all chains.
-        summary: plain values for summary.json.
         settings: of the run.
-        components: K.
     """
     with atomic_path(folder / "sampled_weights.npz") as path:
         np.savez(path, weights=draws.weights)
@@ -213,13 +212,17 @@ def save(
         with atomic_path(folder / "sampled_zs.npz") as path:
             np.savez(path, zs=draws.z.astype(np.float32))
     if draws.trajectories is not None:
-        save_trajectories(folder / TRAJECTORIES, draws, settings, components)
+        save_trajectories(folder / TRAJECTORIES, draws, settings)
+
+
+def save(folder: Path, draws: Draws, summary: dict[str, Any]) -> None:
+    """Write the summary, plain values, and what arviz reads, beside what `run` has written."""
+    write_json(folder / "summary.json", summary)
     with atomic_path(folder / "posterior.nc") as path:
         inference_data(draws.weights).to_netcdf(str(path))
-    write_json(folder / "summary.json", summary)
 
 
-def save_trajectories(folder: Path, draws: Draws, settings: Settings, components: int) -> None:
+def save_trajectories(folder: Path, draws: Draws, settings: Settings) -> None:
     """One file a step, numbered from 0: logits and latents of all chains, [chains, K + n d].
 
     Steps of one trajectory follow each other; trajectories in burn-in come first.
@@ -235,16 +238,18 @@ def save_trajectories(folder: Path, draws: Draws, settings: Settings, components
             np.savez(
                 path,
                 curr_params=states,
-                components=components,
+                components=draws.weights.shape[2],
                 trajectory=k // steps,
                 step=k % steps,
             )
 
 
 def inference_data(weights: np.ndarray) -> Any:
-    """Draws [chains, draws, K] as arviz's InferenceData."""
+    """Draws [chains, draws, K] as arviz's InferenceData; from arviz 1 on, as xarray's DataTree."""
     az = arviz()
     names = {"component": [f"w{k + 1}" for k in range(weights.shape[2])]}
-    return az.from_dict(
-        posterior={"weights": weights}, coords=names, dims={"weights": ["component"]}
-    )
+    groups: dict[str, Any] = {"posterior": {"weights": weights}}
+    labels = {"coords": names, "dims": {"weights": ["component"]}}
+    if int(az.__version__.split(".")[0]) >= 1:
+        return az.from_dict(groups, **labels)
+    return az.from_dict(**groups, **labels)

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import gaussian_kde
 
-from dnnlib.plot import PLAIN, save_figure
+from dnnlib.plot import PLAIN, save_figure, subplots
 from experiments.sbc import RANKS, unit_ranks
 from experiments.tarp import LEVELS
 from experiments.uniformity import BINS, LEVEL, band, ecdf
@@ -34,10 +33,9 @@ def posterior(path: Path, weights: np.ndarray, summary: dict[str, Any], title: s
     flat = weights.reshape(-1, K)
     flat = flat[:: max(1, len(flat) // KDE_DRAWS)]
     truth, mean = summary["truth"], summary["mean"]
-    figure, axes = plt.subplots(
-        K + 1, K, figsize=(2.9 * K, 2.6 * K + 1.3), squeeze=False, layout="constrained",
-        height_ratios=[1.0] * K + [0.5],
-    )  # fmt: skip
+    size = (2.9 * K, 2.6 * K + 1.3)
+    heights = [1.0] * K + [0.5]
+    figure, axes = subplots(K + 1, K, figsize=size, squeeze=False, height_ratios=heights)
     for i in range(K):
         for j in range(K):
             ax = axes[i, j]
@@ -133,9 +131,7 @@ def traces(path: Path, weights: np.ndarray, truth: list[float], title: str) -> N
         title: above.
     """
     K = weights.shape[2]
-    figure, axes = plt.subplots(
-        K, 1, figsize=(9, 1.9 * K), sharex=True, squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(K, figsize=(9, 1.9 * K), sharex=True, squeeze=False)
     for k, ax in enumerate(axes[:, 0]):
         for c, chain in enumerate(weights[..., k]):
             ax.plot(chain, lw=0.5, alpha=0.75, label=f"chain {c}")
@@ -163,9 +159,7 @@ def ranks(path: Path, found: np.ndarray, title: str, seed: int = 0) -> None:
     sets, K = found.shape
     points = np.arange(1, RANKS + 1) / (RANKS + 1)
     low, high = band(sets, points, seed)
-    figure, axes = plt.subplots(
-        2, K, figsize=(3.2 * K, 5.2), sharey="row", squeeze=False, layout="constrained"
-    )
+    figure, axes = subplots(2, K, figsize=(3.2 * K, 5.2), sharey="row", squeeze=False)
     spread = 1.96 * np.sqrt(sets / BINS * (1 - 1 / BINS))
     for k in range(K):
         top, bottom = axes[:, k]
@@ -194,7 +188,7 @@ def coverage(path: Path, credibility: Mapping[str, np.ndarray], title: str, seed
     """
     curves = {NAMES[name]: ecdf(c, LEVELS) for name, c in credibility.items()}
     low, high = band(len(next(iter(credibility.values()))), LEVELS, seed)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9.2, 4.2), layout="constrained")
+    figure, (left, right) = subplots(1, 2, figsize=(9.2, 4.2))
     left.fill_between(LEVELS, low, high, color=BAND)
     left.plot([0, 1], [0, 1], color=MEAN, lw=0.8)
     for name, y in curves.items():

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from dnnlib.download import cache_dir
+from dnnlib.host import printable
 from dnnlib.util import atomic_path, in_order
 from torch_utils import distributed
 from training import seeding
@@ -121,7 +122,7 @@ class ImageSource:
         """What the network file says about its data."""
         return {
             "kind": "images",
-            "name": self.path.stem,
+            "name": printable(self.path.stem),
             "dim": self.dim,
             "shape": list(self.shape),
             "images": len(self.pixels),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.arrays import load_npy, load_npz
+from dnnlib.host import printable
 from torch_utils import distributed
 from training import seeding
 
@@ -62,7 +63,8 @@ class VectorSource:
 
     def description(self) -> dict:
         """What the network file says about its data."""
-        return {"kind": "vectors", "name": self.path.stem, "dim": self.dim, "rows": len(self.rows)}
+        name = printable(self.path.stem)
+        return {"kind": "vectors", "name": name, "dim": self.dim, "rows": len(self.rows)}
 
 
 def read_vectors(path: Path) -> np.ndarray:

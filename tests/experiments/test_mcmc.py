@@ -1,6 +1,7 @@
 """Diagnostics, files, and folders that know their run."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -63,7 +64,8 @@ def test_files(tmp_path):
     weights, z = rng.dirichlet([5, 3, 2], (2, 40)), rng.standard_normal((2, 3, 7, 2))
     paths = rng.standard_normal((2, 4, 5, 3 + 14)).astype(np.float32)
     draws = Draws(weights, z, paths)
-    save(tmp_path, draws, {"mean": 1.0}, Settings(), 3)
+    mcmc.save_draws(tmp_path, draws, Settings())
+    save(tmp_path, draws, {"mean": 1.0})
     with np.load(tmp_path / "sampled_weights.npz") as file:
         np.testing.assert_array_equal(file["weights"], weights)
     with np.load(tmp_path / "sampled_zs.npz") as file:
@@ -76,6 +78,34 @@ def test_files(tmp_path):
     back = mcmc.arviz().from_netcdf(str(tmp_path / "posterior.nc"))
     np.testing.assert_array_equal(back.posterior["weights"].values, weights)
     assert inference_data(weights).posterior["component"].values.tolist() == ["w1", "w2", "w3"]
+
+
+def test_draws_are_kept_whatever_becomes_of_the_diagnostics(tmp_path, monkeypatch):
+    def fail(weights):
+        raise TypeError
+
+    draws = Draws(np.random.default_rng(0).dirichlet([5, 3, 2], (2, 40)))
+    monkeypatch.setattr(mcmc, "sampler_of", lambda name: lambda *args: draws)
+    monkeypatch.setattr(mcmc, "diagnose", fail)
+    with pytest.raises(TypeError):
+        mcmc.run("flow", None, None, Settings(), tmp_path)
+    with np.load(tmp_path / "sampled_weights.npz") as file:
+        np.testing.assert_array_equal(file["weights"], draws.weights)
+
+
+@pytest.mark.parametrize("version", ["0.23.4", "1.3.0"])
+def test_arviz_is_called_as_its_version_wants(monkeypatch, version):
+    """From 1 on, groups are one dictionary; before, keywords."""
+    calls = []
+    stand_in = types.SimpleNamespace(
+        __version__=version, from_dict=lambda *args, **more: calls.append((args, more))
+    )
+    monkeypatch.setattr(mcmc, "arviz", lambda: stand_in)
+    inference_data(np.full((2, 5, 3), 1 / 3))
+    ((args, more),) = calls
+    groups = args[0] if version.startswith("1") else more
+    assert groups["posterior"]["weights"].shape == (2, 5, 3)
+    assert ("posterior" in more) == version.startswith("0")
 
 
 def test_report_is_plain():
