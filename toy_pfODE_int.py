@@ -33,7 +33,7 @@ from training.simulation_run import (
     save_results,
 )
 from training.solvers import PAPER_SOLVERS, SOLVERS
-from training.toy_data import ToySource
+from training.toy_data import ToySource, trained_on
 from training.training_loop import describe
 from training.vector_data import VectorSource
 
@@ -153,13 +153,18 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
                 f"--data={options['data']} has {vectors.dim} columns; the network has {s.data_dim}"
             )
         return vectors
-    name = options["data_name"] or data.get("name")
+    known = trained_on(flow.info)
+    name = options["data_name"] or known
     if name is None:
         raise UserError("--data_name is missing: this network does not say what it was trained on")
-    if data.get("name") not in (None, name):
+    renamed = known != data.get("name")
+    if known not in (None, name):
         raise UserError(
-            f"--data_name={name} contradicts the network, which was trained on {data['name']}"
+            f"--data_name={name} contradicts the network, which was trained on {known}"
+            + (f", at its time called {data['name']}" if renamed else "")
         )
+    if renamed:
+        distributed.print0(f"Note: what this network's file calls {data['name']} is now {known}")
     embedding = {k: data[k] for k in ("augment_to", "embedding", "embedding_noise") if k in data}
     with cli.user_errors():
         source = ToySource(name, **embedding)

@@ -16,9 +16,9 @@ SAMPLES = 2000
 NETWORKS = ("PRP", "PRR to 1-D, rescaled", "PRR to 1-D, orig", "PRR to 1-D, gap 1.02")
 QUICK = 2  # of them
 REFERENCE_STEPS = 1000  # of RK4: 4,000 evaluations
-PAPER = ("paper_euler", 701)
+PAPER = ("euler", 701)
 METHODS = [
-    PAPER, ("euler", 64), ("ab2", 16), ("ab2", 32), ("ab2", 64), ("heun", 16), ("heun", 32),
+    PAPER, ("angle_euler", 64), ("ab2", 16), ("ab2", 32), ("ab2", 64), ("angle_heun", 16), ("angle_heun", 32),
     ("rk4", 8), ("rk4", 16), ("rk4", 32), ("rk4", 64), ("reversible", 8), ("reversible", 16),
 ]  # fmt: skip
 # What the project set out to reach: (figure, evaluations at most, value at most).
@@ -68,7 +68,7 @@ def main(quick: bool) -> None:
     parts, verdicts, lines = [], [], []
     for name in NETWORKS[:QUICK] if quick else NETWORKS:
         flow, _ = trained(name)
-        x = ToySource("circles").samples(0, 0, SAMPLES)
+        x = ToySource("circles_sharp").samples(0, 0, SAMPLES)
         u = flow.to_whitened(x, 0.0, "unscaled")
         exact = flow.integrate(u, 0.0, flow.schedule.tmax, "rk4", REFERENCE_STEPS)
         figures = {m: measure(flow, u, exact, *m) for m in METHODS}
@@ -101,7 +101,7 @@ def main(quick: bool) -> None:
                          "yes" if exactness <= 1e-12 else "NO"))  # fmt: skip
     parts.append("Targets\n" + table(("network", "figure", "target", "reached", "met"), verdicts))
     title = (
-        f"Integrators on trained circles networks ({SAMPLES} points, whitened units, errors "
+        f"Integrators on trained circles_sharp networks ({SAMPLES} points, whitened units, errors "
         f"against RK4-{REFERENCE_STEPS})"
     )
     report("integrators", title, parts, lines, quick)

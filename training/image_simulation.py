@@ -24,8 +24,8 @@ from training.simulation_run import check_network_dimensions
 from training.solvers import PAPER_SOLVERS, SOLVERS
 
 STAGES = {
-    "euler": 1,
-    "heun": 2,
+    "angle_euler": 1,
+    "angle_heun": 2,
     "ab2": 1,
     "ab3": 1,
     "rk4": 4,

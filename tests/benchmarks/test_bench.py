@@ -107,7 +107,7 @@ def test_the_fewest_evaluations_as_accurate_as_the_paper_both_ways():
         return {"evaluations": evaluations, "latent": latent, "round trip": back}
 
     figures = {integrators.PAPER: f(700, 1e-3, 1e-3), ("ab2", 16): f(17, 1e-4, 2e-3),
-               ("heun", 16): f(32, 2e-3, 1e-4), ("rk4", 16): f(64, 1e-3, 1e-4)}  # fmt: skip
+               ("angle_heun", 16): f(32, 2e-3, 1e-4), ("rk4", 16): f(64, 1e-3, 1e-4)}  # fmt: skip
     line = integrators.line("PRP", figures)
     assert line.ours == "64 (rk4-16)"
     assert line.ratio == 700 / 64
