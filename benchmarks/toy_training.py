@@ -57,7 +57,10 @@ class Truth:
 
     def __init__(self, flow: Flow):
         self.exact = MixtureField(flow.schedule, flow.model.basis, **exact_mixture("circles_sharp"))
-        y = flow.model.encode(ToySource("circles_sharp").samples(1, 0, POINTS)) / flow.schedule.xi.sqrt()
+        y = (
+            flow.model.encode(ToySource("circles_sharp").samples(1, 0, POINTS))
+            / flow.schedule.xi.sqrt()
+        )
         rng = np.random.default_rng(0)
         self.cases = []
         for t in np.linspace(0.0, flow.schedule.tmax, 15):

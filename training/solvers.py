@@ -205,5 +205,9 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {
     "reversible": reversible,
 }
 ORDERS = {"angle_euler": 1, "angle_heun": 2, "ab2": 2, "ab3": 3, "rk4": 4, "reversible": 2}
+SOLVER_HELP = (
+    "heun and euler are the paper's, on its time grids; the others integrate in the angle, where "
+    "these two are angle_heun and angle_euler"
+)
 # The published names are the published integrators: in the paper's coordinates, on its grids.
 PAPER_SOLVERS: dict[str, Callable[..., Tensor]] = {"euler": euler, "heun": heun}

@@ -1,10 +1,9 @@
 r"""Toy data: the named sets of the paper, their embeddings, and the exact mixtures behind two.
 
-The sets of published names are the published ones: curves with Gaussian noise, scaled in each column
+The sets of published names are the published ones: curves with Gaussian noise, each column scaled
 to mean 0 and sd 1; the `alt_` sets are not scaled, and have a Gaussian thickness of sd 0.5 instead
-of a width. `_sharp` sets have less noise than those, and structure that is finer. Means and sds are
-those of the distribution, in closed form, not of a sample. Sample i of a seed is the same whatever
-the batch.
+of a width. `_sharp` sets have less noise, and structure that is finer. Means and sds are those of
+the distribution, in closed form, not of a sample. Sample i of a seed is the same in any batch.
 """
 
 from __future__ import annotations
@@ -151,6 +150,11 @@ TOY_SETS: dict[str, tuple[int, Draw]] = {
     "alt_s_curve_sharp": (3, _thick(LETTER_S.sharp(0.05))),
     "alt_swirl_sharp": (3, _thick(ROLL.sharp(0.05))),
 }
+
+
+def own_dimensions(name: str | None) -> int | None:
+    """Dimensions of a set before it is embedded; None for an unknown one."""
+    return TOY_SETS[name][0] if name in TOY_SETS else None
 
 
 def trained_on(info: dict[str, Any]) -> str | None:
