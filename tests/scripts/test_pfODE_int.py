@@ -1,6 +1,7 @@
 """pfODE_int.py: simulations of images, from the published integration to one clear line."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -131,6 +132,35 @@ def test_a_round_trip_from_a_file_is_that_of_the_same_run(place, tmp_path, solve
     assert first == pytest.approx(second, rel=1e-3, abs=1e-8)
     if "reversible" in solver[0]:
         assert first < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("solver", "before"),
+    [(["--n_iters=4"], "paper_heun"), (["--solver=angle_heun", "--steps=2"], "heun")],
+)
+def test_inflations_of_before_go_back_by_what_made_them(place, tmp_path, solver, before):
+    """Solvers had other names once, `heun` being ours in the angle."""
+    call(place, tmp_path, *solver)
+    path, expected = tmp_path / f"{STEM}melt_results.npz", load(tmp_path, "roundtrip")
+    arrays = load(tmp_path, "melt")
+    run = json.loads(str(arrays["run"]))
+    del run["method"]["disc"]
+    run["method"]["solver"] = before
+    np.savez(path, **(arrays | {"run": np.array(json.dumps(run))}))
+    call(place, tmp_path / "back", "--sim_type=roundtrip", f"--prev_melt={path}", data=False)
+    for key, value in load(tmp_path / "back", "roundtrip").items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_grids_by_their_options(place, tmp_path):
+    """--disc or --vpode_disc_eps alone mean the paper's Heun, on that grid."""
+    args = ["--sim_type=melt", "--dry-run"]
+    assert "'solver': 'heun', 'steps': 118" in call(place, tmp_path, *args, "--disc=vp_ode")
+    found = call(place, tmp_path, *args, "--vpode_disc_eps=0.02", "--solver=euler")
+    assert re.search(r"'euler', 'steps': 118, 'stop': 15.01, 'start': 0.0(2|19999)", found)
+    assert "'disc': 'ifs'" in call(place, tmp_path, *args, "--disc=ifs", "--n_iters=9")
+    known = ["--end_time=15.01", "--img_size=8", "--img_ch=1", "--end_vars=1"]
+    assert "'solver': 'ab2'" in call(place, tmp_path, *args, *known, *FAST)
 
 
 def test_latents_of_donors(place, tmp_path):
