@@ -80,12 +80,16 @@ def main() -> None:
 @images.batch_option
 @click.option("--n_samples", type=click.IntRange(min=2), default=50000, help="images")
 @click.option("--n_time_pts", type=click.IntRange(min=2), default=256, help="of the vp_ode grid")
+@click.option(
+    "--vpode_disc_eps", type=click.FloatRange(min=0, min_open=True), default=0.01, help="its start"
+)
 @extract_options
 def extract(**options: Any) -> None:
     """Write outputs and residuals of an image network, a file for each time.
 
-    The times go from 0.01 to tmax. The same images, drawn by the seed, come in the same order in
-    every {data}_{schedule}_net_outputs_residuals_time{k}.npz. Files that are there are kept.
+    The times go from --vpode_disc_eps to tmax. The same images, drawn by the seed, come in the same
+    order in every {data}_{schedule}_net_outputs_residuals_time{k}.npz. Files that are there are
+    kept.
     """
     flow, digest = images.open_network(options)
     source = images.open_data(flow, options["data_root"])
@@ -102,7 +106,10 @@ def extract(**options: Any) -> None:
     def labels(start: int, stop: int) -> Tensor | None:
         return images.one_hot(flow, images.drawn_classes(source, seed, start, stop))
 
-    times = vp_ode_times(options["n_time_pts"], flow.schedule.tmax)
+    first = options["vpode_disc_eps"]
+    if first >= flow.schedule.tmax:
+        raise UserError(f"--vpode_disc_eps={first:g} is not before tmax={flow.schedule.tmax:g}")
+    times = vp_ode_times(options["n_time_pts"], flow.schedule.tmax, first=first)
     extraction = Extraction(flow, times, samples, count, seed, options["noise"], labels)
     where = options["save_dir"], options["data_name"], flow.schedule.name
     paths = [files.time_file(*where, k) for k in range(len(times))]

@@ -22,6 +22,7 @@ from experiments.density import (
 from experiments.shared_work import Parts
 from torch_utils import distributed
 from toy_pfODE_int import data_of, network_source
+from toy_pfODE_int import solver_options as toy_solver_options
 from training.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization
 from training.elbo import check_rates
 from training.flow import Flow, open_flow
@@ -39,8 +40,9 @@ from training.image_simulation import (
     solver_options,
 )
 from training.likelihood import EXACT_UP_TO
-from training.simulation import Method, choose_method
-from training.solvers import PAPER_SOLVERS, SOLVERS
+from training.method_options import PILOTS as MOST_PILOTS
+from training.method_options import pilots_of, toy_method
+from training.simulation import Method
 from training.toy_data import ToySource
 from training.vector_data import VectorSource
 
@@ -51,7 +53,7 @@ NET_EXAMPLE = """
 python calc_nll.py net --save_dir=out/nll --network=out --data_root=datasets/digits-8x8.zip
 """
 PAPER_POINTS = 256  # of the paper's Heun grid
-TOY_PILOTS = 256
+TOLERANCE = 1e-4  # of --tol for toys
 
 likelihood_options = cli.options(
     click.option("--trace", type=click.Choice(["exact", "hutchinson"]),
@@ -59,11 +61,11 @@ likelihood_options = cli.options(
     click.option("--probes", type=click.IntRange(min=1), default=1,
                  help="random vectors of --trace=hutchinson; with 2 or more each value has a "
                  "standard error"),
-    click.option("--sde/--no-sde", default=False,
+    cli.boolean("--sde", default=False,
                  help="also the variational bound (ELBO) of the stochastic process"),
     click.option("--sde_times", type=click.IntRange(min=2), default=32,
                  help="times of its integral, one network evaluation each"),
-    click.option("--noise/--no-noise", default=True,
+    cli.boolean("--noise", default=True,
                  help="give data without levels the noise N(0, gamma0) that the density has at "
                  "t = 0"),
     cli.device_option,
@@ -87,21 +89,7 @@ def main() -> None:
 @click.option("--dims_to_keep", type=int, help="[read from the network]")
 @click.option("--total_samples", type=click.IntRange(min=2), default=10000)
 @click.option("--seed", type=click.IntRange(min=0), default=1, help="of data, noise and probes")
-@click.option(
-    "--solver",
-    type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
-    help="[rk4 at --tol; paper_euler if --steps or --h is given]",
-)
-@click.option("--steps", type=click.IntRange(min=1), help="solver steps")
-@click.option(
-    "--h", type=click.FloatRange(min=0, min_open=True), help="time step of the paper's Euler grid"
-)
-@click.option(
-    "--tol",
-    type=click.FloatRange(min=1e-10),
-    default=1e-4,
-    help="rms error allowed on pilots, whitened units",
-)
+@toy_solver_options(TOLERANCE)
 @click.option("--nats/--bits", default=True, help="unit of the line printed last")
 @likelihood_options
 def toys(**options: Any) -> None:  # fmt: skip
@@ -209,11 +197,8 @@ def run_toys(flow: Flow, source: ToySource | VectorSource, options: dict[str, An
     started = time.time()
     x = data_of(source, options).to(flow.dtype)
     check_distance(flow, x, options)
-    pilot = flow.to_whitened(x[:TOY_PILOTS], 0.0, "unscaled")
-    with cli.user_errors():
-        method = choose_method(
-            flow, pilot, options["solver"], options["steps"], options["h"], options["tol"]
-        )
+    pilot = flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
+    method = toy_method(flow, pilot, options, TOLERANCE)
     settings = settings_of(options, method, None)
     distributed.print0(f"{len(x)} samples, {method.describe()}")
     if options["dry_run"]:
@@ -228,7 +213,7 @@ def run_toys(flow: Flow, source: ToySource | VectorSource, options: dict[str, An
         return
     stem = Path(options["save_dir"], f"{source.description()['name']}_{flow.schedule.name}_nll")
     told: dict[str, Any] = {}
-    told["integration_error"] = report.integration_error(flow, x[:TOY_PILOTS], method, settings)
+    told["integration_error"] = report.integration_error(flow, x[:MOST_PILOTS], method, settings)
     if truth is not None:
         told |= report.against_truth(found, truth)
     told["seconds"] = time.time() - started
@@ -268,7 +253,7 @@ def run_images(
     """Evaluate images, within a session; write files and pictures."""
     started = time.time()
     seed, total = options["seed"], how_many(options["total_samples"], source, "--total_samples")
-    n = min(PILOTS, total)
+    n = pilots_of(total, PILOTS)
     here = flow.given(one_hot(flow, drawn_classes(source, seed, 0, n)))
     x = source.samples(seed, 0, n, "drawn")
     method = choose_image_method(

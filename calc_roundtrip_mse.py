@@ -31,13 +31,14 @@ from training.image_simulation import (
     pixel_errors,
     solver_options,
 )
+from training.method_options import pilots_of
 from training.simulation import Method
 from training.simulation_run import save_results
 
 EXAMPLE = """
 python calc_roundtrip_mse.py --save_dir=mse-tmp --network=out --data_root=datasets/digits-8x8.zip
 """
-POINTS = 118  # of the paper's Heun grid for round trips
+POINTS = 256  # of the Heun grid, the published default; the paper's round trips have 118
 WORST = 8
 ERRORS = ("mse", "mse_uint8_wrapped", "mse_unrounded")
 
@@ -54,17 +55,18 @@ ERRORS = ("mse", "mse_uint8_wrapped", "mse_unrounded")
 )
 @click.option("--seed", type=click.IntRange(min=0), default=42, help="of the choice of images")
 @solver_options(POINTS, None)
+@cli.without_effect("--save_freq", "only the ends of a round trip are kept")
 @cli.device_option
 @cli.plot_option
 @cli.dry_run_option
 def main(**options: Any) -> None:  # fmt: skip
     """Measure the round-trip error of images, in squared pixel units (of 0 to 255).
 
-    Writes {schedule}_Roundtrip_MSE_{seed}seed_{thousands of images}kimgs.json: mse, of both images
-    rounded to pixel values; mse_unrounded; and mse_uint8_wrapped, the mse with the difference and
-    its square modulo 256, as published numbers were computed, for comparison with these alone.
-    The error of each image is in the .npz beside it. After an interruption the same command goes
-    on.
+    Writes {schedule}_Roundtrip_MSE_{seed}seed_{kimg}kimgs.json, kimg being how many thousand images
+    the network was trained on: mse, of both images rounded to pixel values; mse_unrounded; and
+    mse_uint8_wrapped, the mse with the difference and its square modulo 256, as published numbers
+    were computed, for comparison with these alone. The error of each image is in the .npz beside
+    it. After an interruption the same command goes on.
     """
     flow, digest = open_network(options)
     source = open_data(flow, options["data_root"])
@@ -76,7 +78,7 @@ def main(**options: Any) -> None:  # fmt: skip
 def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -> None:
     """Carry the images there and back, within a session; write the results."""
     seed, total = options["seed"], how_many(options["total_samples"], source, "--total_samples")
-    n = min(PILOTS, total)
+    n = pilots_of(total, PILOTS)
     classes = drawn_classes(source, seed, 0, n)
     here = flow.given(one_hot(flow, classes))
 
@@ -88,7 +90,7 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
     if options["dry_run"]:
         return
     started = time.monotonic()
-    name = f"{flow.schedule.name}_Roundtrip_MSE_{seed}seed_{total / 1000:g}kimgs"
+    name = f"{flow.schedule.name}_Roundtrip_MSE_{seed}seed_{trained_kimg(flow)}kimgs"
     folder = Path(options["save_dir"])
     # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
     identity = {"network": digest, "data": source.content_hash(), "seed": seed}
@@ -121,6 +123,17 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
     parts.clear()
     print(json.dumps(result, indent=2))
     print(f"Results: {folder}/{name}.json", flush=True)
+
+
+def trained_kimg(flow: Flow) -> str:
+    """Thousands of images that the network was trained on, for a file name; "unknown" is said."""
+    kimg = flow.info.get("kimg")
+    if kimg is None:
+        distributed.print0(
+            "Note: the network does not say how long it was trained: the result's name has "
+            "unknownkimgs"
+        )
+    return "unknown" if kimg is None else f"{kimg:.10g}"
 
 
 def round_trips(

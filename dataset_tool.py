@@ -64,7 +64,7 @@ class Resolution(click.ParamType):
 @click.option("--max-images", type=click.IntRange(min=1), help="only the first so many")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="convert to grey (1) or colour (3)")
 @cli.plot_option
-@click.option("-n", "--dry-run", is_flag=True, help="check every image and stop")
+@cli.boolean("-n", "--dry-run", help="check every image and stop")
 def main(
     source: str,
     dest: str,

@@ -27,7 +27,7 @@ from training.image_simulation import (
     shape_of,
     solver_options,
 )
-from training.latents import Donors
+from training.latents import Lender
 from training.melt_file import read_melt
 from training.seed_images import (
     OPTIONS_FILE,
@@ -66,15 +66,16 @@ class Seeds(click.ParamType):
 @cli.command(EXAMPLE)
 @network_options
 @click.option("--seeds", type=Seeds(), default="0-49999", help="seeds and ranges: 0-9,20,33")
-@click.option("--subdirs", is_flag=True, help="a subfolder for every 1,000 seeds")
+@cli.boolean("--subdirs", help="a subfolder for every 1,000 seeds")
 @batch_option
 @solver_options(POINTS, None)
 @click.option(
     "--prev_melt",
     type=click.Path(),
-    help="inflation by pfODE_int.py (*_melt_results.npz), for --gen_source=empirical",
+    help="inflation by pfODE_int.py (*_melt_results.npz), for --gen_source=empirical or donors",
 )
 @generation_options
+@cli.without_effect("--save_freq", "only images are kept")
 @cli.device_option
 @cli.plot_option
 @cli.dry_run_option
@@ -92,16 +93,16 @@ def main(**options: Any) -> None:  # fmt: skip
         run(flow, digest, donors, options)
 
 
-def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Donors | None:
-    """The inflated images of --prev_melt that lend their compressed latents, if wanted.
+def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Lender:
+    """What --gen_source takes of the inflation of --prev_melt, if anything.
 
     Raises:
         UserError: if --gen_source and --prev_melt do not go together.
     """
-    if (options["gen_source"] == "empirical") != (options["prev_melt"] is not None):
+    if (options["gen_source"] != "diag") != (options["prev_melt"] is not None):
         raise cli.UserError(
             f"--gen_source={options['gen_source']} and --prev_melt={options['prev_melt']}: "
-            "empirical latents, and only these, need an inflation by pfODE_int.py"
+            "latents of empirical or donors, and only these, need an inflation by pfODE_int.py"
         )
     if options["prev_melt"] is None:
         return None
@@ -111,10 +112,11 @@ def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Donors | No
             raise ValueError(
                 f"{melt.path}: ends at t={melt.stop:g}, not at tmax={flow.schedule.tmax:g}"
             )
-        return melt.donors().of_class(options["class_"])
+        found = melt.lender(options["gen_source"])
+        return found and found.of_class(options["class_"])
 
 
-def run(flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any]) -> None:
+def run(flow: Flow, digest: str, donors: Lender, options: dict[str, Any]) -> None:
     """Generate what is missing, within a session."""
     folder, seeds, number = Path(options["save_dir"]), options["seeds"], options["class_"]
     classes = classes_of(flow)

@@ -35,6 +35,7 @@ from training.image_simulation import (
 )
 from training.latents import everywhere
 from training.melt_file import Melt, read_melt, run_entry
+from training.method_options import METHOD_OPTIONS, pilots_of
 from training.simulation import (
     ENDS_ONLY,
     KEYS,
@@ -45,7 +46,6 @@ from training.simulation import (
     paper_method,
 )
 from training.simulation_run import KINDS, Simulations, check_gen_source, save_results
-from training.solvers import PAPER_SOLVERS
 from training.training_loop import describe
 
 EXAMPLE = """
@@ -53,6 +53,7 @@ python pfODE_int.py --save_dir=out/flow --network=out --data_root=datasets/digit
 python pfODE_int.py --save_dir=out/flow --network=out --sim_type=gen --bs=64 --seed=1
 """
 POINTS = 118  # of the paper's Heun grid for round trips
+TOLERANCE = 1e-3  # of --tol
 COLUMNS, SHOWN = 8, 64
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -71,9 +72,9 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
     "--prev_melt",
     type=click.Path(),
     help="inflation (*_melt_results.npz) that --sim_type=roundtrip starts from, by its "
-    "solver unless another is named; also lends latents to --gen_source=empirical",
+    "solver unless another is named; also serves --gen_source=empirical and donors",
 )
-@solver_options(POINTS, 1e-3)
+@solver_options(POINTS, TOLERANCE)
 @generation_options
 @click.option(
     "--save_freq",
@@ -132,10 +133,10 @@ def check_inputs(kinds: tuple[str, ...], options: dict[str, Any]) -> None:
             "--prev_melt is missing: --sim_type=roundtrip starts from an inflation; name its "
             "*_melt_results.npz, or use --sim_type=all"
         )
-    if kinds == ("gen",) and options["gen_source"] == "empirical" and options["prev_melt"] is None:
+    if kinds == ("gen",) and options["gen_source"] != "diag" and options["prev_melt"] is None:
         raise UserError(
-            "--gen_source=empirical takes latents of data: name an inflation with --prev_melt, or "
-            "use --sim_type=all"
+            f"--gen_source={options['gen_source']} looks at latents of data: name an inflation "
+            "with --prev_melt, or use --sim_type=all"
         )
 
 
@@ -174,14 +175,15 @@ def run(
     if options["dry_run"]:
         return
     started = time.monotonic()
-    empirical = options["gen_source"] == "empirical"
+    with cli.user_errors("--prev_melt"):
+        donors = melt.lender(options["gen_source"]) if melt is not None and "gen" in kinds else None
     results = Simulations(
         flow, method, total, kinds, seed,
         x=x if source is not None else None,
         inflated=None if melt is None else melt.state,
         classes=classes_of(flow), data_classes=classes, eps=options["eps"],
-        donors=melt.donors() if melt is not None and empirical else None,
-        donate=empirical, gen_class=options["class_"], save_freq=save_freq, dtype=dtype,
+        donors=donors, gen_source=options["gen_source"], gen_class=options["class_"],
+        save_freq=save_freq, dtype=dtype,
     ).run()  # fmt: skip
     if "melt" in results:
         final = everywhere(results["melt"].final, total, flow.block).numpy()
@@ -203,22 +205,24 @@ def method_of(
     The steps for a tolerance are found on pilots: some of the images, or, to generate without
     data, images generated from latents of seed 0.
     """
-    if melt is not None and melt.method is not None and not (options["solver"] or options["steps"]):
-        if melt.method.solver in PAPER_SOLVERS:
-            disc = "vp_ode" if melt.method.start else "ifs"
-            h = melt.method.stop / melt.method.steps
-            return paper_method(flow, melt.method.solver, disc, melt.method.steps, h)
-        return melt.method
+    chosen = any(options[k] is not None for k in METHOD_OPTIONS)
+    theirs = None if melt is None or chosen else melt.method
+    if theirs is not None and theirs.disc is not None:
+        h, first = theirs.stop / theirs.steps, theirs.start
+        return paper_method(flow, theirs.solver, theirs.disc, theirs.steps, h, first)
+    if theirs is not None:
+        return theirs
+    n = PILOTS if x is None else pilots_of(len(x), PILOTS)
     if x is None and classes_of(flow):
-        classes = np.arange(PILOTS) % classes_of(flow)
-    labels = None if classes is None else one_hot(flow, classes[:PILOTS])
+        classes = np.arange(n) % classes_of(flow)
+    labels = None if classes is None else one_hot(flow, classes[:n])
     here = flow.given(labels)
 
     def pilots() -> torch.Tensor:
-        some = here.sample(PILOTS, seed=0, steps=16) if x is None else x[:PILOTS]
+        some = here.sample(n, seed=0, steps=16) if x is None else x[:n]
         return here.to_whitened(some, 0.0, "unscaled")
 
-    return choose_image_method(here, pilots, options, POINTS)
+    return choose_image_method(here, pilots, options, POINTS, TOLERANCE)
 
 
 def measured(

@@ -64,7 +64,7 @@ table_options = cli.options(
     click.option("--seed", type=click.IntRange(min=0), default=0,
                  help="added to the seeds of all commands"),
     cli.device_option,
-    click.option("-n", "--dry-run", is_flag=True, help="print the commands and stop"),
+    cli.boolean("-n", "--dry-run", help="print the commands and stop"),
 )  # fmt: skip
 
 

@@ -27,9 +27,10 @@ from experiments.coverage import (
 from experiments.regions import require
 from experiments.shared_work import Parts
 from torch_utils import distributed
-from toy_pfODE_int import PILOTS, network_options, network_source, solver_options
+from toy_pfODE_int import network_options, network_source, solver_options
 from training.flow import Flow, open_flow
-from training.simulation import Method, choose_method
+from training.method_options import pilots_of, toy_method
+from training.simulation import Method
 from training.simulation_run import save_results
 from training.solvers import PAPER_SOLVERS
 from training.toy_data import ToySource
@@ -40,6 +41,7 @@ python run_toy_alphashape_mesh_exps.py --network=out --save_dir=toy_mesh_exps-tm
 python run_toy_alphashape_mesh_exps.py --network=out --save_dir=tmp --boundary=alphashape
 """
 BOUNDARY_TOLERANCE = 0.3
+TOLERANCE = 1e-3  # of --tol
 
 
 @cli.command(EXAMPLE)
@@ -75,7 +77,7 @@ BOUNDARY_TOLERANCE = 0.3
     help="coverage that edges of a transported boundary may misplace, in binomial standard errors "
     "of the coverage; they are bisected until then",
 )
-@solver_options(1e-3)
+@solver_options(TOLERANCE)
 @click.option(
     "--eps",
     type=click.FloatRange(min=0, min_open=True),
@@ -98,14 +100,12 @@ def main(**options: Any) -> None:  # fmt: skip
     flow = open_flow(options, options["steps"] * (options["h"] or 1e-2) if paper else None)
     source = network_source(flow, options)
     check(flow, options)
-    count = PILOTS if isinstance(source, ToySource) else min(PILOTS, len(source.rows))
+    count = pilots_of(options["test_pts"] * options["num_seeds"])
+    count = count if isinstance(source, ToySource) else min(count, len(source.rows))
     pilots = source.samples(options["seed"], 0, count)
     with distributed.session(options["device"]):
-        with cli.user_errors():
-            method = choose_method(
-                flow, flow.to_whitened(pilots, 0.0, "unscaled"),
-                options["solver"], options["steps"], options["h"], options["tol"],
-            )  # fmt: skip
+        pilots = flow.to_whitened(pilots, 0.0, "unscaled")
+        method = toy_method(flow, pilots, options, TOLERANCE)
         run(flow, method, source.description()["name"], options)
 
 

@@ -17,8 +17,9 @@ from experiments.run_state import NETWORK, begin, finish
 from torch_utils import checkpoint, distributed
 from training.flow import Flow, open_flow
 from training.likelihood import EXACT_UP_TO
-from training.simulation import Method, choose_method
-from training.solvers import PAPER_SOLVERS, SOLVERS
+from training.method_options import PILOTS, toy_method
+from training.simulation import Method
+from training.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
 
 EXAMPLE = """
 python toy_MCMC_exps.py --outdir=mcmc-tmp --network=out
@@ -27,7 +28,7 @@ torchrun --nproc_per_node=2 toy_MCMC_exps.py --outdir=mcmc-tmp --network=out --s
 """
 EXPERIMENTS = ("weights", "sbc", "tarp")
 PRIORS = ("improper", "dirichlet")
-PILOTS = 256
+TOLERANCE = 5e-3  # of --tol
 NOT_FACTS = ("outdir", "network", "device", "plot", "dry_run", "resume")
 # Defaults that depend on the experiment.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -82,12 +83,12 @@ mcmc_options = cli.options(
                  help="simulated data sets (sbc) or latents (tarp) [300; tarp: 500]"),
     click.option("--sim_n", type=click.IntRange(min=1), default=100, help="data of a set (sbc)"),
     click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
-                 help="[rk4 at --tol; paper_euler if --steps is given]"),
-    click.option("--steps", type=click.IntRange(min=1), help="steps of the solver"),
-    click.option("--tol", type=positive, default=5e-3,
-                 help="rms error of f allowed on pilots, whitened; the noise's sd is .1"),
+                 help=f"{SOLVER_HELP}  [rk4 at --tol; euler if --steps is given]"),
+    click.option("--steps", "--n_iters", type=click.IntRange(min=1), help="steps of the solver"),
+    click.option("--tol", type=positive,
+                 help="rms error of f allowed on pilots, whitened; the noise's sd is .1 [0.005]"),
     click.option("--seed", type=click.IntRange(min=0), default=123, help="of data and sampling"),
-    click.option("--resume", is_flag=True, help="go on with the unfinished run in --outdir"),
+    cli.boolean("--resume", help="go on with the unfinished run in --outdir"),
     cli.device_option,
     cli.plot_option,
     cli.dry_run_option,
@@ -175,10 +176,7 @@ def build(flow: Flow, options: dict[str, Any]) -> tuple[Problem, Method]:
         UserError: if the paper's grid ends beyond the network's tmax.
     """
     pilot = flow.integrate(flow.latents(PILOTS, options["seed"]), flow.schedule.tmax, 0.0)
-    with cli.user_errors():
-        method = choose_method(
-            flow, pilot, options["solver"], options["steps"], None, options["tol"]
-        )
+    method = toy_method(flow, pilot, options, TOLERANCE)
     proper = options["prior"] == "dirichlet"
     noise, eps = options["gt_eps_mvn"], options["net_eps_cd"]
     return paper_problem(flow, noise, eps, proper, method.how()), method

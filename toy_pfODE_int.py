@@ -16,15 +16,17 @@ from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from torch_utils import distributed
-from toy_train import data_options, open_source
+from toy_train import data_options, embedded_dimensions, open_source
+from training import published_options as published
 from training.basis import eigenbasis
 from training.flow import BLOCK, Flow, open_flow
-from training.latents import GEN_SOURCES
+from training.latents import GEN_SOURCE_HELP, GEN_SOURCES
 from training.launch import SCHEDULE_OPTIONS
+from training.method_options import pilots_of, toy_method
 from training.mixture import MixtureField
 from training.options import check_dimensions
 from training.schedule import Schedule
-from training.simulation import Method, choose_method, kept_steps, latent_summary
+from training.simulation import Method, kept_steps, latent_summary
 from training.simulation_run import (
     KINDS,
     Simulations,
@@ -32,8 +34,8 @@ from training.simulation_run import (
     check_network_dimensions,
     save_results,
 )
-from training.solvers import PAPER_SOLVERS, SOLVERS
-from training.toy_data import ToySource
+from training.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
+from training.toy_data import ToySource, trained_on
 from training.training_loop import describe
 from training.vector_data import VectorSource
 
@@ -43,11 +45,12 @@ python toy_pfODE_int.py net --save_dir=out/flow --network=out --data_name=circle
 DISCRETE_EXAMPLE = """
 python toy_pfODE_int.py discrete --save_dir=out --data_name=circles --data_dim=2 --dims_to_keep=1
 """
-PILOTS = 256
+TOLERANCE = 1e-4  # of --tol
 
 network_options = cli.options(
     click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
     *cli.network_checks,
+    published.latent_check,
     click.option("--data_name", help="toy data set [that of the network]"),
     click.option("--data", type=click.Path(), help="your own vectors, for a network of such"),
     click.option("--data_dim", type=int, help="[read from the network]"),
@@ -56,16 +59,18 @@ network_options = cli.options(
 
 
 def solver_options(tolerance: float) -> Callable:
-    """Options that `choose_method` turns into a method; `tolerance` is the default of --tol."""
+    """Options that `toy_method` turns into a method; `tolerance` is the default of --tol."""
     return cli.options(
-        click.option("--steps", type=click.IntRange(min=1),
+        click.option("--steps", "--n_iters", type=click.IntRange(min=1),
                      help="solver steps; without --solver, points of the paper's Euler grid"),
         click.option("--h", type=click.FloatRange(min=0, min_open=True),
                      help="time step of the paper's Euler grid"),
         click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
-                     help="[rk4 at --tol; paper_euler if --steps or --h is given]"),
-        click.option("--tol", type=click.FloatRange(min=1e-10), default=tolerance,
-                     help="rms error allowed on pilots, whitened units; also of --solver=adaptive"),
+                     help=f"{SOLVER_HELP}  [rk4 at --tol, fewer evaluations for the same error "
+                     "than the published default, euler; euler if --steps or --h is given]"),
+        click.option("--tol", type=click.FloatRange(min=1e-10),
+                     help="rms error allowed on pilots, whitened units; also of --solver=adaptive "
+                     f"[{tolerance:g}]"),
     )  # fmt: skip
 
 
@@ -73,15 +78,14 @@ simulation_options = cli.options(
     click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
     click.option("--total_samples", type=click.IntRange(min=2),
                  help="samples of each simulation [4000; discrete, whose cost is quadratic: 1000]"),
-    solver_options(1e-4),
+    solver_options(TOLERANCE),
     click.option("--eps", type=click.FloatRange(min=0, min_open=True),
                  help="variance of compressed latents in generation [the schedule's own]"),
     click.option("--gen_source", type=click.Choice(GEN_SOURCES), default="diag",
-                 help="latents of generation: Gaussian, or with the compressed dimensions of "
-                 "inflated data, which keep their shape"),
+                 help=GEN_SOURCE_HELP),
     click.option("--save_freq", type=click.IntRange(min=1), help="save every so many steps [~36]"),
     click.option("--seed", type=click.IntRange(min=0), default=0, help="of data and latents"),
-    click.option("--animate", is_flag=True, help="also draw an animated GIF"),
+    cli.boolean("--animate", help="also draw an animated GIF"),
     cli.device_option,
     cli.plot_option,
     cli.dry_run_option,
@@ -115,6 +119,7 @@ def net(**options: Any) -> None:
 def discrete(**options: Any) -> None:
     """Simulate with the exact score of the samples themselves (a check, not a model)."""
     options["total_samples"] = options["total_samples"] or 1000
+    embedded_dimensions(options)
     source = open_source(options)
     check_dimensions(options, source)
     if options["steps"] and options["solver"] in (None, *PAPER_SOLVERS):
@@ -153,13 +158,18 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
                 f"--data={options['data']} has {vectors.dim} columns; the network has {s.data_dim}"
             )
         return vectors
-    name = options["data_name"] or data.get("name")
+    known = trained_on(flow.info)
+    name = options["data_name"] or known
     if name is None:
         raise UserError("--data_name is missing: this network does not say what it was trained on")
-    if data.get("name") not in (None, name):
+    renamed = known != data.get("name")
+    if known not in (None, name):
         raise UserError(
-            f"--data_name={name} contradicts the network, which was trained on {data['name']}"
+            f"--data_name={name} contradicts the network, which was trained on {known}"
+            + (f", at its time called {data['name']}" if renamed else "")
         )
+    if renamed:
+        distributed.print0(f"Note: what this network's file calls {data['name']} is now {known}")
     embedding = {k: data[k] for k in ("augment_to", "embedding", "embedding_noise") if k in data}
     with cli.user_errors():
         source = ToySource(name, **embedding)
@@ -194,11 +204,8 @@ def run(
     cli.check_writable(options["save_dir"], "--save_dir")
     check_gen_source(flow, options["gen_source"], options["eps"])
     x = data_of(source, options)
-    pilot = flow.to_whitened(x[:PILOTS], 0.0, "unscaled")
-    with cli.user_errors():
-        method = choose_method(
-            flow, pilot, options["solver"], options["steps"], options["h"], options["tol"]
-        )
+    pilot = flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
+    method = toy_method(flow, pilot, options, TOLERANCE)
     stem = f"{source.description()['name']}_{flow.schedule.name}_{infix}"
     states = len(kept_steps(method, options["save_freq"]))
     size = states * len(x) * flow.schedule.data_dim * 8 * 8 / 2**20
@@ -224,7 +231,7 @@ def simulate_all(
     started = time.monotonic()
     simulations = Simulations(
         flow, method, len(x), KINDS, options["seed"], x=x, eps=options["eps"],
-        donate=options["gen_source"] == "empirical", save_freq=options["save_freq"],
+        gen_source=options["gen_source"], save_freq=options["save_freq"],
     )  # fmt: skip
     outcome = simulations.run()
     if not distributed.is_main():

@@ -10,6 +10,7 @@ import torch
 
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
+from training import published_options as published
 from training.flow import Flow
 from training.image_data import ImageSource, to_pixels
 from training.networks import PRESETS as NETWORKS
@@ -18,8 +19,8 @@ from training.training_loop import Snapshot
 
 # The paper's settings for CIFAR-size images.
 SETTINGS = {
-    "batch": 512, "lr": 1e-3, "lr_rampup": 10.0, "lr_decay": "none", "clip": 0.0, "ema": 0.5,
-    "duration": 200.0, "tick": 50.0, "snap": 50, "dump": 50,
+    "batch": 512, "batch_gpu": 64, "lr": 1e-3, "lr_rampup": 10.0, "lr_decay": "none", "clip": 0.0,
+    "ema": 0.5, "duration": 200.0, "tick": 50.0, "snap": 50, "dump": 50,
 }  # fmt: skip
 GRID = 8  # images a side in snapshots
 
@@ -32,28 +33,32 @@ torchrun --nproc_per_node=8 train.py --outdir=out --data=datasets/cifar10-32x32.
 
 
 class Multipliers(click.ParamType):
-    """Comma-separated channel multipliers, one a resolution."""
+    """Channel multipliers, one a resolution: numbers and ranges, separated by commas."""
 
-    name = "int,int,..."
+    name = "int,int,... or int-int"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
-        """Parse "1,2,2" to [1, 2, 2]."""
+        """Parse "1,2,2" to [1, 2, 2], "1-3" to [1, 2, 3]."""
         if isinstance(value, list):
             return value
         try:
-            numbers = [int(part) for part in value.split(",")]
+            ends = [[int(n) for n in part.split("-")] for part in value.split(",")]
+            numbers = [n for e in ends for n in range(e[0], e[-1] + 1)]
         except ValueError:
             numbers = []
         if not numbers or min(numbers) < 1:
-            self.fail(f"{value!r} is not a list of positive integers such as 1,2,2", param, ctx)
+            self.fail(
+                f"{value!r} is not a list of positive integers such as 1,2,2 or 1-2", param, ctx
+            )
         return numbers
 
 
 image_options = cli.options(
     click.option("--data", type=click.Path(), required=False,
                  help="zip or folder of equal images, see dataset_tool.py  [required]"),
-    click.option("--cond", is_flag=True, help="condition on the data's class labels"),
-    click.option("--xflip", is_flag=True, help="add the mirror image of every image"),
+    cli.boolean("--cond", help="condition on the data's class labels"),
+    cli.boolean("--xflip", help="add the mirror image of every image"),
+    published.image_checks,
     click.option("--max_size", type=count, help="use so many images only"),
     click.option("--cbase", type=count, help="channels of the network [128, adm 192]"),
     click.option("--cres", type=Multipliers(), help="channel multipliers [2,2,2, adm 1,2,3,4]"),
@@ -61,13 +66,13 @@ image_options = cli.options(
     click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.13),
     click.option("--augment", type=click.FloatRange(0, 1),
                  help="probability of each augmentation [0.12; 0 for data with constant pixels]"),
-    click.option("--fp16", is_flag=True, help="network in float16, with a dynamic loss scale"),
-    click.option("--bf16", is_flag=True, help="network in bfloat16"),
+    cli.boolean("--fp16", help="network in float16, with a dynamic loss scale"),
+    cli.boolean("--bf16", help="network in bfloat16"),
     click.option("--ls", type=positive, default=2.0**16, help="first loss scale of --fp16"),
-    click.option("--compile/--no-compile", default=False, help="compile the network"),
-    click.option("--bench/--no-bench", default=True,
+    cli.boolean("--compile", default=False, help="compile the network"),
+    cli.boolean("--bench", default=True,
                  help="let cuDNN try its algorithms first (its choice can change the last digits)"),
-    click.option("--cache/--no-cache", default=True,
+    cli.boolean("--cache", default=True,
                  help="keep decoded pixels of large sets in the cache folder, mapped into memory; "
                  "or decode at every start, in every process"),
     click.option("--workers", type=click.IntRange(min=0), default=1,
@@ -87,6 +92,9 @@ def main(ctx: click.Context, dry_run: bool, plot: bool, **options: Any) -> None:
     curve and grids of generated images. After an interruption the same command with
     --resume=latest goes on. The eigenbasis is computed once and kept beside the data.
     """
+    scaled = "ls" in cli.given(ctx) and options["ls"] != 1 and not options["resume"]
+    if scaled and not options["fp16"]:
+        raise UserError(f"--ls={options['ls']:g} is of --fp16; leave it out or give both")
     if options["fp16"] and options["bf16"]:
         raise UserError("--fp16 and --bf16 exclude each other; give one of them")
     presets = dict.fromkeys(NETWORKS, SETTINGS)
@@ -113,7 +121,13 @@ def open_source(options: dict[str, Any]) -> ImageSource:
             seed=options["seed"],
             cache=options["cache"],
         )
-    _, height, width = source.shape
+    channels, height, width = source.shape
+    for option, value in {"img_size": width, "img_ch": channels}.items():
+        if options[option] not in (None, value):
+            raise UserError(
+                f"--{option}={options[option]} contradicts --data={options['data']}, whose images "
+                f"have {option}={value}; leave the option out"
+            )
     levels = len(options["cres"] or NETWORKS[options["arch"]]["kwargs"]["channel_mult"])
     if height != width or height % 2 ** (levels - 1):
         raise UserError(

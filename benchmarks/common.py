@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ROOT / "out" / "bench"
 RESULTS = ROOT / "benchmarks" / "results"
 LINES = NETWORKS / "lines"
-CIRCLES = ["--data_name=circles", "--data_dim=2", "--tmax=7.01", "--seed=0"]
+CIRCLES = ["--data_name=circles_sharp", "--data_dim=2", "--tmax=7.01", "--seed=0"]
 RECIPES = {
     "gmm1d": ["--data_name=gmm1d", "--seed=0"],
     "PRP": [*CIRCLES, "--dims_to_keep=2"],
@@ -35,9 +35,9 @@ RECIPES = {
         "--tmax=15.01",
     ],
     "PRR to 1-D, gap 1.02": [*CIRCLES, "--dims_to_keep=1", "--inflation_gap=0.02"],
-    "S-curve, PRP": ["--data_name=s_curve", "--dims_to_keep=3", "--tmax=7.01", "--seed=0"],
+    "S-curve, PRP": ["--data_name=s_curve_sharp", "--dims_to_keep=3", "--tmax=7.01", "--seed=0"],
     "S-curve, PRR to 2-D": [
-        "--data_name=s_curve",
+        "--data_name=s_curve_sharp",
         "--dims_to_keep=2",
         "--g_type=orig",
         "--g_rescaling=0.15",

@@ -30,10 +30,10 @@ from training.simulation import choose_method
 from training.toy_data import ToySource
 
 NETWORKS = {
-    "PRP": "circles",
-    "PRR to 1-D, rescaled": "circles",
-    "S-curve, PRP": "s_curve",
-    "S-curve, PRR to 2-D": "s_curve",
+    "PRP": "circles_sharp",
+    "PRR to 1-D, rescaled": "circles_sharp",
+    "S-curve, PRP": "s_curve_sharp",
+    "S-curve, PRR to 2-D": "s_curve_sharp",
 }
 POINTS, SEEDS, RADII = 20_000, [0, 1, 2], np.linspace(0.5, 3.5, 7)
 QUICK = 2  # networks

@@ -71,9 +71,9 @@ class Found:
 def methods(flow: Flow) -> dict[str, Method]:
     """All methods, Heun-256 first."""
     tmax = flow.schedule.tmax
-    found = {PAPER: paper_method(flow, "paper_heun", "vp_ode", POINTS)}
+    found = {PAPER: paper_method(flow, "heun", "vp_ode", POINTS)}
     for n in FEWER:
-        found[f"paper's Heun, {n} points"] = paper_method(flow, "paper_heun", "vp_ode", n)
+        found[f"paper's Heun, {n} points"] = paper_method(flow, "heun", "vp_ode", n)
     for solver, steps in ANGLE.items():
         found |= {f"{solver}, {n} steps": Method(solver, n, tmax) for n in steps}
     return found

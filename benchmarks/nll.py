@@ -23,24 +23,29 @@ from training.flow import Flow, ifs_times
 from training.likelihood import log_prob
 from training.model import build
 from training.precond import FieldModel
+from training.solvers import PAPER_SOLVERS
 from training.toy_data import ToySource
 
-NETWORKS = {"circles, PRP": "PRP", "circles, PRR to 1-D": "PRR to 1-D, rescaled", "gmm1d": "gmm1d"}
+NETWORKS = {
+    "circles_sharp, PRP": "PRP",
+    "circles_sharp, PRR to 1-D": "PRR to 1-D, rescaled",
+    "gmm1d": "gmm1d",
+}
 QUICK = 2  # of them
 SAMPLES = 4000
 POINTS = 300  # for the integrators, whose error is the same for each sample
 METHODS = [
-    ("paper_euler", 701), ("paper_heun", 129), ("ab2", 31), ("ab3", 30), ("rk4", 8), ("rk4", 16),
-    ("heun", 64), ("ab3", 126), ("rk4", 32), ("rk4", 64),
+    ("euler", 701), ("heun", 129), ("ab2", 31), ("ab3", 30), ("rk4", 8), ("rk4", 16),
+    ("angle_heun", 64), ("ab3", 126), ("rk4", 32), ("rk4", 64),
 ]  # fmt: skip
-PAPER, LEAST_FEWER = "paper_euler-701", 10.0
+PAPER, LEAST_FEWER = "euler-701", 10.0
 REPEATS = 7
 LIMIT = 0.03  # nats above the true entropy that trained networks may be
 
 
 def set_of(name: str) -> str:
     """The toy set of a network."""
-    return "gmm1d" if name == "gmm1d" else "circles"
+    return "gmm1d" if name == "gmm1d" else "circles_sharp"
 
 
 def integrators(name: str, flow: Flow) -> tuple[str, Line]:
@@ -51,7 +56,7 @@ def integrators(name: str, flow: Flow) -> tuple[str, Line]:
     exact, rows, T = Flow(truth), [], flow.schedule.tmax
     x = ToySource(set_of(name)).samples(1, 0, POINTS)
     for solver, steps in METHODS:
-        times = ifs_times(steps, T / steps) if solver.startswith("paper") else None
+        times = ifs_times(steps, T / steps) if solver in PAPER_SOLVERS else None
         exact.evaluations = 0
         how: dict[str, Any] = {"solver": solver, "steps": steps, "times": times}
         found = log_prob(exact, x, **how).value.numpy()
@@ -135,7 +140,7 @@ def costs() -> tuple[str, list[Line]]:
     """Cost of log_prob beside plain inflation with as many evaluations."""
     toy, _ = trained("PRP")
     cases = {
-        "ToyMLP, d = 2, 2,048 samples": (toy, ToySource("circles").samples(0, 0, 2048), True),
+        "ToyMLP, d = 2, 2,048 samples": (toy, ToySource("circles_sharp").samples(0, 0, 2048), True),
         "U-Net, 3 x 16 x 16, 16 samples": (*unet_flow(16), False),
     }
     rows, lines = [], []

@@ -1,4 +1,4 @@
-"""How near training comes to the exact field of the circles, and at what cost.
+"""How near training comes to the exact field of circles_sharp, and at what cost.
 
 python -m benchmarks.toy_training [--quick]
 """
@@ -53,11 +53,14 @@ BASELINES = {
 
 
 class Truth:
-    """Exact field of the circles at fixed noisy points, for one eigenbasis and schedule."""
+    """Exact field of circles_sharp at fixed noisy points, for one eigenbasis and schedule."""
 
     def __init__(self, flow: Flow):
-        self.exact = MixtureField(flow.schedule, flow.model.basis, **exact_mixture("circles"))
-        y = flow.model.encode(ToySource("circles").samples(1, 0, POINTS)) / flow.schedule.xi.sqrt()
+        self.exact = MixtureField(flow.schedule, flow.model.basis, **exact_mixture("circles_sharp"))
+        y = (
+            flow.model.encode(ToySource("circles_sharp").samples(1, 0, POINTS))
+            / flow.schedule.xi.sqrt()
+        )
         rng = np.random.default_rng(0)
         self.cases = []
         for t in np.linspace(0.0, flow.schedule.tmax, 15):
@@ -104,7 +107,7 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
 @functools.cache
 def true_distance() -> float:
     """Mean energy distance of four true sets to the one that generated samples are held against."""
-    source = ToySource("circles")
+    source = ToySource("circles_sharp")
     others = [source.samples(seed, 0, SAMPLES) for seed in (11, 12, 13, 14)]
     return float(np.mean([energy_distance(x, source.samples(10, 0, SAMPLES)) for x in others]))
 
@@ -116,7 +119,7 @@ def sample_quality(flow: Flow, truth: Truth) -> list[tuple[str, float]]:
     what the exact field would make of the first: Gaussian in every dimension, as the paper does,
     and with the compressed coordinates of inflated data, dealt out anew.
     """
-    source, keep = ToySource("circles"), flow.schedule.dims_to_keep
+    source, keep = ToySource("circles_sharp"), flow.schedule.dims_to_keep
     true = source.samples(10, 0, SAMPLES)
     latents = flow.latents(SAMPLES, seed=0)
     figures = [("true sets (mean of 4)", true_distance())]
@@ -190,7 +193,7 @@ def main(quick: bool) -> None:
     header = ("network", "Mimg", "train s", "command s", "error", "target", "error/target", "met")
     report(
         "toy_training",
-        "Training ToyMLP on the circles with the default settings",
+        "Training ToyMLP on circles_sharp with the default settings",
         [
             "Error: mean over 15 times in [0, tmax] of E|F-F*|^2, over the mean of E|F*|^2, F* "
             f"exact\n(target within {SECONDS:.0f} s of the whole command)\n" + table(header, rows),

@@ -59,7 +59,11 @@ def refusal(error: BaseException | None) -> OSError | None:
 
 
 class _OneLineErrors:
-    """Mixin: usage errors as one line instead of a usage block."""
+    """Mixin: usage errors as one line instead of a usage block; flags that may take a value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the command line; see click."""
+        return super().parse_args(ctx, _flags_without_value(ctx, args))  # type: ignore[misc]
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command; see click."""
@@ -105,6 +109,10 @@ class Group(_OneLineErrors, click.Group):
     command_class = Command
 
 
+BOOLEANS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
 SETTINGS = {
     "token_normalize_func": lambda name: name.replace("-", "_"),
     "show_default": True,
@@ -128,6 +136,36 @@ def subcommand(parent: click.Group, example: str, **kwargs: Any) -> Callable:
     return parent.command(context_settings=SETTINGS, epilog=_epilog(example), **kwargs)
 
 
+def boolean(*names: str, default: bool | None = False, help: str) -> Callable:
+    """A boolean option: --name, --no-name, --name=VALUE and --name VALUE (1, 0, true, false, ...).
+
+    Args:
+        names: of the option; the last one gets the --no- form.
+        default: its value where it is not given.
+        help: for --help.
+    """
+    *others, name = names
+    both = f"{name}/--no-{name.removeprefix('--')}"
+    return click.option(*others, both, default=default, help=help)
+
+
+def without_effect(name: str, why: str) -> Callable:
+    """An option of published commands that changes nothing here, which is said where it is given.
+
+    Args:
+        name: of the option.
+        why: it does not, as the line says it.
+    """
+
+    def say(_: click.Context, __: click.Parameter, value: str | None) -> None:
+        if value is not None and os.environ.get("RANK", "0") == "0":
+            click.echo(f"Note: {name}={value} has no effect: {why}", err=True)
+
+    return click.option(
+        name, callback=say, expose_value=False, help=f"accepted, without effect: {why}"
+    )
+
+
 def options(*decorators: Callable) -> Callable:
     """Several click options as one decorator, in the order given."""
 
@@ -146,18 +184,19 @@ device_option = click.option(
     metavar="auto|cpu|cuda|mps",
     help="where to compute",
 )
-plot_option = click.option("--plot/--no-plot", default=True, help="draw pictures of the results")
+plot_option = boolean("--plot", default=True, help="draw pictures of the results")
 sha256_option = click.option(
     "--sha256", metavar="HEX", help="digest that the network file must have"
 )
 tmax_option = click.option(
     "--tmax",
+    "--end_time",
     type=click.FloatRange(min=0, min_open=True),
     help="end time of the flow [read from the network; older files may lack it]",
 )
 # Beside --network, in every script.
 network_checks = (sha256_option, tmax_option)
-dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="print the options and stop")
+dry_run_option = boolean("-n", "--dry-run", help="print the options and stop")
 
 
 def given(ctx: click.Context) -> set[str]:
@@ -194,6 +233,35 @@ def user_errors(option: str = "") -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(f"{option}: {error}" if option else str(error)) from error
+
+
+def _flags_without_value(ctx: click.Context, args: list[str]) -> list[str]:
+    """Command-line words in which each value of a boolean option is said by --name or --no-name."""
+    flags: dict[str, tuple[bool, click.Option]] = {}
+    for option in ctx.command.params:
+        if isinstance(option, click.Option) and option.is_flag and option.secondary_opts:
+            flags |= {_plain(o): (True, option) for o in option.opts if o.startswith("--")}
+            flags |= {_plain(o): (False, option) for o in option.secondary_opts}
+    words: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*words, word, *rest]
+        name, attached, value = word.partition("=")
+        if _plain(name) in flags and (attached or (rest and rest[0].lower() in BOOLEANS)):
+            yes, option = flags[_plain(name)]
+            value = (value if attached else rest.pop(0)).lower()
+            if value not in BOOLEANS:
+                raise UserError(f"{word}: {value!r} is not a boolean; use 1 or 0, true or false")
+            word = (option.opts if BOOLEANS[value] == yes else option.secondary_opts)[-1]
+        words.append(word)
+    return words
+
+
+def _plain(name: str) -> str:
+    """An option's name with its dashes and underscores alike."""
+    return "--" + name.removeprefix("--").replace("_", "-")
 
 
 def _read_only(folder: Path) -> bool:

@@ -265,6 +265,20 @@ def next_run_dir(
             time.sleep(random.uniform(0.01, 0.1))
 
 
+def fill_dir(path: str | os.PathLike, files: dict[str, object]) -> Path:
+    """Make a folder, if it is not there, and write JSON files (name -> value) into it.
+
+    Raises:
+        DiskError: if the disk refuses.
+    """
+    path = Path(path)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            write_json(path / name, value)
+    return path
+
+
 def _new_run_dir(outdir: Path, description: str, files: dict[str, object]) -> Path | None:
     """A folder of the next number; None if another process took the number meanwhile."""
     number = max((int(p.name[:5]) for p in run_dirs(outdir)), default=-1) + 1

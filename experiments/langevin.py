@@ -35,7 +35,7 @@ from training import seeding
 from training.flow import Flow, Watcher, open_flow
 from training.mixture import MixtureField
 from training.simulation_run import save_results
-from training.toy_data import ToySource
+from training.toy_data import ToySource, trained_on
 
 EXAMPLE = """
 python -m experiments.langevin --save_dir=out/gmm1d --network=out/gmm1d
@@ -210,8 +210,8 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
     states, times = both(flow, n, seed, steps, options["churn"], keep)
     if not states:
         return
-    data = flow.info.get("data", {})
-    truth = true_model(flow, str(data.get("name")))
+    name = trained_on(flow.info)
+    truth = true_model(flow, str(name))
     ends = {
         k: flow.from_whitened(v[-1].to(flow.device), 0.0, "unscaled").cpu().numpy()
         for k, v in states.items()
@@ -222,7 +222,7 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
     result: dict[str, Any] = {k: describe(x, truth) for k, x in ends.items()}
     result["seconds"] = time.monotonic() - started
     folder = Path(options["save_dir"])
-    stem = f"{data.get('name', 'data')}_{flow.schedule.name}_langevin"
+    stem = f"{name or 'data'}_{flow.schedule.name}_langevin"
     pairs = {k: in_paper_coordinates(flow, v, times) for k, v in states.items()}
     save_results(folder / f"{stem}.npz", {"ode": pairs["ODE"], "sde": pairs["SDE"], "t": times})
     shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
@@ -247,7 +247,7 @@ def noisy_data(flow: Flow, n: int) -> np.ndarray | None:
     if data.get("kind") != "toy" or "augment_to" in data:
         return None
     noise = noise_at_start(flow, 0, 0, n).cpu()
-    return (ToySource(data["name"]).samples(0, 0, n) + noise).numpy()
+    return (ToySource(trained_on(flow.info) or "").samples(0, 0, n) + noise).numpy()
 
 
 def describe(x: np.ndarray, truth: MixtureField | None) -> dict[str, Any]:

@@ -48,8 +48,15 @@ REDUCING: Options = ("--g_type=orig", "--g_rescaling=0.15", "--rho=1", "--tmax=1
 TOY_TRAINING: Mapping[str, Options] = {
     "smoke": ("--duration=2",),  # [ours] ToyMLP
     "small": (),  # [ours] ToyMLP for 10 Mimg, the defaults of toy_train.py
-    # Batch, rate and EMA [paper]; the duration is in a table that is not at hand [ours].
-    "paper": ("--arch=ToyConvUNet", "--batch=8192", "--lr=1e-5", "--ema=0.5", "--duration=50"),
+    # Batch, rate and EMA [paper]; warm-up and duration: the defaults of its code [paper].
+    "paper": (
+        "--arch=ToyConvUNet",
+        "--batch=8192",
+        "--lr=1e-5",
+        "--ema=0.5",
+        "--lr_rampup=10",
+        "--duration=7000",
+    ),
 }
 EULER_STEP = 0.01  # [paper]; steps = tmax / .01
 TOY_SAMPLES = {"smoke": 2000, "small": 4000, "paper": 4000}  # [ours]

@@ -51,7 +51,9 @@ def trained(folder: Path, data: Path, *args: object) -> Path:
     return folder
 
 
-def untrained(path: Path, data: Path, keep: int, classes: int = 0, **schedule) -> Path:
+def untrained(
+    path: Path, data: Path, keep: int, classes: int = 0, kimg: float | None = None, **schedule
+) -> Path:
     """A network file of a small network with fixed, far from trivial weights."""
     source = ImageSource(data, use_labels=classes > 0)
     basis = eigenbasis([source.samples(0, 0, len(source))], source.dim)
@@ -67,6 +69,6 @@ def untrained(path: Path, data: Path, keep: int, classes: int = 0, **schedule) -
     settings = {"dims_to_keep": keep, "inflation_gap": 0.02, "tmax": 15.01} | schedule
     model = build(network, settings, basis, {"space": "IS", "shape": shape})
     fill_weights(model.model)
-    info = {"data": source.description()}
+    info = {"data": source.description()} | ({} if kimg is None else {"kimg": kimg})
     checkpoint.save(path, "network", network_to_dict(model, network, info))
     return path

@@ -31,7 +31,7 @@ def main() -> None:
 
 @cli.subcommand(main, "python -m torch_utils.checkpoint info out")
 @file_options
-@click.option("--tensors", is_flag=True, help="list every tensor")
+@cli.boolean("--tensors", help="list every tensor")
 def info(file: str, sha256: str | None, tmax: float | None, tensors: bool) -> None:
     """Show what a network file holds: network, schedule, data, licence and hashes."""
     path, content = _open(file, sha256, tmax)

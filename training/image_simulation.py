@@ -16,16 +16,18 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.download import open_url
 from torch_utils import checkpoint, distributed
+from training import published_options as published
 from training.flow import IMAGE_BLOCK, Flow, open_flow
 from training.image_data import ImageSource, to_pixels
-from training.latents import GEN_SOURCES
+from training.latents import GEN_SOURCE_HELP, GEN_SOURCES
+from training.method_options import check_solver_options
 from training.simulation import Method, choose_method, paper_method
 from training.simulation_run import check_network_dimensions
-from training.solvers import PAPER_SOLVERS, SOLVERS
+from training.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
 
 STAGES = {
-    "euler": 1,
-    "heun": 2,
+    "angle_euler": 1,
+    "angle_heun": 2,
     "ab2": 1,
     "ab3": 1,
     "rk4": 4,
@@ -39,6 +41,8 @@ network_options = cli.options(
     click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
     click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
     *cli.network_checks,
+    published.latent_check,
+    published.image_checks,
     click.option("--data_name", help="name of the data in results [that of the network]"),
     click.option("--data_dim", type=int, help="[read from the network]"),
     click.option("--dims_to_keep", type=int, help="[read from the network]"),
@@ -47,9 +51,7 @@ generation_options = cli.options(
     click.option("--eps", type=click.FloatRange(min=0, min_open=True),
                  help="variance of compressed latents in generation [the schedule's own]"),
     click.option("--gen_source", type=click.Choice(GEN_SOURCES), default="diag",
-                 help="latents of generation. diag: Gaussian with diagonal covariance. empirical: "
-                 "Gaussian where kept; compressed dimensions together from random inflated "
-                 "images, whose shape they keep"),
+                 help=GEN_SOURCE_HELP),
     click.option("--class", "class_", type=click.IntRange(min=0), metavar="INTEGER",
                  help="generate this class only, with a class-conditional network "
                  "[random classes]"),
@@ -70,40 +72,52 @@ def solver_options(points: int, tolerance: float | None) -> Callable:
     """
     stated = f"rk4 at --tol={tolerance:g}" if tolerance else "ab2 with 33 evaluations"
     tol_help = "rms error allowed on pilots, whitened units, by the fewest steps (a power of two)"
+    tol_help += f" [{tolerance:g}]" if tolerance else ""
     return cli.options(
         click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
-                     help=f"[{stated}; paper_heun if --n_iters is given]"),
+                     help=f"{SOLVER_HELP}  [{stated}, fewer evaluations for the same error than "
+                     "the published default, heun; heun if --n_iters or --disc is given]"),
         click.option("--steps", "--n_iters", type=click.IntRange(min=1),
                      help="solver steps; without --solver, points of the paper's Heun grid "
                      f"[{points} for the paper's solvers]"),
-        click.option("--disc", type=click.Choice(["ifs", "vp_ode"]), default="vp_ode",
-                     help="grid of the paper's solvers: linear from 0, or from 0.01 to tmax"),
-        click.option("--tol", type=click.FloatRange(min=1e-10), default=tolerance, help=tol_help),
+        click.option("--disc", type=click.Choice(["ifs", "vp_ode"]),
+                     help="grid of the paper's solvers: linear from 0, or from 0.01 to tmax "
+                     "[vp_ode]"),
+        click.option("--vpode_disc_eps", type=click.FloatRange(min=0, min_open=True),
+                     help="first time of --disc=vp_ode [0.01]"),
+        click.option("--tol", type=click.FloatRange(min=1e-10), help=tol_help),
     )  # fmt: skip
 
 
 def choose_image_method(
-    flow: Flow, pilots: Callable[[], Tensor], options: dict[str, Any], points: int
+    flow: Flow,
+    pilots: Callable[[], Tensor],
+    options: dict[str, Any],
+    points: int,
+    tolerance: float | None = None,
 ) -> Method:
-    """Turn --solver, --n_iters, --disc and --tol into a method, the same on all ranks.
+    """Turn the options of a method into one, the same on all ranks.
 
     Args:
         flow: the flow, with the classes of the pilots.
         pilots: gives whitened data at t = 0, [n, d], when asked.
         options: of the script.
         points: of the paper's solvers where --n_iters is not given.
+        tolerance: default of --tol; None where the default is 33 evaluations of ab2.
 
     Raises:
         UserError: if the options do not go together.
     """
-    solver, steps, tol = (options[k] for k in ("solver", "steps", "tol"))
-    if solver is None and steps is not None:
-        solver = "paper_heun"
+    check_solver_options(options)
+    solver, steps, disc, first = (options[k] for k in ("solver", "steps", "disc", "vpode_disc_eps"))
+    if solver is None and any(v is not None for v in (steps, disc, first)):
+        solver = "heun"
+    tol = options["tol"] or tolerance
     with cli.user_errors():
         if solver in PAPER_SOLVERS:
             steps = steps or points
-            h = flow.schedule.tmax / steps if options["disc"] == "ifs" else None
-            return paper_method(flow, solver, options["disc"], steps, h)
+            h = flow.schedule.tmax / steps if disc == "ifs" else None
+            return paper_method(flow, solver, disc or "vp_ode", steps, h, first or 1e-2)
         if tol is None and solver != "adaptive":
             solver = solver or "ab2"
             steps = steps or EVALUATIONS // STAGES[solver]

@@ -1,7 +1,8 @@
 """Latents that generation starts from: Gaussian, or in part those of data.
 
 Where a schedule does not inflate the compressed dimensions, their latents keep some of the data's
-own shape, and a Gaussian is the wrong distribution to draw them from. Empirical latents are
+own shape, and the schedule's Gaussian is the wrong distribution to draw them from. "empirical"
+latents are Gaussian with the variances that inflated data has, as published. Those of "donors" are
 Gaussian in the kept dimensions and take the compressed ones, together, from a donor: the latent of
 a random image of the data.
 """
@@ -9,6 +10,7 @@ a random image of the data.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +20,13 @@ from torch_utils import distributed
 from training import seeding
 from training.flow import Flow
 
-GEN_SOURCES = ("diag", "empirical")
+GEN_SOURCES = ("diag", "empirical", "donors")
+GEN_SOURCE_HELP = (
+    "latents of generation. diag: Gaussian with the schedule's variances. empirical: Gaussian with "
+    "the variances of inflated data. donors: compressed dimensions together from random inflated "
+    "data, whose shape they keep"
+)
+FEW = 100  # samples, of which variances are known to 14 %
 
 
 @dataclass
@@ -60,6 +68,60 @@ class Donors:
         return torch.cat([u[:, :k], self.rows[torch.from_numpy(picks)][:, k:].to(u)], dim=1)
 
 
+@dataclass
+class Empirical:
+    """Variances of inflated data, which Gaussian latents get.
+
+    Attributes:
+        sds: of whitened latents, [d].
+    """
+
+    sds: Tensor
+    classes: ClassVar[None] = None  # variances are those of all classes
+
+    def of_class(self, _: int | None) -> Empirical:
+        """Itself, for any class."""
+        return self
+
+    def picks(self, _: int, start: int, stop: int) -> np.ndarray:
+        """No donors, [stop - start]."""
+        return np.zeros(stop - start, dtype=np.int64)
+
+    def lend(self, _: Flow, u: Tensor, __: np.ndarray) -> Tensor:
+        """Whitened Gaussian latents u [n, d] with these variances."""
+        return u * self.sds.to(u)
+
+
+Lender = Donors | Empirical | None
+
+
+def lender(gen_source: str, rows: Tensor, classes: np.ndarray | None) -> Lender:
+    """What --gen_source makes of inflated data; None for "diag", which needs none.
+
+    Args:
+        gen_source: one of `GEN_SOURCES`.
+        rows: whitened latents, [m, d]; [m, 2, d] of the reversible solver.
+        classes: class of each, [m]; None without classes.
+
+    Raises:
+        ValueError: if there are too few of them for a variance.
+    """
+    rows = rows[:, 0] if rows.dim() == 3 else rows
+    if gen_source == "diag":
+        return None
+    if gen_source == "donors":
+        return Donors(rows, classes)
+    m = len(rows)
+    if m < 2:
+        raise ValueError(f"--gen_source=empirical takes variances of an inflation of {m} sample")
+    if m < FEW:
+        distributed.print0(
+            f"Note: --gen_source=empirical takes variances of {m} samples, which know them to "
+            f"{100 / np.sqrt(m / 2):.0f} %"
+        )
+    return Empirical(rows.std(0))
+
+
 def everywhere(blocks: list[Tensor], total: int, block: int) -> Tensor:
     """Final states of a simulation, gathered on every rank.
 
@@ -79,7 +141,11 @@ def everywhere(blocks: list[Tensor], total: int, block: int) -> Tensor:
 
 
 def seed_latents(
-    flow: Flow, seeds: range, eps: float | None, donors: Donors | None, t: float | None = None
+    flow: Flow,
+    seeds: range,
+    eps: float | None,
+    donors: Lender,
+    t: float | None = None,
 ) -> Tensor:
     """One whitened latent a seed, at time t (None: tmax), whatever the other seeds, [n, d].
 

@@ -13,7 +13,7 @@ import torch
 
 from dnnlib.cli import UserError, user_errors
 from dnnlib.download import cache_dir
-from dnnlib.util import Logger, next_run_dir, run_dirs, write_json
+from dnnlib.util import Logger, fill_dir, next_run_dir, run_dirs, write_json
 from torch_utils import checkpoint, distributed
 from training.augment import AugmentPipe
 from training.basis import Basis, eigenbasis
@@ -63,7 +63,7 @@ def find_run(
         return Path(resume), stored | explicit
     if outdir is None:
         raise UserError("--resume=latest needs --outdir, the folder of the runs")
-    for folder in reversed(run_dirs(outdir)):
+    for folder in _runs(outdir):
         if (folder / OPTIONS_FILE).exists():
             stored = _stored(folder)
             if not _conflicts(stored, explicit):
@@ -75,11 +75,16 @@ def run_before_restart(outdir: str | None) -> str | None:
     """The run that this process's torchrun has started before it restarted it, if it has."""
     if not distributed.restarted():
         return None
-    for folder in reversed(run_dirs(outdir or ".")):
+    for folder in _runs(outdir or "."):
         with suppress(OSError, ValueError, KeyError, TypeError):
             if distributed.launcher() in json.loads((folder / LAUNCH_FILE).read_text())["torchrun"]:
                 return str(folder)
     return None
+
+
+def _runs(outdir: str) -> list[Path]:
+    """Folders that may be a run, the newest first; the last one where --nosubdir makes it."""
+    return [*reversed(run_dirs(outdir)), Path(outdir)]
 
 
 def _stored(folder: Path) -> dict[str, Any]:
@@ -142,7 +147,10 @@ def launch(
             files: dict[str, object] = {OPTIONS_FILE: options}
             if launchers:
                 files[LAUNCH_FILE] = {"torchrun": launchers}
-            run_dir = next_run_dir(options["outdir"], name, files)
+            if options.get("nosubdir"):
+                run_dir = fill_dir(options["outdir"], files)
+            else:
+                run_dir = next_run_dir(options["outdir"], name, files)
         run_dir = Path(str(distributed.broadcast(run_dir and str(run_dir))))
         if not distributed.is_main():
             return _train(options, run_dir, source, model, device, None)

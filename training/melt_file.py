@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dnnlib.arrays import load_npz
 from training.flow import Flow
-from training.latents import Donors
+from training.latents import Lender, lender
 from training.simulation import Method
+from training.solvers import PAPER_SOLVERS
 
 
 @dataclass
@@ -37,10 +38,9 @@ class Melt:
     classes: np.ndarray | None
     method: Method | None
 
-    def donors(self) -> Donors:
-        """Its latents, to take compressed dimensions from."""
-        rows = self.state[:, 0] if self.state.dim() == 3 else self.state
-        return Donors(rows, self.classes)
+    def lender(self, gen_source: str) -> Lender:
+        """What --gen_source makes of its latents, see `latents.lender`."""
+        return lender(gen_source, self.state, self.classes)
 
 
 def run_entry(flow: Flow, digest: str, method: Method) -> np.ndarray:
@@ -110,6 +110,17 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a readable .npz of an inflation ({error})") from None
 
 
+def _renamed(method: dict) -> dict:
+    """A method as today's names say it: before there was `disc`, "heun" was an angle solver."""
+    solver = str(method["solver"])
+    if "disc" in method:
+        return method
+    if solver.startswith("paper_"):
+        disc = "vp_ode" if method.get("start") else "ifs"
+        return method | {"solver": solver.removeprefix("paper_"), "disc": disc}
+    return method | {"solver": f"angle_{solver}" if solver in PAPER_SOLVERS else solver}
+
+
 def _checked_run(
     path: str | Path, arrays: dict[str, np.ndarray], flow: Flow, digest: str
 ) -> Method | None:
@@ -117,7 +128,7 @@ def _checked_run(
         return None
     try:
         run = json.loads(str(arrays["run"]))
-        method = Method(**run["method"])
+        method = Method(**_renamed(run["method"]))
         theirs, other = run["schedule"]["name"], run["network_sha256"] != digest
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: its entry `run` is damaged") from None

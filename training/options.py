@@ -12,10 +12,12 @@ import click
 from dnnlib import cli
 from dnnlib.cli import UserError
 from torch_utils import distributed
+from training import published_options as published
 from training.batches import Source
 from training.edm_precond import LEVELS, RECIPES
 from training.launch import find_run, launch, run_before_restart
 from training.schedule import G_TYPES, default_rho, inflation_exponents
+from training.toy_data import own_dimensions
 from training.training_loop import Snapshot
 
 positive = click.FloatRange(min=0, min_open=True)
@@ -39,7 +41,7 @@ def schedule_options(inflation_gap: float, tmax: float, space: str) -> Callable:
         click.option("--gamma0", type=positive, default=5e-4,
                      help="noise variance at t = 0; unless given, other for --precond=edm, vp, ve"),
         click.option("--tmin", type=nonnegative, default=1e-7, help="smallest time"),
-        click.option("--tmax", type=positive, default=tmax,
+        click.option("--tmax", "--end_time", type=positive, default=tmax,
                      help="end of the flow; unless given, other for --precond=edm, vp, ve"),
         click.option("--space", type=click.Choice(["ES", "IS"]), default=space,
                      help="the network's coordinates: eigenbasis or the data's own"),
@@ -49,19 +51,21 @@ def schedule_options(inflation_gap: float, tmax: float, space: str) -> Callable:
                      "network predicts F in each; --gamma0 and --tmax cover the method's levels, "
                      "sigma .002 to 80, .001 to 152, .02 to 100. vp_velocity, sp_velocity: the "
                      "diffusion ODEs of maximum likelihood (i-DODE), log SNR 13.3 to -5"),
-        click.option("--t_sampling", type=click.Choice(["uniform", "arc", *LEVELS]),
+        click.option("--t_sampling", type=click.Choice(["uniform", "arc", "normal", *LEVELS]),
+                     callback=published.t_sampling,
                      help="how training draws times: uniform in t, as the paper does, uniform in "
                      "the arc that the flow is integrated in, or such that the noise level is "
-                     "lognormal (edm), uniform in VP's time (vp) or log-uniform (ve)  "
+                     "lognormal (edm; published name: normal), uniform in VP's time (vp) or "
+                     "log-uniform (ve)  "
                      "[by --precond; ifs: uniform]"),
         click.option("--weighting", type=click.Choice(["edm", "noise", "arc", "likelihood"]),
                      help="weight of the squared error of the field: edm 1, noise cos(phi)^2, arc "
                      "that of the velocity in arc length, likelihood that of maximum likelihood  "
                      "[by --precond; ifs: edm]"),
-        click.option("--importance/--no-importance", default=None,
+        cli.boolean("--importance", default=None,
                      help="draw times in proportion to the likelihood weight, for a less noisy "
                      "gradient; with --weighting=likelihood  [by --precond; ifs: no]"),
-        click.option("--second_order", is_flag=True,
+        cli.boolean("--second_order",
                      help="fine-tune with i-DODE's error-bounded second-order loss; with "
                      "--transfer, from a trained network"),
     )  # fmt: skip
@@ -75,7 +79,9 @@ def training_options(networks: list[str]) -> Callable:
         click.option("--duration", type=positive, help="training length, Mimg (million samples)"),
         click.option("--stop_after", type=positive, help="save and stop after so many Mimg"),
         click.option("--batch", type=count, help="samples a step over all processes"),
-        click.option("--batch-gpu", type=count, help="most samples at once in one process"),
+        click.option("--batch-gpu", type=count,
+                     help="most samples at once in one process, whatever --batch; results are the "
+                     "same  [images 64, ToyConvUNet 1024, ToyMLP no limit]"),
         click.option("--lr", type=positive, help="learning rate"),
         click.option("--lr_rampup", type=nonnegative, help="warm-up, Mimg"),
         click.option("--lr_decay", type=click.Choice(["none", "cosine"]), help="after the warm-up"),
@@ -90,6 +96,7 @@ def training_options(networks: list[str]) -> Callable:
                      help="steps to skip, in all, whose loss or gradient is not finite; the next "
                      "one stops the run, and its batch is saved"),
         click.option("--resume", metavar="DIR|latest", help="go on with a run"),
+        published.training_options,
         click.option("--transfer", metavar="NETWORK", help="start from another network's weights"),
         cli.device_option,
         cli.plot_option,
@@ -139,6 +146,7 @@ def run(
     check(options, source)
     if run_dir is None:
         options |= _levels_covered(options, explicit)
+        published.check_folder(options)
     if dry_run:
         print(json.dumps(options, indent=2))
         return
@@ -146,7 +154,8 @@ def run(
         cli.check_writable(options["outdir"], "--outdir")
 
     def description(schedule: str) -> str:
-        return f"{source.description()['name']}-{schedule}"
+        desc = f"-{options['desc']}" if options.get("desc") else ""
+        return f"{source.description()['name']}-{schedule}{desc}"
 
     try:
         launch(options, run_dir, description, source, on_snapshot and on_snapshot(source))
@@ -206,9 +215,12 @@ def check_dimensions(options: dict[str, Any], source: Source) -> None:
     d = source.dim
     if options["data_dim"] not in (None, d):
         name = options.get("data_name") or options["data"]
+        own, embedded = own_dimensions(options.get("data_name")), options.get("augment_to")
         raise UserError(
-            f"--data_dim={options['data_dim']}: {name} has {d} dimensions; use --data_dim={d}"
-            + (" or --augment_to to embed it" if options.get("data_name") else "")
+            f"--data_dim={options['data_dim']}: {name} has {own or d} dimensions"
+            + (f", embedded into --augment_to={d}" if embedded else "")
+            + f"; use --data_dim={own or d}"
+            + (" or --augment_to to embed it" if own and not embedded else "")
         )
     keep = options["dims_to_keep"] = options["dims_to_keep"] or d
     options["data_dim"] = d

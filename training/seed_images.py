@@ -24,7 +24,7 @@ from training import seeding
 from training.flow import IMAGE_BLOCK, Flow
 from training.image_data import to_pixels
 from training.image_simulation import PILOTS, classes_of, one_hot, shape_of
-from training.latents import Donors, seed_latents
+from training.latents import Lender, seed_latents
 from training.simulation import Method
 
 OPTIONS_FILE = "gen_fid_samples_options.json"
@@ -117,7 +117,7 @@ def make_images(
     seeds: list[int],
     path_of: Callable[[int], Path],
     eps: float | None,
-    donors: Donors | None,
+    donors: Lender,
     number: int | None,
 ) -> int:
     """Generate and write the images of seeds, whole blocks of seeds on each rank.
@@ -128,7 +128,7 @@ def make_images(
         seeds: wanted, increasing.
         path_of: seed -> file.
         eps: see `Flow.latents`.
-        donors: lend compressed latents; None for Gaussian ones.
+        donors: see `latents.lender`; None for the schedule's Gaussian latents.
         number: class to generate; None for one drawn by each seed (or that of its donor).
 
     Returns:
@@ -154,7 +154,7 @@ def make_images(
 
 
 def block_classes(
-    flow: Flow, seeds: range, donors: Donors | None, number: int | None
+    flow: Flow, seeds: range, donors: Lender, number: int | None
 ) -> np.ndarray | None:
     """The class of each seed's image, [n]; None for a network without classes."""
     classes = classes_of(flow)

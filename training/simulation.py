@@ -35,6 +35,7 @@ class Method:
         stop: time of the latents.
         start: time at which data enters.
         times: the time grid of a paper solver, increasing.
+        disc: its kind, "ifs" or "vp_ode"; None of an angle solver.
         settings: further arguments of the solver.
         estimate: rms error estimated on pilots, where `steps` was chosen by it.
     """
@@ -44,6 +45,7 @@ class Method:
     stop: float
     start: float = 0.0
     times: list[float] | None = None
+    disc: str | None = None
     settings: dict[str, float] = field(default_factory=dict)
     estimate: float | None = None
 
@@ -58,16 +60,22 @@ class Method:
 
 
 def paper_method(
-    flow: Flow, solver: str, disc: str, steps: int | None = None, h: float | None = None
+    flow: Flow,
+    solver: str,
+    disc: str,
+    steps: int | None = None,
+    h: float | None = None,
+    first: float = 1e-2,
 ) -> Method:
     """A solver of the paper on one of its grids.
 
     Args:
         flow: the flow.
         solver: a name of `PAPER_SOLVERS`.
-        disc: "ifs", `steps` points `h` apart, or "vp_ode", `steps` points from 0.01 to tmax.
+        disc: "ifs", `steps` points `h` apart, or "vp_ode", `steps` points from `first` to tmax.
         steps: points of the grid; None on "ifs" for those that reach tmax.
         h: time step of "ifs"; None for 0.01.
+        first: time at which "vp_ode" takes the data to be.
 
     Raises:
         ValueError: if the grid is not one of the flow's.
@@ -84,10 +92,10 @@ def paper_method(
     if steps is None or steps < 2:
         raise ValueError(f"--steps={steps}: the paper's solvers need at least 2 time points")
     if disc == "vp_ode":
-        times = vp_ode_times(steps, tmax)
+        times = vp_ode_times(steps, tmax, first=first)
         if times[0] >= tmax:
             raise ValueError(f"--disc=vp_ode starts at t={times[0]:g}, not before tmax={tmax:g}")
-        return Method(solver, steps, tmax, times[0], times)
+        return Method(solver, steps, tmax, times[0], times, disc)
     assert h is not None
     stop = steps * h
     if stop > tmax * (1 + 1e-6):
@@ -95,7 +103,7 @@ def paper_method(
             f"--steps={steps} times --h={h:g} ends at t={stop:g}, beyond the flow's "
             f"tmax={tmax:g}; use --steps={int(tmax / h + 1e-9)}"
         )
-    return Method(solver, steps, stop, times=ifs_times(steps, h))
+    return Method(solver, steps, stop, times=ifs_times(steps, h), disc=disc)
 
 
 def choose_method(
@@ -123,7 +131,7 @@ def choose_method(
     """
     tmax = flow.schedule.tmax
     if solver is None and (steps is not None or h is not None):
-        solver = "paper_euler"
+        solver = "euler"
     if solver in PAPER_SOLVERS:
         return paper_method(flow, solver, "ifs", steps, h)
     if solver == "adaptive":
@@ -132,7 +140,7 @@ def choose_method(
     if steps is not None:
         return Method(solver or "rk4", steps, tmax)
     solver = solver or "rk4"
-    fixed = "heun" if solver == "reversible" else solver
+    fixed = "angle_heun" if solver == "reversible" else solver
     steps, error = flow.steps_for(pilot, tmax, tolerance, fixed, limit)
     return Method(solver, steps, tmax, estimate=error)
 

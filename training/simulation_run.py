@@ -15,8 +15,9 @@ from dnnlib.cli import UserError
 from dnnlib.util import atomic_path
 from torch_utils import distributed
 from training.flow import Flow
-from training.latents import Donors, everywhere, random_classes
+from training.latents import Lender, everywhere, lender, random_classes
 from training.simulation import Method, Result, simulate
+from training.toy_data import own_dimensions, trained_on
 
 KINDS = ("melt", "roundtrip", "gen")
 
@@ -37,8 +38,8 @@ class Simulations:
         classes: of the network; 0 for none.
         data_classes: classes of the data, [total]; None without.
         eps: see `Flow.latents`.
-        donors: lend compressed latents in generation; None for Gaussian ones.
-        donate: take this run's inflated data as donors.
+        donors: of an earlier inflation, see `latents.lender`; None for none.
+        gen_source: what generation takes of this run's own inflation, if it makes one.
         gen_class: class to generate; None for random ones, or those of the donors.
         save_freq: see `simulation.kept_steps`.
         dtype: of the arrays that are kept.
@@ -54,8 +55,8 @@ class Simulations:
     classes: int = 0
     data_classes: np.ndarray | None = None
     eps: float | None = None
-    donors: Donors | None = None
-    donate: bool = False
+    donors: Lender = None
+    gen_source: str = "diag"
     gen_class: int | None = None
     save_freq: int | None = None
     dtype: torch.dtype = torch.float64
@@ -85,10 +86,10 @@ class Simulations:
 
     def _generate(self, melt: Result | None) -> Result:
         donors = self.donors
-        if self.donate and melt is not None:
+        if self.gen_source != "diag" and melt is not None:
             states = everywhere(melt.final, self.total, self.flow.block)
-            rows = states[:, 0] if states.dim() == 3 else states
-            donors = Donors(rows, self.data_classes)
+            with cli.user_errors():
+                donors = lender(self.gen_source, states, self.data_classes)
         picks, classes = None, None
         if donors is not None:
             with cli.user_errors():
@@ -149,28 +150,31 @@ def check_gen_source(flow: Flow, gen_source: str, eps: float | None) -> None:
     Raises:
         UserError: if both say what compressed latents are.
     """
-    if gen_source != "empirical":
+    if gen_source == "diag":
         return
     if eps is not None:
         raise UserError(
-            f"--eps={eps:g} and --gen_source=empirical both say what compressed latents are: give "
-            "one of them"
+            f"--eps={eps:g} and --gen_source={gen_source} both say what compressed latents are: "
+            "give one of them"
         )
-    if flow.schedule.name == "PRP":
-        distributed.print0(
-            "Note: nothing is compressed in PRP, so --gen_source=empirical means diag"
-        )
+    if gen_source == "donors" and flow.schedule.name == "PRP":
+        distributed.print0("Note: nothing is compressed in PRP, so --gen_source=donors means diag")
 
 
 def check_network_dimensions(flow: Flow, options: dict[str, Any]) -> None:
-    """Check --data_dim and --dims_to_keep against the network.
+    """Check what options say of the network: dimensions, latent variance, size of its images.
 
     Raises:
         UserError: naming the option and both values.
     """
-    s = flow.schedule
-    for option, value in {"data_dim": s.data_dim, "dims_to_keep": s.dims_to_keep}.items():
-        if options[option] not in (None, value):
+    s, shape = flow.schedule, getattr(flow.model, "shape", None) or (None, None)
+    known: dict[str, Any] = {"data_dim": s.data_dim, "dims_to_keep": s.dims_to_keep}
+    known |= {"end_vars": s.A0**2, "img_ch": shape[0], "img_size": shape[-1]}
+    data = flow.info.get("data", {})
+    if "augment_to" in data and options["data_dim"] == own_dimensions(trained_on(flow.info)):
+        known.pop("data_dim")  # published commands give those of the set that is embedded
+    for option, value in known.items():
+        if options.get(option) not in (None, value):
             raise UserError(
                 f"--{option}={options[option]} contradicts the network, which has {option}={value} "
                 f"(schedule {s.name}); leave the option out or name another network"

@@ -196,13 +196,18 @@ def _report(callback: Callback | None, k: int, a: float, y: Tensor) -> None:
 
 
 SOLVERS: dict[str, Callable[..., Tensor]] = {
-    "euler": euler,
-    "heun": heun,
+    "angle_euler": euler,
+    "angle_heun": heun,
     "ab2": ab2,
     "ab3": ab3,
     "rk4": rk4,
     "adaptive": adaptive,
     "reversible": reversible,
 }
-ORDERS = {"euler": 1, "heun": 2, "ab2": 2, "ab3": 3, "rk4": 4, "reversible": 2}
-PAPER_SOLVERS: dict[str, Callable[..., Tensor]] = {"paper_euler": euler, "paper_heun": heun}
+ORDERS = {"angle_euler": 1, "angle_heun": 2, "ab2": 2, "ab3": 3, "rk4": 4, "reversible": 2}
+SOLVER_HELP = (
+    "heun and euler are the paper's, on its time grids; the others integrate in the angle, where "
+    "these two are angle_heun and angle_euler"
+)
+# The published names are the published integrators: in the paper's coordinates, on its grids.
+PAPER_SOLVERS: dict[str, Callable[..., Tensor]] = {"euler": euler, "heun": heun}

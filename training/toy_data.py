@@ -1,8 +1,9 @@
 r"""Toy data: the named sets of the paper, their embeddings, and the exact mixtures behind two.
 
-Every set is centred and scaled by constants, so that each has unit variance: circles and sine2 and
-moons on average over their dimensions or in each, s_curve and swirl in each; the `alt_` sets have a
-Gaussian thickness of sd 0.5 instead. Sample i of a seed is the same whatever the batch.
+The sets of published names are the published ones: curves with Gaussian noise, each column scaled
+to mean 0 and sd 1; the `alt_` sets are not scaled, and have a Gaussian thickness of sd 0.5 instead
+of a width. `_sharp` sets have less noise, and structure that is finer. Means and sds are those of
+the distribution, in closed form, not of a sample. Sample i of a seed is the same in any batch.
 """
 
 from __future__ import annotations
@@ -20,64 +21,96 @@ from training import seeding
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]
 BASIS_SAMPLES = 2**18
+# Of what the names mean. Networks of definition 1 were trained on the sharp sets, by these names.
+DEFINITION = 2
 CIRCLE_RADII = (1.0, 0.5)
-CIRCLE_NOISE = 0.05
-CIRCLE_SD = float(np.sqrt(np.mean(np.square(CIRCLE_RADII)) / 2 + CIRCLE_NOISE**2))
+CIRCLE_NOISE = {"circles": 0.08, "circles_sharp": 0.05}  # sd, before scaling
 GMM1D = {"weights": (0.3, 0.45, 0.25), "means": (-1.5, 0.1, 1.6), "sds": (0.3, 0.2, 0.4)}
 
 
-def _circles(n: int, rng: np.random.Generator) -> np.ndarray:
-    angle = rng.uniform(0, 2 * np.pi, n)
-    radius = rng.choice(CIRCLE_RADII, n)
-    ring = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    return (ring + CIRCLE_NOISE * rng.standard_normal((n, 2))) / CIRCLE_SD
+@dataclass(frozen=True)
+class Curve:
+    """A distribution on curves or surfaces.
+
+    Attributes:
+        draw: its points, [n, d].
+        mean: of each column, [d].
+        variance: of each column, [d].
+    """
+
+    draw: Draw
+    mean: tuple[float, ...]
+    variance: tuple[float, ...]
+
+    def noisy(self, noise: float | np.ndarray, scaled: bool = True) -> Draw:
+        """The set with Gaussian noise of an sd, or one for each column [d]; standardised or not."""
+        noise = np.broadcast_to(noise, len(self.mean))
+        mean, sd = np.array(self.mean), np.sqrt(np.array(self.variance) + noise**2)
+
+        def drawn(n: int, rng: np.random.Generator) -> np.ndarray:
+            points = self.draw(n, rng) + noise * rng.standard_normal((n, len(noise)))
+            return (points - mean) / sd if scaled else points
+
+        return drawn
+
+    def sharp(self, noise: float) -> Draw:
+        """The standardised set whose noise has an sd of `noise` in each column after scaling."""
+        return self.noisy(noise * np.sqrt(np.array(self.variance) / (1 - noise**2)))
 
 
-def _sine2(n: int, rng: np.random.Generator) -> np.ndarray:
-    x = rng.uniform(-np.pi, np.pi, n)
-    curve = np.stack([x / (np.pi / np.sqrt(3)), np.sin(2 * x) * np.sqrt(2)], 1)
-    return np.sqrt(1 - 0.08**2) * curve + 0.08 * rng.standard_normal((n, 2))
+def _even(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Uniform numbers in (0, 1), [n], of which each nth part holds one, in random order.
+
+    scikit-learn spaces the points of its circles and moons evenly; so does a block of a stream.
+    """
+    return (rng.permutation(n) + rng.random(n)) / n
 
 
-def _moons(n: int, rng: np.random.Generator) -> np.ndarray:
-    angle = rng.uniform(0, np.pi, n)
-    upper = rng.integers(0, 2, n)[:, None] == 1
-    arc = np.stack([np.cos(angle), np.sin(angle)], 1)
-    points = np.where(upper, arc, np.array([1.0, 0.5]) - arc)
-    points = points + 0.05 * rng.standard_normal((n, 2)) - np.array([0.5, 0.25])
-    sd = np.sqrt([0.75 + 0.05**2, 0.5 + 1 / 16 - 1 / np.pi + 0.05**2])
-    return points / sd
+def _two_curves(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """On which of two curves n samples lie, bool [n, 1], and where on it, [n, 1] in (0, 1).
+
+    Each pair of neighbours has one of each, in random order: any even stretch of a stream has two
+    equal halves, as the published sets do, and no position tells the curve.
+    """
+    first = rng.integers(0, 2, n // 2) == 1
+    where = [_even(n // 2, rng), _even(n // 2, rng)]
+    pairs = np.stack([first, ~first], 1)
+    return pairs.reshape(n, 1), np.where(pairs, *(w[:, None] for w in where)).reshape(n, 1)
 
 
-def _s_curve(n: int, rng: np.random.Generator) -> np.ndarray:
-    t = 3 * np.pi * (rng.uniform(size=n) - 0.5)
-    width = rng.uniform(-1, 1, n) * np.sqrt(3)
-    x = np.sin(t) / np.sqrt(0.5)
-    z = np.sign(t) * (np.cos(t) - 1) / np.sqrt(1.5 + 4 / (3 * np.pi))
-    curve = np.stack([x, width, z], 1)
-    return np.sqrt(1 - 0.05**2) * curve + 0.05 * rng.standard_normal((n, 3))
+def _arc(angle: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.cos(angle), np.sin(angle)], 1)
 
 
-def _swirl(n: int, rng: np.random.Generator) -> np.ndarray:
-    t = 1.5 * np.pi * (1 + 2 * rng.uniform(size=n))
-    width = rng.uniform(-1, 1, n) * np.sqrt(3)
-    flat = np.stack([t * np.cos(t), t * np.sin(t)], 1) - _SWIRL_MEAN
-    curve = np.stack([flat[:, 0] / _SWIRL_SD[0], width, flat[:, 1] / _SWIRL_SD[1]], 1)
-    return np.sqrt(1 - 0.05**2) * curve + 0.05 * rng.standard_normal((n, 3))
+def _rings(n: int, rng: np.random.Generator) -> np.ndarray:
+    outer, q = _two_curves(n, rng)
+    return np.where(outer, *CIRCLE_RADII) * _arc(2 * np.pi * q)
 
 
-def _swirl_moments() -> tuple[np.ndarray, np.ndarray]:
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    t = 1.5 * np.pi * (2 + nodes)
-    flat = np.stack([t * np.cos(t), t * np.sin(t)], 1)
-    mean = weights @ flat / 2
-    return mean, np.sqrt(weights @ (flat - mean) ** 2 / 2)
+def _crescents(n: int, rng: np.random.Generator) -> np.ndarray:
+    upper, q = _two_curves(n, rng)
+    return np.where(upper, _arc(np.pi * q), np.array([1.0, 0.5]) - _arc(np.pi * q))
 
 
-_SWIRL_MEAN, _SWIRL_SD = _swirl_moments()
+def _wave(length: float, frequency: float, amplitude: float) -> Curve:
+    def drawn(n: int, rng: np.random.Generator) -> np.ndarray:
+        x = length * (2 * _even(n, rng) - 1)
+        return np.stack([x, amplitude * np.sin(frequency * x)], 1)
+
+    return Curve(drawn, (0.0, 0.0), (length**2 / 3, amplitude**2 / 2))  # of whole periods
 
 
-def _alternative(draw: Draw) -> Draw:
+def _letter_s(n: int, rng: np.random.Generator) -> np.ndarray:
+    t = 3 * np.pi * (_even(n, rng) - 0.5)
+    return np.stack([np.sin(t), 2 * _even(n, rng), np.sign(t) * (np.cos(t) - 1)], 1)
+
+
+def _roll(n: int, rng: np.random.Generator) -> np.ndarray:
+    t = 1.5 * np.pi * (1 + 2 * _even(n, rng))
+    return np.stack([t * np.cos(t), 21 * _even(n, rng), t * np.sin(t)], 1)
+
+
+def _thick(draw: Draw) -> Draw:
     def drawn(n: int, rng: np.random.Generator) -> np.ndarray:
         points = draw(n, rng)
         points[:, 1] = 0.5 * rng.standard_normal(n)
@@ -92,16 +125,50 @@ def _gmm1d(n: int, rng: np.random.Generator) -> np.ndarray:
     return (np.array(GMM1D["means"])[k] + np.array(GMM1D["sds"])[k] * noise)[:, None]
 
 
+RINGS = Curve(_rings, (0.0, 0.0), (sum(r * r for r in CIRCLE_RADII) / 4,) * 2)
+CRESCENTS = Curve(_crescents, (0.5, 0.25), (0.75, 0.5625 - 1 / np.pi))
+LETTER_S = Curve(_letter_s, (0.0, 1.0, 0.0), (0.5, 1 / 3, 1.5 + 4 / (3 * np.pi)))
+_T2 = 9.75 * np.pi**2  # E t^2 of the roll
+ROLL = Curve(
+    _roll, (2.0, 10.5, 2 / (3 * np.pi)),
+    (_T2 / 2 - 0.25 - 4, 36.75, _T2 / 2 + 0.25 - 4 / (9 * np.pi**2)),
+)  # fmt: skip
 TOY_SETS: dict[str, tuple[int, Draw]] = {
-    "circles": (2, _circles),
-    "sine2": (2, _sine2),
-    "moons": (2, _moons),
-    "s_curve": (3, _s_curve),
-    "swirl": (3, _swirl),
-    "alt_s_curve": (3, _alternative(_s_curve)),
-    "alt_swirl": (3, _alternative(_swirl)),
+    "circles": (2, RINGS.noisy(CIRCLE_NOISE["circles"])),
+    "sine2": (2, _wave(1.0, 4 * np.pi, 0.25).noisy(np.array([0.0, 0.15]))),
+    "moons": (2, CRESCENTS.noisy(0.08)),
+    "s_curve": (3, LETTER_S.noisy(0.2)),
+    "swirl": (3, ROLL.noisy(1.25)),
+    "alt_s_curve": (3, _thick(LETTER_S.noisy(0.2, scaled=False))),
+    "alt_swirl": (3, _thick(ROLL.noisy(1.25, scaled=False))),
     "gmm1d": (1, _gmm1d),
+    "circles_sharp": (2, RINGS.noisy(CIRCLE_NOISE["circles_sharp"])),
+    "sine2_sharp": (2, _wave(np.pi, 2.0, 1.0).sharp(0.08)),
+    "moons_sharp": (2, CRESCENTS.noisy(0.05)),
+    "s_curve_sharp": (3, LETTER_S.sharp(0.05)),
+    "swirl_sharp": (3, ROLL.sharp(0.05)),
+    "alt_s_curve_sharp": (3, _thick(LETTER_S.sharp(0.05))),
+    "alt_swirl_sharp": (3, _thick(ROLL.sharp(0.05))),
 }
+
+
+def own_dimensions(name: str | None) -> int | None:
+    """Dimensions of a set before it is embedded; None for an unknown one."""
+    return TOY_SETS[name][0] if name in TOY_SETS else None
+
+
+def trained_on(info: dict[str, Any]) -> str | None:
+    """The set that a network was trained on, by today's names; None if its `info` does not say."""
+    data = info.get("data", {})
+    name, ours = data.get("name"), "origin" not in info and data.get("kind") == "toy"
+    if ours and data.get("definition", 1) < DEFINITION and f"{name}_sharp" in TOY_SETS:
+        return f"{name}_sharp"
+    return name
+
+
+def circle_scale(name: str) -> float:
+    """What radii and noise of a set of circles are divided by: the sd of its columns."""
+    return float(np.sqrt(RINGS.variance[0] + CIRCLE_NOISE[name] ** 2))
 
 
 def orthonormal_projection(n: int, d: int, seed: int = 42) -> np.ndarray:
@@ -177,6 +244,7 @@ class ToySource:
     def description(self) -> dict:
         """What the network file says about its data."""
         described: dict = {"kind": "toy", "name": self.name, "dim": self.dim}
+        described["definition"] = DEFINITION
         if self.augment_to is not None:
             described |= {
                 "augment_to": self.augment_to,
@@ -195,11 +263,12 @@ def exact_mixture(name: str, points: int = 192) -> dict[str, Any]:
     Raises:
         KeyError: for a set that is no mixture of Gaussians.
     """
-    if name == "circles":
+    if name in CIRCLE_NOISE:
         angle = torch.arange(points, dtype=torch.float64) * (2 * np.pi / points)
         ring = torch.stack([angle.cos(), angle.sin()], 1)
-        means = torch.cat([r * ring for r in CIRCLE_RADII]) / CIRCLE_SD
-        variance = torch.tensor((CIRCLE_NOISE / CIRCLE_SD) ** 2, dtype=torch.float64)
+        scale = circle_scale(name)
+        means = torch.cat([r * ring for r in CIRCLE_RADII]) / scale
+        variance = torch.tensor((CIRCLE_NOISE[name] / scale) ** 2, dtype=torch.float64)
         return {"means": means, "covariance": variance}
     if name == "gmm1d":
         variances = torch.tensor(GMM1D["sds"], dtype=torch.float64) ** 2

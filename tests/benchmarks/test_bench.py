@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from benchmarks import __main__ as bench
 from benchmarks import common, frechet, integrators
 from benchmarks.common import Line
-from tests.helpers import ROOT
+from tests.helpers import ROOT, three_blobs
 from training.image_metrics import frechet_distance
 
 GOOD = Line("a time, s", "1.0", "other 3.0", 3.0, 2.0)
@@ -107,10 +107,24 @@ def test_the_fewest_evaluations_as_accurate_as_the_paper_both_ways():
         return {"evaluations": evaluations, "latent": latent, "round trip": back}
 
     figures = {integrators.PAPER: f(700, 1e-3, 1e-3), ("ab2", 16): f(17, 1e-4, 2e-3),
-               ("heun", 16): f(32, 2e-3, 1e-4), ("rk4", 16): f(64, 1e-3, 1e-4)}  # fmt: skip
+               ("angle_heun", 16): f(32, 2e-3, 1e-4), ("rk4", 16): f(64, 1e-3, 1e-4)}  # fmt: skip
     line = integrators.line("PRP", figures)
     assert line.ours == "64 (rk4-16)"
     assert line.ratio == 700 / 64
+
+
+def test_the_search_on_pilots_is_counted():
+    flow, x = three_blobs(2, 2)
+    u = flow.to_whitened(x, 0.0, "unscaled")
+    exact = flow.integrate(u, 0.0, flow.schedule.tmax, "rk4", 128)
+    paper = {"evaluations": 700, "latent": 1e-2, "round trip": 1e-2}
+    found = integrators.with_search(flow, u, exact, paper)
+    n = found["steps"]
+    assert max(found["latent"], found["round trip"]) < 2e-2
+    # 4 evaluations a step: ways there with 4, 8, ..., 2n steps, one way back with n.
+    search = 4 * (4 * n - 4 + n) * 75 / (3 * 300)
+    assert found["in all"] == pytest.approx(4 * n + search)
+    assert integrators.line_with_search("PRP", found, paper).ratio == 700 / found["in all"]
 
 
 def test_the_truth_of_the_frechet_distance(monkeypatch):

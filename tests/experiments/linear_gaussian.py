@@ -47,7 +47,7 @@ def linear_problem(n: int, seed: int = 0) -> tuple[Problem, Truth]:
     """A few data; f is linear however roughly it is integrated."""
     flow = gaussian_flow([1.0, 0.5], [0.6, 0.9], 2)
     mixture = paper_mixture(flow.schedule.latent_variance())
-    how = {"solver": "heun", "steps": 2}
+    how = {"solver": "angle_heun", "steps": 2}
     problem = Problem(flow, mixture, 0.04, torch.ones(3).double(), how=how)
     return simulate_data(problem, n, seed)
 

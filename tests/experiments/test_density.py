@@ -23,7 +23,7 @@ from training.basis import Basis, eigenbasis
 from training.dequantization import IMAGE_HALF_WIDTH, dequantization
 from training.flow import Flow
 from training.schedule import Schedule
-from training.toy_data import CIRCLE_NOISE, CIRCLE_RADII, CIRCLE_SD, GMM1D, ToySource
+from training.toy_data import CIRCLE_NOISE, CIRCLE_RADII, GMM1D, ToySource, circle_scale
 
 
 def toy_flow(name, keep=None, **schedule):
@@ -46,9 +46,10 @@ def test_true_density_of_the_circles():
     model = toy_flow("circles").model
     x = np.random.default_rng(0).uniform(-2, 2, (200, 2))
     rho = np.sqrt((x**2).sum(1))
-    s2 = (CIRCLE_NOISE / CIRCLE_SD) ** 2 + 5e-4
+    scale = circle_scale("circles")
+    s2 = (CIRCLE_NOISE["circles"] / scale) ** 2 + 5e-4
     exact = 0.0
-    for radius in np.array(CIRCLE_RADII) / CIRCLE_SD:
+    for radius in np.array(CIRCLE_RADII) / scale:
         ring = i0e(rho * radius / s2) * np.exp(-((rho - radius) ** 2) / (2 * s2))
         exact = exact + ring / (2 * np.pi * s2) / 2
     np.testing.assert_allclose(np.exp(true_log_density(model, x)), exact, rtol=1e-9, atol=1e-300)

@@ -88,7 +88,7 @@ def test_burn_in_is_needed(calls):
 def test_the_library_gets_the_published_settings(calls, keep, step):
     flow = gaussian_flow([1.0, 0.5], [0.6, 0.9], keep)
     mixture = paper_mixture(flow.schedule.latent_variance())
-    how = {"solver": "euler", "steps": 1}
+    how = {"solver": "angle_euler", "steps": 1}
     problem = Problem(flow, mixture, 0.01, torch.zeros(3).double(), how=how)
     problem, truth = simulate_data(problem, 2, 0)
     sample(problem, truth, Settings(draws=2, burn=3, chains=1))

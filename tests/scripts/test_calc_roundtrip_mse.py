@@ -14,7 +14,7 @@ from training.image_data import ImageSource, to_pixels
 from training.image_simulation import pixel_errors
 
 FAST = ("--device=cpu", "--solver=ab2", "--steps=3", "--seed=42")
-NAME = "PRRto8D_Roundtrip_MSE_42seed_0.1kimgs"
+NAME = "PRRto8D_Roundtrip_MSE_42seed_200.5kimgs"
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +22,9 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     data = digits(folder)
     trained(folder / "run", data, "--dims_to_keep=8")
-    untrained(folder / "plain.pkl", data, 8)
-    untrained(folder / "classes.pkl", data, 8, classes=10)
+    untrained(folder / "plain.pkl", data, 8, kimg=200.5)
+    untrained(folder / "classes.pkl", data, 8, classes=10, kimg=200.5)
+    untrained(folder / "silent.pkl", data, 8)
     return folder
 
 
@@ -106,7 +107,7 @@ def test_a_trained_network_loses_no_pixel(place, tmp_path):
     start = [a for a in arguments(place, tmp_path, "run") if not a.startswith(("--solver", "--st"))]
     output = good(calc_roundtrip_mse.main, *start, "--no-plot")
     assert "--total_samples=10000, but there are 150 images" in output
-    name = NAME.replace("0.1k", "0.15k")
+    name = NAME.replace("200.5k", "5k")  # it was trained on 5,000 images
     result, arrays = load(tmp_path, name)
     assert result["mse"] == 0
     assert result["evaluations_one_way"] == 33
@@ -114,6 +115,14 @@ def test_a_trained_network_loses_no_pixel(place, tmp_path):
     reversible = [*start, "--no-plot", "--solver=reversible", "--steps=4"]
     good(calc_roundtrip_mse.main, *reversible)
     assert load(tmp_path, name)[0]["mse_unrounded"] < 1e-20
+
+
+def test_a_network_that_does_not_say_how_long_it_was_trained(place, tmp_path):
+    args = [*arguments(place, tmp_path, "silent.pkl"), "--total_samples=10", "--no-plot"]
+    output = good(calc_roundtrip_mse.main, *args, "--save_freq=10")
+    assert "does not say how long it was trained: the result's name has unknownkimgs" in output
+    assert "--save_freq=10 has no effect: only the ends of a round trip are kept" in output
+    load(tmp_path, NAME.replace("200.5k", "unknownk"))
 
 
 BAD = {

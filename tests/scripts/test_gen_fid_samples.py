@@ -118,12 +118,13 @@ def test_classes(place, tmp_path):
     assert images(tmp_path / "a").keys() == two.keys()
 
 
-def test_empirical_latents_by_seed(place, tmp_path):
+@pytest.mark.parametrize("gen_source", ["empirical", "donors"])
+def test_latents_of_an_inflation_by_seed(place, tmp_path, gen_source):
     flow = [f"--network={place / 'plain.pkl'}", *FAST, "--no-plot"]
     args = [f"--save_dir={tmp_path}", f"--data_root={place / 'digits.zip'}", "--sim_type=melt"]
     good(pfODE_int.main, *flow, *args, "--bs=30")
     prev = f"--prev_melt={tmp_path / 'digits_PRRto8D_net_melt_results.npz'}"
-    args = ["--gen_source=empirical", prev, "--no-plot"]
+    args = [f"--gen_source={gen_source}", prev, "--no-plot"]
     call(place, tmp_path / "a", "--seeds=0-9", *args)
     call(place, tmp_path / "b", "--seeds=9", *args)
     call(place, tmp_path / "c", "--seeds=9", "--no-plot")
@@ -149,6 +150,7 @@ BAD = {
     "class": (["--class=1"], "not conditional"),
     "dims": (["--dims_to_keep=3072"], "has dims_to_keep=8"),
     "empirical": (["--gen_source=empirical"], "need an inflation"),
+    "donors": (["--gen_source=donors"], "need an inflation"),
     "diag": (["--prev_melt=x.npz"], "need an inflation"),
     "bs": (["--bs=0"], "--bs"),
 }

@@ -1,6 +1,7 @@
 """pfODE_int.py: simulations of images, from the published integration to one clear line."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_published_integration_through_the_flow_and_the_simulations(name):
     """The published grid starts at t = 0.01, and takes the data to be there."""
     precond, args, a = published(name)
     flow = Flow(precond)
-    method = paper_method(flow, "paper_heun", "vp_ode", args["n_iters"])
+    method = paper_method(flow, "heun", "vp_ode", args["n_iters"])
     assert method.times == vp_ode_times(args["n_iters"], args["end_time"])
     close = {"rtol": 1e-4, "atol": 2e-5}
     x = a["batch"].flatten(1)
@@ -103,11 +104,12 @@ def test_n_iters_alone_is_the_papers_heun(place, tmp_path):
     assert melt["xs"].dtype == np.float64
     result = params(tmp_path)
     assert result["method"] == {
-        "solver": "paper_heun", "steps": 6, "stop": 15.01, "start": pytest.approx(0.01),
+        "solver": "heun", "steps": 6, "stop": 15.01, "start": pytest.approx(0.01),
+        "disc": "vp_ode",
     }  # fmt: skip
     assert result["results"]["evaluations_one_way"] == 10
     flow = load_flow(place / "plain.pkl", "cpu")
-    method = paper_method(flow, "paper_heun", "vp_ode", 6)
+    method = paper_method(flow, "heun", "vp_ode", 6)
     z = flow.inflate(ImageSource(place / "digits.zip").samples(0, 0, 70, "drawn"), **method.how())
     np.testing.assert_allclose(melt["xs_es"][-1], z, rtol=1e-9)
     call(place, tmp_path, "--n_iters=6", "--disc=ifs", "--sim_type=melt")
@@ -132,9 +134,38 @@ def test_a_round_trip_from_a_file_is_that_of_the_same_run(place, tmp_path, solve
         assert first < 1e-8
 
 
-def test_empirical_latents(place, tmp_path):
+@pytest.mark.parametrize(
+    ("solver", "before"),
+    [(["--n_iters=4"], "paper_heun"), (["--solver=angle_heun", "--steps=2"], "heun")],
+)
+def test_inflations_of_before_go_back_by_what_made_them(place, tmp_path, solver, before):
+    """Solvers had other names once, `heun` being ours in the angle."""
+    call(place, tmp_path, *solver)
+    path, expected = tmp_path / f"{STEM}melt_results.npz", load(tmp_path, "roundtrip")
+    arrays = load(tmp_path, "melt")
+    run = json.loads(str(arrays["run"]))
+    del run["method"]["disc"]
+    run["method"]["solver"] = before
+    np.savez(path, **(arrays | {"run": np.array(json.dumps(run))}))
+    call(place, tmp_path / "back", "--sim_type=roundtrip", f"--prev_melt={path}", data=False)
+    for key, value in load(tmp_path / "back", "roundtrip").items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_grids_by_their_options(place, tmp_path):
+    """--disc or --vpode_disc_eps alone mean the paper's Heun, on that grid."""
+    args = ["--sim_type=melt", "--dry-run"]
+    assert "'solver': 'heun', 'steps': 118" in call(place, tmp_path, *args, "--disc=vp_ode")
+    found = call(place, tmp_path, *args, "--vpode_disc_eps=0.02", "--solver=euler")
+    assert re.search(r"'euler', 'steps': 118, 'stop': 15.01, 'start': 0.0(2|19999)", found)
+    assert "'disc': 'ifs'" in call(place, tmp_path, *args, "--disc=ifs", "--n_iters=9")
+    known = ["--end_time=15.01", "--img_size=8", "--img_ch=1", "--end_vars=1"]
+    assert "'solver': 'ab2'" in call(place, tmp_path, *args, *known, *FAST)
+
+
+def test_latents_of_donors(place, tmp_path):
     """Compressed dimensions are those of inflated data, row by row; kept ones are Gaussian."""
-    call(place, tmp_path, *FAST, "--gen_source=empirical", "--save_dtype=float64")
+    call(place, tmp_path, *FAST, "--gen_source=donors", "--save_dtype=float64")
     call(place, tmp_path / "diag", *FAST, "--sim_type=gen", "--save_dtype=float64", data=False)
     melt, gen = load(tmp_path, "melt")["xs_es"][-1], load(tmp_path, "gen")["xs_es"][0]
     diag = load(tmp_path / "diag", "gen")["xs_es"][0]
@@ -144,14 +175,35 @@ def test_empirical_latents(place, tmp_path):
     assert len(set(distance.argmin(1))) > 20
     assert np.abs(diag[:, None, 8:] - melt[None, :, 8:]).max(-1).min() > 1e-9
     prev = f"--prev_melt={tmp_path / STEM}melt_results.npz"
-    args = ["--sim_type=gen", "--gen_source=empirical", prev, "--save_dtype=float64"]
+    args = ["--sim_type=gen", "--gen_source=donors", prev, "--save_dtype=float64"]
     call(place, tmp_path / "file", *FAST, *args, data=False)
     again = load(tmp_path / "file", "gen")["xs_es"][0]
     np.testing.assert_array_equal(again, gen)
 
 
+def test_empirical_latents_are_gaussian_with_the_variances_of_an_inflation(place, tmp_path):
+    """Published `--gen_source=empirical`: of the run's own inflation, or of --prev_melt."""
+    args = [*FAST, "--save_dtype=float64", "--bs=150"]
+    output = call(place, tmp_path, *args, "--gen_source=empirical")
+    assert "takes variances" not in output
+    call(place, tmp_path / "diag", *args, "--sim_type=gen", data=False)
+    melt, made = load(tmp_path, "melt")["xs_es"][-1], load(tmp_path, "gen")["xs_es"][0]
+    schedule = load_flow(place / "plain.pkl", "cpu").schedule
+    normal = load(tmp_path / "diag", "gen")["xs_es"][0] / schedule.latent_variance().sqrt().numpy()
+    np.testing.assert_allclose(made, normal * melt.std(0, ddof=1), rtol=1e-6)
+    prev = f"--prev_melt={tmp_path / STEM}melt_results.npz"
+    args += ["--sim_type=gen", "--gen_source=empirical", prev]
+    call(place, tmp_path / "file", *args, data=False)
+    np.testing.assert_array_equal(load(tmp_path / "file", "gen")["xs_es"][0], made)
+    few = call(place, tmp_path / "few", *FAST, "--gen_source=empirical", "--bs=8")
+    assert "takes variances of 8 samples, which know them to 50 %" in few
+    start = [f"--save_dir={tmp_path / 'o'}", f"--network={place / 'plain.pkl'}", *FAST]
+    start += [f"--data_root={place / 'digits.zip'}", "--bs=1", "--gen_source=empirical"]
+    assert "of an inflation of 1 sample" in error_line(pfODE_int.main, *start, "--device=cpu")
+
+
 def test_classes(place, tmp_path):
-    call(place, tmp_path, *FAST, "--gen_source=empirical", network="classes.pkl")
+    call(place, tmp_path, *FAST, "--gen_source=donors", network="classes.pkl")
     source = ImageSource(place / "digits.zip", use_labels=True)
     truth = source.labels(0, 0, 70, "drawn").argmax(1)
     melt, gen = load(tmp_path, "melt"), load(tmp_path, "gen")
@@ -191,6 +243,17 @@ def bad_cases(place, folder):
         "both latents": (["--eps=1", "--gen_source=empirical"], "both say"),
         "no melt": (["--sim_type=roundtrip"], "--prev_melt is missing"),
         "no latents": (["--sim_type=gen", "--gen_source=empirical"], "name an inflation"),
+        "no donors": (["--sim_type=gen", "--gen_source=donors"], "name an inflation"),
+        "a grid of no use": (["--disc=vp_ode", *FAST], "--solver=ab2 has none"),
+        "another side": (["--img_size=32"], "--img_size=32 contradicts the network, which has"),
+        "other channels": (
+            ["--img_ch=3"],
+            "--img_ch=3 contradicts the network, which",
+        ),
+        "another end": (["--end_time=7.01"], "contradicts the network, which has tmax=15.01"),
+        "other variance": (["--end_vars=2"], "--end_vars=2.0 contradicts the network"),
+        "first time": (["--disc=ifs", "--vpode_disc_eps=0.1"], "--disc=ifs begins at 0"),
+        "tolerance": (["--n_iters=6", "--tol=0.1"], "which --steps=6 settles"),
         "melt twice": (["--prev_melt=x.npz"], "x.npz: no such file"),
         "own inflation": (melt()[1:], "makes its own inflation"),
         "text": (["--sim_type=roundtrip", f"--prev_melt={text}"], "not a readable .npz"),
@@ -236,7 +299,7 @@ def test_data_of_another_size(place, tmp_path):
 def test_other_data_and_too_few_images_are_said(place, tmp_path):
     data = digits(tmp_path, 20)
     args = [f"--save_dir={tmp_path / 'o'}", f"--network={place / 'prp.pkl'}", *COMMON, *FAST]
-    output = good(pfODE_int.main, *args, f"--data_root={data}", "--gen_source=empirical")
+    output = good(pfODE_int.main, *args, f"--data_root={data}", "--gen_source=donors")
     assert "not the data that the network was trained on" in output
     assert "--bs=70, but there are 20 images" in output
     assert "nothing is compressed in PRP" in output
@@ -251,9 +314,9 @@ def test_the_published_command(place, tmp_path):
 
 
 def test_two_processes_write_what_one_writes(place, tmp_path):
-    call(place, tmp_path / "one", *FAST, "--gen_source=empirical", network="classes.pkl")
+    call(place, tmp_path / "one", *FAST, "--gen_source=donors", network="classes.pkl")
     args = [f"--save_dir={tmp_path / 'two'}", f"--network={place / 'classes.pkl'}", *COMMON, *FAST]
-    args += [f"--data_root={place / 'digits.zip'}", "--gen_source=empirical"]
+    args += [f"--data_root={place / 'digits.zip'}", "--gen_source=donors"]
     done = run_script(ROOT / "pfODE_int.py", *args, processes=2)
     assert done.returncode == 0, done.stderr
     for kind in KINDS:

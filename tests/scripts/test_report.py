@@ -20,7 +20,7 @@ def results(tmp_path_factory):
     assert done.exit_code == 0, done.output
     args = ["net", f"--network={folder}/train", f"--save_dir={folder}/flow", "--animate"]
     done = CliRunner().invoke(
-        toy_pfODE_int.main, [*args, "--total_samples=60", "--solver=heun", "--steps=4"]
+        toy_pfODE_int.main, [*args, "--total_samples=60", "--solver=angle_heun", "--steps=4"]
     )
     assert done.exit_code == 0, done.output
     return folder

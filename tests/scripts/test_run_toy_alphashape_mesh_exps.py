@@ -91,7 +91,7 @@ def test_alpha_shapes_with_the_papers_steps(flat, tmp_path):
     args += ["--data_dim=2", "--dims_to_keep=1", f"--save_dir={tmp_path}"]
     good(script.main, f"--network={flat}", *args)
     arrays, stages = load(tmp_path, "circles_PRRto1D")
-    assert stages["gen"]["method"]["solver"] == "paper_euler"
+    assert stages["gen"]["method"]["solver"] == "euler"
     assert stages["gen"]["method"]["steps"] == 70
     assert arrays["vertices_gen_1"].shape == (60, 2)
     deviation = np.abs(arrays["coverages"][:, 0] - arrays["chi_square"])

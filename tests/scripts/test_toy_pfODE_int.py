@@ -1,5 +1,6 @@
 """toy_pfODE_int.py: files as documented, truth, and one clear line on bad input."""
 
+import itertools
 import json
 
 import numpy as np
@@ -8,7 +9,10 @@ from click.testing import CliRunner
 
 import toy_pfODE_int
 import toy_train
+from torch_utils import checkpoint
+from training.flow import Flow, load_flow
 from training.simulation import KEYS
+from training.toy_data import ToySource
 
 
 def call(main, *args):
@@ -56,8 +60,6 @@ def test_saved_keys_agree_with_each_other(network, tmp_path):
     """Derivatives, denoiser and score of the file satisfy the paper's equations at every state."""
     args = ["net", f"--save_dir={tmp_path}", f"--network={network}", "--total_samples=50"]
     assert call(toy_pfODE_int.main, *args, "--no-plot", "--solver=rk4", "--steps=64").exit_code == 0
-    from training.flow import load_flow
-
     (melt, _, _), _ = load(tmp_path, "circles_PRRto1D_net_")[0].values(), None
     flow = load_flow(network, "cpu")
     W = flow.model.W.numpy()
@@ -76,7 +78,7 @@ def test_saved_keys_agree_with_each_other(network, tmp_path):
 
 @pytest.mark.parametrize(
     ("solver", "worst"),
-    [("reversible", 1e-12), ("heun", 1e-2), ("ab2", 1e-2), ("adaptive", 1e-2)],
+    [("reversible", 1e-12), ("angle_heun", 1e-2), ("ab2", 1e-2), ("adaptive", 1e-2)],
 )
 def test_solvers(network, tmp_path, solver, worst):
     args = ["net", f"--save_dir={tmp_path}", f"--network={network}", "--total_samples=100"]
@@ -92,7 +94,7 @@ def test_published_steps_choose_the_papers_euler(network, tmp_path):
     result = call(toy_pfODE_int.main, *args, "--no-plot", "--save_freq=10", "--eps=0.5")
     assert result.exit_code == 0, result.output
     results, params = load(tmp_path, "circles_PRRto1D_net_")
-    assert params["method"]["solver"] == "paper_euler"
+    assert params["method"]["solver"] == "euler"
     assert params["results"]["evaluations_one_way"] == 69
     expected = np.linspace(0, 7.0, 70)[[*range(0, 69, 10), 69]]
     np.testing.assert_allclose(results["melt"]["t"], expected)
@@ -101,7 +103,7 @@ def test_published_steps_choose_the_papers_euler(network, tmp_path):
 
 def test_latents_lent_by_inflated_data(network, tmp_path):
     args = ["net", f"--save_dir={tmp_path}", f"--network={network}", "--total_samples=60"]
-    args += ["--no-plot", "--solver=rk4", "--steps=8", "--gen_source=empirical"]
+    args += ["--no-plot", "--solver=rk4", "--steps=8", "--gen_source=donors"]
     result = call(toy_pfODE_int.main, *args)
     assert result.exit_code == 0, result.output
     results, _ = load(tmp_path, "circles_PRRto1D_net_")
@@ -151,7 +153,81 @@ def test_the_users_own_vectors(tmp_path):
     assert abs(made[:, 2] - 3).max() < 1
 
 
+def test_empirical_latents_have_the_variances_of_the_inflation(network, tmp_path):
+    args = ["net", f"--save_dir={tmp_path}", f"--network={network}", "--total_samples=60"]
+    result = call(toy_pfODE_int.main, *args, "--no-plot", "--steps=8", "--solver=rk4",
+                  "--gen_source=empirical")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    results, _ = load(tmp_path, "circles_PRRto1D_net_")
+    melt, made = results["melt"]["xs_es"][-1], results["gen"]["xs_es"][0]
+    flow = load_flow(network, "cpu")
+    z = flow.latents(60, 0).numpy()
+    np.testing.assert_allclose(made, z * melt.std(0, ddof=1), rtol=1e-9)
+
+
+def test_published_integrators_by_their_names(network, tmp_path):
+    """`--solver=heun|euler` on the paper's grid; ours in the angle are other integrators."""
+    flow, x = load_flow(network, "cpu"), ToySource("circles").samples(0, 0, 40)
+    ends = {}
+    for solver in ("euler", "heun", "angle_euler", "angle_heun"):
+        args = ["net", f"--save_dir={tmp_path}", f"--network={network}", "--total_samples=40"]
+        args += ["--no-plot", f"--solver={solver}", "--n_iters=70"]
+        args += [] if "angle" in solver else ["--h=0.1"]
+        assert call(toy_pfODE_int.main, *args).exit_code == 0
+        results, params = load(tmp_path, "circles_PRRto1D_net_")
+        ends[solver] = results["melt"]["xs_es"][-1]
+        assert params["method"]["solver"] == solver
+        assert params["method"].get("disc") == (None if "angle" in solver else "ifs")
+    times = np.linspace(0, 7.0, 70)
+    state = flow.from_whitened(flow.to_whitened(x, 0.0, "unscaled"), 0.0, "scaled_es")
+    for a, b in itertools.pairwise(times):  # Heun, written out
+        first = flow.paper_velocity(a, state)
+        second = flow.paper_velocity(b, state + (b - a) * first)
+        state = state + (b - a) / 2 * (first + second)
+    np.testing.assert_allclose(ends["heun"], state, rtol=1e-9)
+    assert np.abs(ends["euler"] - ends["heun"]).max() > 1e-5
+    assert np.abs(ends["angle_euler"] - ends["euler"]).max() > 1e-4
+
+
+def test_a_network_of_before_is_simulated_on_the_sharp_set(network, tmp_path):
+    content = checkpoint.load_network(network)
+    del content["info"]["data"]["definition"]
+    content = {k: v for k, v in content.items() if k not in ("format", "version")}
+    checkpoint.save(tmp_path / "old.pkl", "network", content)
+    args = ["net", f"--save_dir={tmp_path}", f"--network={tmp_path / 'old.pkl'}", "--no-plot"]
+    args += ["--total_samples=40", "--solver=rk4", "--steps=4"]
+    result = call(toy_pfODE_int.main, *args)
+    assert "what this network's file calls circles is now circles_sharp" in result.output
+    results, _ = load(tmp_path, "circles_sharp_PRRto1D_net_")
+    x = ToySource("circles_sharp").samples(0, 0, 40)
+    np.testing.assert_allclose(results["melt"]["tilde_xs"][0], x, atol=1e-9)
+    result = call(toy_pfODE_int.main, *args, "--data_name=circles")
+    assert result.exit_code == 2
+    assert "trained on circles_sharp, at its time called circles" in result.output
+
+
+def test_pilots_are_at_most_a_quarter_of_the_samples(network, tmp_path, monkeypatch):
+    """The search for steps has its cost too: F24."""
+    seen = []
+    search = Flow.steps_for
+
+    def watched(self, u, *args, **kwargs):
+        seen.append(len(u))
+        return search(self, u, *args, **kwargs)
+
+    monkeypatch.setattr(Flow, "steps_for", watched)
+    args = ["net", f"--save_dir={tmp_path}", f"--network={network}", "--no-plot", "--tol=0.1"]
+    for total in (40, 400, 2000):
+        assert call(toy_pfODE_int.main, *args, f"--total_samples={total}", "-n").exit_code == 0
+    assert seen == [10, 100, 256]
+
+
 BAD = {
+    "a step of no use": (["--solver=rk4", "--h=0.1"], "--solver=rk4 has none"),
+    "a tolerance of no use": (["--solver=rk4", "--steps=8", "--tol=0.1"], "--steps=8 settles"),
+    "and of Euler": (["--solver=euler", "--tol=0.1"], "which --solver=euler settles"),
+    "another end": (["--end_time=3"], "--tmax=3 contradicts the network, which has tmax=7.01"),
+    "other variance": (["--end_vars=2"], "--end_vars=2.0 contradicts the network, which has"),
     "another schedule": (["--dims_to_keep=2"], "--dims_to_keep=2 contradicts the network"),
     "another dimension": (["--data_dim=3"], "--data_dim=3 contradicts the network"),
     "other data": (["--data_name=moons"], "--data_name=moons contradicts the network"),

@@ -191,7 +191,7 @@ def test_published_heun(name):
     def walk(x, coords, backward):
         times = vp_ode_times(args["n_iters"], args["end_time"], backward, args["vpode_disc_eps"])
         u = flow.to_whitened(x, times[0], coords)
-        end = flow.integrate(u, times[0], times[-1], solver="paper_heun", times=times)
+        end = flow.integrate(u, times[0], times[-1], solver="heun", times=times)
         return [(u, times[0]), (end, times[-1])]
 
     close = {"rtol": 1e-4, "atol": 2e-5}

@@ -26,7 +26,7 @@ def test_published_euler(name):
             flow.to_whitened(start, times[0], "scaled_es"),
             times[0],
             times[-1],
-            solver="paper_euler",
+            solver="euler",
             times=times,
             callback=lambda k, t, u: states.append((t, u)),
         )
@@ -141,7 +141,7 @@ def test_where_data_enters_and_latents_leave():
     assert flow.ends() == (0.0, 8.0)
     assert flow.ends(solver="rk4", times=[1.0, 2.0]) == (0.0, 8.0)
     times = ifs_times(400, 0.015)  # ends at t = 6
-    how = {"solver": "paper_heun", "times": times}
+    how = {"solver": "heun", "times": times}
     assert flow.ends(**how) == (0.0, 6.0)
     z = flow.inflate(x, **how)
     truth = flow.integrate(flow.to_whitened(x, 0.0, "unscaled"), 0.0, 6.0, steps=256)

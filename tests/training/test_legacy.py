@@ -37,7 +37,7 @@ def test_toys_give_the_published_numbers(name, protocol, tmp_path, canary):
     torch.testing.assert_close(flow.model(x, a["t"]), a["D"], **close)
     times = ifs_times(args["n_iters"], args["h"])
     u = flow.to_whitened(a["batch"], times[0], "unscaled")
-    end = flow.integrate(u, times[0], times[-1], solver="paper_euler", times=times)
+    end = flow.integrate(u, times[0], times[-1], solver="euler", times=times)
     latent = flow.from_whitened(end, times[-1], "scaled_es").float()
     torch.testing.assert_close(latent, a["melt_xs_es"][-1], rtol=1e-4, atol=2e-5)
 
@@ -53,7 +53,7 @@ def test_images_give_the_published_numbers(name, tmp_path, canary):
     torch.testing.assert_close(flow.model(x, a["t"]), a["D"], rtol=1e-4, atol=1e-5)
     times = vp_ode_times(args["n_iters"], args["end_time"], True, args["vpode_disc_eps"])
     u = flow.to_whitened(a["melt_xs_es"][-1], times[0], "scaled_es")
-    end = flow.integrate(u, times[0], times[-1], solver="paper_heun", times=times)
+    end = flow.integrate(u, times[0], times[-1], solver="heun", times=times)
     data = flow.from_whitened(end, times[-1], "unscaled").float()
     torch.testing.assert_close(data, a["gen_tilde_xs"][-1], rtol=1e-4, atol=2e-5)
     assert flow.info["kimg"] == 12345

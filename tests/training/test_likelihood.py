@@ -82,7 +82,7 @@ def test_log_prob_of_a_mixture_from_the_gaussian_base(keep, schedule):
     torch.testing.assert_close(density.latents, flow.inflate(x, "whitened", steps=64))
 
 
-@pytest.mark.parametrize("solver", ["rk4", "ab2", "ab3", "heun", "reversible", "adaptive"])
+@pytest.mark.parametrize("solver", ["rk4", "ab2", "ab3", "angle_heun", "reversible", "adaptive"])
 def test_gaussian_data_with_every_solver(solver):
     variances = [2.0, 0.3, 0.05]
     flow = gaussian_flow([1.5, 0.5, 0.1], variances, 2, **COVERAGE)
@@ -103,7 +103,7 @@ def test_paper_solver_agrees():
     u = flow.to_whitened(x[:20], 0.0, "unscaled")
     fine = inflate_with_volume(flow, u, steps=64)
     times = ifs_times(801, flow.schedule.tmax / 801)
-    paper = inflate_with_volume(flow, u, solver="paper_heun", times=times)
+    paper = inflate_with_volume(flow, u, solver="heun", times=times)
     torch.testing.assert_close(paper.log_det, fine.log_det, atol=5e-3, rtol=0)
 
 
@@ -136,7 +136,7 @@ def test_gradient_of_the_density(trace):
     x = x[:3].clone().requires_grad_()
 
     def f(x):
-        how = {"trace": trace, "steps": 3, "solver": "heun", "differentiable": True}
+        how = {"trace": trace, "steps": 3, "solver": "angle_heun", "differentiable": True}
         return log_prob(flow, x, **how).value.sum()
 
     (slope,) = torch.autograd.grad(f(x), x)

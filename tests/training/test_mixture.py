@@ -60,7 +60,7 @@ def test_published_discrete_flow(name):
     states = []
     flow.inflate(
         a["pts"],
-        solver="paper_euler",
+        solver="euler",
         times=ifs_times(n, h),
         callback=lambda k, t, u: states.append((t, u)),
     )

@@ -19,7 +19,7 @@ def _error(flow, solver, steps):
 
 
 @pytest.mark.parametrize("keep", [3, 2])
-@pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "ab3", "rk4"])
+@pytest.mark.parametrize("solver", ["angle_euler", "angle_heun", "ab2", "ab3", "rk4"])
 def test_order_on_gaussian_data(solver, keep):
     flow = gaussian_flow(XI, VARIANCES, keep)
     errors = [_error(flow, solver, n) for n in (128, 256, 512)]
@@ -27,7 +27,7 @@ def test_order_on_gaussian_data(solver, keep):
     assert slopes[-1] == pytest.approx(ORDERS[solver], abs=0.25), (errors, slopes)
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun", "ab2", "ab3", "rk4", "reversible"])
+@pytest.mark.parametrize("solver", ["angle_euler", "angle_heun", "ab2", "ab3", "rk4", "reversible"])
 def test_order_on_a_plain_problem(solver):
     """dy/da = cos(a) y forwards and backwards, also on a grid of uneven steps (ab2)."""
     y0 = torch.ones(1, 1).double()
