@@ -80,6 +80,7 @@ def main() -> None:
 @images.batch_option
 @click.option("--n_samples", type=click.IntRange(min=2), default=50000, help="images")
 @click.option("--n_time_pts", type=click.IntRange(min=2), default=256, help="of the vp_ode grid")
+@images.labels_option
 @extract_options
 def extract(**options: Any) -> None:
     """Write outputs and residuals of an image network, a file for each time.
@@ -88,6 +89,7 @@ def extract(**options: Any) -> None:
     every {data}_{schedule}_net_outputs_residuals_time{k}.npz. Files that are there are kept.
     """
     flow, digest = images.open_network(options)
+    images.check_class(flow, options["class_"])
     source = images.open_data(flow, options["data_root"])
     count, seed = options["n_samples"], options["seed"]
     if count > len(source):
@@ -107,6 +109,8 @@ def extract(**options: Any) -> None:
     where = options["save_dir"], options["data_name"], flow.schedule.name
     paths = [files.time_file(*where, k) for k in range(len(times))]
     origin = {"network_sha256": digest, "data_sha256": source.content_hash()}
+    if flow.unlabelled or source.classes:
+        origin["labels"] = "zero" if flow.unlabelled else "of the images"
     with distributed.session(options["device"]):
         run = extract_files(extraction, paths, origin, options)
         if run is not None and distributed.is_main():

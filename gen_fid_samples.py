@@ -84,16 +84,24 @@ def main(**options: Any) -> None:  # fmt: skip
     Images that are there already are left alone: the same command goes on after an interruption.
     """
     flow, digest = open_network(options)
-    check_class(flow, options["class_"])
+    number = check_class(flow, options["class_"])
     check_gen_source(flow, options["gen_source"], options["eps"])
-    donors = open_donors(flow, digest, options)
+    donors = open_donors(flow, digest, options, number)
     cli.check_writable(options["save_dir"], "--save_dir")
     with distributed.session(options["device"]):
-        run(flow, digest, donors, options)
+        run(flow, digest, donors, options, number)
 
 
-def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Donors | None:
+def open_donors(
+    flow: Flow, digest: str, options: dict[str, Any], number: int | None
+) -> Donors | None:
     """The inflated images of --prev_melt that lend their compressed latents, if wanted.
+
+    Args:
+        flow: the flow.
+        digest: of its file.
+        options: of the script.
+        number: class whose images are wanted; None for all.
 
     Raises:
         UserError: if --gen_source and --prev_melt do not go together.
@@ -111,12 +119,14 @@ def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Donors | No
             raise ValueError(
                 f"{melt.path}: ends at t={melt.stop:g}, not at tmax={flow.schedule.tmax:g}"
             )
-        return melt.donors().of_class(options["class_"])
+        return melt.donors().of_class(number)
 
 
-def run(flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any]) -> None:
-    """Generate what is missing, within a session."""
-    folder, seeds, number = Path(options["save_dir"]), options["seeds"], options["class_"]
+def run(
+    flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any], number: int | None
+) -> None:
+    """Generate what is missing, of the class `number` if not None, within a session."""
+    folder, seeds = Path(options["save_dir"]), options["seeds"]
     classes = classes_of(flow)
     fixed = np.arange(PILOTS) % classes if classes else None
     here = flow.given(one_hot(flow, fixed))
@@ -135,7 +145,7 @@ def run(flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any])
         "eps": options["eps"],
         "gen_source": options["gen_source"],
         "prev_melt_sha256": _digest(options["prev_melt"]),
-        "class": number,
+        "class": options["class_"],
     }
     shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run", "seeds")}
     shown["seeds"] = f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"

@@ -102,7 +102,7 @@ def main(**options: Any) -> None:  # fmt: skip
     and measured errors in {data_name}_{schedule}_HD_pfODE_int_sim_params.json.
     """
     flow, digest = open_network(options)
-    check_class(flow, options["class_"])
+    number = check_class(flow, options["class_"])
     check_gen_source(flow, options["gen_source"], options["eps"])
     kinds = KINDS if options["sim_type"] == "all" else (options["sim_type"],)
     melt = None
@@ -113,7 +113,7 @@ def main(**options: Any) -> None:  # fmt: skip
     source = open_data(flow, options["data_root"]) if "melt" in kinds else None
     cli.check_writable(options["save_dir"], "--save_dir")
     with distributed.session(options["device"]):
-        run(flow, digest, kinds, source, melt, options)
+        run(flow, digest, kinds, source, melt, options, number)
 
 
 def check_inputs(kinds: tuple[str, ...], options: dict[str, Any]) -> None:
@@ -146,8 +146,9 @@ def run(
     source: ImageSource | None,
     melt: Melt | None,
     options: dict[str, Any],
+    number: int | None,
 ) -> None:
-    """Simulate within a session; write files and pictures."""
+    """Simulate within a session, generating the class `number` if not None; write files."""
     seed, total = options["seed"], options["bs"]
     x, classes = None, None
     if source is not None:
@@ -181,7 +182,7 @@ def run(
         inflated=None if melt is None else melt.state,
         classes=classes_of(flow), data_classes=classes, eps=options["eps"],
         donors=melt.donors() if melt is not None and empirical else None,
-        donate=empirical, gen_class=options["class_"], save_freq=save_freq, dtype=dtype,
+        donate=empirical, gen_class=number, save_freq=save_freq, dtype=dtype,
     ).run()  # fmt: skip
     if "melt" in results:
         final = everywhere(results["melt"].final, total, flow.block).numpy()
