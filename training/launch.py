@@ -83,6 +83,13 @@ def run_before_restart(outdir: str | None) -> str | None:
 
 
 def _stored(folder: Path) -> dict[str, Any]:
+    if folder.suffix == ".pt":
+        network = checkpoint.SNAPSHOT.replace("{:06d}", folder.stem.rpartition("-")[2])
+        raise UserError(
+            f"--resume={folder} is a file; name the folder of a run of this suite. A state of the "
+            "released code holds no schedule to go on with: start from the average of its weights, "
+            f"--transfer={folder.with_name(network)}"
+        )
     try:
         stored = json.loads((folder / OPTIONS_FILE).read_text())
         if not isinstance(stored, dict) or not isinstance(stored.get("arch"), str):
