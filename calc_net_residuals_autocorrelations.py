@@ -83,6 +83,7 @@ def main() -> None:
 @click.option(
     "--vpode_disc_eps", type=click.FloatRange(min=0, min_open=True), default=0.01, help="its start"
 )
+@images.labels_option
 @extract_options
 def extract(**options: Any) -> None:
     """Write outputs and residuals of an image network, a file for each time.
@@ -92,6 +93,7 @@ def extract(**options: Any) -> None:
     kept.
     """
     flow, digest = images.open_network(options)
+    images.check_class(flow, options["class_"])
     source = images.open_data(flow, options["data_root"])
     count, seed = options["n_samples"], options["seed"]
     if count > len(source):
@@ -114,6 +116,8 @@ def extract(**options: Any) -> None:
     where = options["save_dir"], options["data_name"], flow.schedule.name
     paths = [files.time_file(*where, k) for k in range(len(times))]
     origin = {"network_sha256": digest, "data_sha256": source.content_hash()}
+    if flow.unlabelled or source.classes:
+        origin["labels"] = "zero" if flow.unlabelled else "of the images"
     with distributed.session(options["device"]):
         run = extract_files(extraction, paths, origin, options)
         if run is not None and distributed.is_main():

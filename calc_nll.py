@@ -30,9 +30,11 @@ from training.image_data import ImageSource
 from training.image_simulation import (
     PILOTS,
     batch_option,
+    check_class,
     choose_image_method,
     drawn_classes,
     how_many,
+    labels_option,
     network_options,
     one_hot,
     open_data,
@@ -134,6 +136,7 @@ def toys(**options: Any) -> None:  # fmt: skip
     default=1,
     help="dequantization draws an image, K, whose mean tightens the bound",
 )
+@labels_option
 @click.option("--nats/--bits", default=False, help="unit of the line printed last")
 @solver_options(PAPER_POINTS, None)
 @likelihood_options
@@ -144,6 +147,7 @@ def net(**options: Any) -> None:  # fmt: skip
     _values.png and _latents.png. After an interruption the same command goes on.
     """
     flow, digest = open_network(options)
+    check_class(flow, options["class_"])
     source = open_data(flow, options["data_root"])
     check(flow, options)
     q = None
@@ -187,7 +191,7 @@ def settings_of(options: dict[str, Any], method: Method, q: Dequantization | Non
 
 def document(flow: Flow, options: dict[str, Any], method: Method) -> dict[str, Any]:
     """Entries of the .json but the results."""
-    shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
+    shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run")}
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     return {"options": shown, "schedule": schedule, "method": method.describe()}
 
@@ -271,6 +275,7 @@ def run_images(
     # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
     asked = {k: v for k, v in vars(settings).items() if k != "dequantize"}
     identity = {**asked, "levels": options["dequantization"], "network": digest, "data": data}
+    identity |= {"unlabelled": True} if flow.unlabelled else {}
     parts = Parts(Path(f"{stem}_parts"), identity)
     if parts.count():
         distributed.print0(f"Going on: {parts.count()} blocks of an interrupted run are there")

@@ -21,9 +21,11 @@ from training.image_data import ImageSource, to_pixels
 from training.image_simulation import (
     PILOTS,
     batch_option,
+    check_class,
     choose_image_method,
     drawn_classes,
     how_many,
+    labels_option,
     network_options,
     one_hot,
     open_data,
@@ -54,6 +56,7 @@ ERRORS = ("mse", "mse_uint8_wrapped", "mse_unrounded")
     help="images, drawn without replacement",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=42, help="of the choice of images")
+@labels_option
 @solver_options(POINTS, None)
 @cli.without_effect("--save_freq", "only the ends of a round trip are kept")
 @cli.device_option
@@ -69,6 +72,7 @@ def main(**options: Any) -> None:  # fmt: skip
     it. After an interruption the same command goes on.
     """
     flow, digest = open_network(options)
+    check_class(flow, options["class_"])
     source = open_data(flow, options["data_root"])
     cli.check_writable(options["save_dir"], "--save_dir")
     with distributed.session(options["device"]):
@@ -94,6 +98,7 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
     folder = Path(options["save_dir"])
     # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
     identity = {"network": digest, "data": source.content_hash(), "seed": seed}
+    identity |= {"unlabelled": True} if flow.unlabelled else {}
     parts = Parts(folder / f".{name}.parts", identity | {"method": method.how()})
     if parts.count():
         distributed.print0(f"Going on: {parts.count()} blocks of an interrupted run are there")
@@ -111,7 +116,7 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
     }
     indices = source.picks(seed, 0, total, "drawn")
     save_results(folder / f"{name}.npz", {"indices": indices, **errors})
-    shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
+    shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run")}
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     write_json(
         folder / f"{name}.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ detector_options = cli.options(
                  help="what it sees: images enlarged to 299x299 and scaled, or plain pixels"),
     click.option("--batch", type=click.IntRange(min=1), default=64, help="images at a time"),
     click.option("--seed", type=click.IntRange(min=0), default=0,
-                 help="of the images and subsets of the KID"),
+                 help="of the choice of --num images, and of the images and subsets of the KID"),
     cli.device_option,
     cli.dry_run_option,
 )  # fmt: skip
@@ -58,8 +59,15 @@ def main() -> None:
 
 @cli.subcommand(main, CALC_EXAMPLE)
 @click.option("--images", required=True, metavar="DIR|ZIP|NPZ", help="generated images")
-@click.option("--ref", required=True, metavar="FILE.npz", help="made by fid.py ref")
-@click.option("--num", type=click.IntRange(min=2), help="use the first so many images  [all]")
+@click.option(
+    "--ref",
+    required=True,
+    metavar="FILE.npz|URL",
+    help="made by fid.py ref; an https:// address may end in #sha256=...",
+)
+@click.option(
+    "--num", type=click.IntRange(min=2), help="use so many images, chosen by --seed  [all]"
+)
 @click.option("--dest", metavar="FILE.json", help="where to write  [{images}-fid.json]")
 @detector_options
 def calc(**options: Any) -> None:
@@ -74,7 +82,9 @@ def calc(**options: Any) -> None:
     with cli.user_errors("--images"):
         stream = open_stream(images)
     count = how_many(options, stream)
-    notes = [f"{count} images of {stream.kind}"]
+    some = f" of {stream.count}, chosen by --seed={options['seed']}," if count < stream.count else ""
+    notes = [f"{count} images{some} of {stream.kind}"]
+    stream = stream.chosen(count, options["seed"])
     notes += warnings(reference, stream, count)
     distributed.print0("\n".join(notes))
     if options["dry_run"]:
@@ -191,11 +201,11 @@ def measure(
     options: dict[str, Any],
     check: Callable[[Detector], None],
 ) -> tuple[FeatureStatistics | None, Detector]:
-    """Feature statistics of the first images of a stream, on rank 0; and the detector.
+    """Feature statistics of the images of a stream, on rank 0; and the detector.
 
     Args:
         stream: the images.
-        count: how many of them.
+        count: how many they are.
         options: of `detector_options`.
         check: called with the detector before the work starts.
 
@@ -219,10 +229,11 @@ def measure(
 
 
 def distances(x: FeatureStatistics, real: FeatureStatistics, seed: int) -> dict[str, Any]:
-    """FID and, if the reference has features, KID with its spread over subsets."""
+    """FID and, if the reference has features, KID with its spread where there are subsets."""
     result: dict[str, Any] = {"fid": frechet_distance(x.mu, x.sigma, real.mu, real.sigma)}
     if x.pool is not None and real.pool is not None:
-        result["kid"], result["kid_sd"] = kernel_distance(x.pool, real.pool, seed=seed)
+        result["kid"], sd = kernel_distance(x.pool, real.pool, seed=seed)
+        result |= {} if math.isnan(sd) else {"kid_sd": sd}
     return result
 
 
@@ -230,8 +241,9 @@ def lines(result: dict[str, Any], count: int) -> list[str]:
     """The figures as lines of text, each with the number of images."""
     text = [f"FID: {result['fid']:.4f} ({count} images)"]
     if "kid" in result:
-        spread = f"{result['kid_sd']:.6f} over subsets"
-        text.append(f"KID: {result['kid']:.6f} +- {spread} ({count} images)")
+        kid = round(result["kid"], 6) + 0.0  # no -0
+        spread = f" +- {result['kid_sd']:.6f} over subsets" if "kid_sd" in result else ""
+        text.append(f"KID: {kid:.6f}{spread} ({count} images)")
     return text
 
 

@@ -85,16 +85,22 @@ def main(**options: Any) -> None:  # fmt: skip
     Images that are there already are left alone: the same command goes on after an interruption.
     """
     flow, digest = open_network(options)
-    check_class(flow, options["class_"])
+    number = check_class(flow, options["class_"])
     check_gen_source(flow, options["gen_source"], options["eps"])
-    donors = open_donors(flow, digest, options)
+    donors = open_donors(flow, digest, options, number)
     cli.check_writable(options["save_dir"], "--save_dir")
     with distributed.session(options["device"]):
-        run(flow, digest, donors, options)
+        run(flow, digest, donors, options, number)
 
 
-def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Lender:
+def open_donors(flow: Flow, digest: str, options: dict[str, Any], number: int | None) -> Lender:
     """What --gen_source takes of the inflation of --prev_melt, if anything.
+
+    Args:
+        flow: the flow.
+        digest: of its file.
+        options: of the script.
+        number: class whose images are wanted; None for all.
 
     Raises:
         UserError: if --gen_source and --prev_melt do not go together.
@@ -113,12 +119,14 @@ def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Lender:
                 f"{melt.path}: ends at t={melt.stop:g}, not at tmax={flow.schedule.tmax:g}"
             )
         found = melt.lender(options["gen_source"])
-        return found and found.of_class(options["class_"])
+        return found and found.of_class(number)
 
 
-def run(flow: Flow, digest: str, donors: Lender, options: dict[str, Any]) -> None:
-    """Generate what is missing, within a session."""
-    folder, seeds, number = Path(options["save_dir"]), options["seeds"], options["class_"]
+def run(
+    flow: Flow, digest: str, donors: Lender, options: dict[str, Any], number: int | None
+) -> None:
+    """Generate what is missing, of the class `number` if not None, within a session."""
+    folder, seeds = Path(options["save_dir"]), options["seeds"]
     classes = classes_of(flow)
     fixed = np.arange(PILOTS) % classes if classes else None
     here = flow.given(one_hot(flow, fixed))
@@ -137,7 +145,7 @@ def run(flow: Flow, digest: str, donors: Lender, options: dict[str, Any]) -> Non
         "eps": options["eps"],
         "gen_source": options["gen_source"],
         "prev_melt_sha256": _digest(options["prev_melt"]),
-        "class": number,
+        "class": options["class_"],
     }
     shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run", "seeds")}
     shown["seeds"] = f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"

@@ -103,7 +103,7 @@ def main(**options: Any) -> None:  # fmt: skip
     and measured errors in {data_name}_{schedule}_HD_pfODE_int_sim_params.json.
     """
     flow, digest = open_network(options)
-    check_class(flow, options["class_"])
+    number = check_class(flow, options["class_"])
     check_gen_source(flow, options["gen_source"], options["eps"])
     kinds = KINDS if options["sim_type"] == "all" else (options["sim_type"],)
     melt = None
@@ -114,7 +114,7 @@ def main(**options: Any) -> None:  # fmt: skip
     source = open_data(flow, options["data_root"]) if "melt" in kinds else None
     cli.check_writable(options["save_dir"], "--save_dir")
     with distributed.session(options["device"]):
-        run(flow, digest, kinds, source, melt, options)
+        run(flow, digest, kinds, source, melt, options, number)
 
 
 def check_inputs(kinds: tuple[str, ...], options: dict[str, Any]) -> None:
@@ -147,8 +147,9 @@ def run(
     source: ImageSource | None,
     melt: Melt | None,
     options: dict[str, Any],
+    number: int | None,
 ) -> None:
-    """Simulate within a session; write files and pictures."""
+    """Simulate within a session, generating the class `number` if not None; write files."""
     seed, total = options["seed"], options["bs"]
     x, classes = None, None
     if source is not None:
@@ -182,7 +183,7 @@ def run(
         x=x if source is not None else None,
         inflated=None if melt is None else melt.state,
         classes=classes_of(flow), data_classes=classes, eps=options["eps"],
-        donors=donors, gen_source=options["gen_source"], gen_class=options["class_"],
+        donors=donors, gen_source=options["gen_source"], gen_class=number,
         save_freq=save_freq, dtype=dtype,
     ).run()  # fmt: skip
     if "melt" in results:

@@ -22,7 +22,8 @@ from experiments.residual_runs import mine, refuse
 from torch_utils import distributed
 
 LEGENDS = {RESIDUALS: "residuals", OUTPUTS: "network outputs"}
-NAMES = re.compile(r"(?P<data>.+)_(?P<schedule>PRP|PRRto\d+D)_(?:toy_)?net_outputs_residuals")
+# The released code leaves the D of PRRto30D out.
+NAMES = re.compile(r"(?P<data>.+)_(?P<schedule>PRP|PRRto\d+D?)_(?:toy_)?net_outputs_residuals")
 
 
 @dataclass
@@ -77,7 +78,7 @@ def open_times(options: dict[str, Any]) -> Extracted | None:
     matches = [m for m in (NAMES.match(p.name) for p in found) if m]
     keep = options["dims_to_keep"]
     if len(matches) > 1 and keep is not None:
-        exact = [m for m in matches if m["schedule"] == f"PRRto{keep}D"]
+        exact = [m for m in matches if m["schedule"].removesuffix("D") == f"PRRto{keep}"]
         matches = exact or [m for m in matches if m["schedule"] == "PRP"]
     if not matches:
         line = f"{name}_{{schedule}}_net_outputs_residuals_time0.npz is missing"
@@ -109,7 +110,7 @@ def open_times(options: dict[str, Any]) -> Extracted | None:
     _check(options, data, schedule, shape[1])
     times = np.array([np.nan if f.small("t") is None else float(f.small("t")) for f in opened])  # type: ignore[arg-type]
     count = _count(options, shape[0])
-    return Extracted(data, schedule, opened, [0] * n, count, keys, shape[1], times)
+    return Extracted(data, _named(schedule), opened, [0] * n, count, keys, shape[1], times)
 
 
 def open_toy(options: dict[str, Any]) -> Extracted | None:
@@ -123,7 +124,7 @@ def open_toy(options: dict[str, Any]) -> Extracted | None:
     keys, shape = _keys_and_shape(file, 3)
     match, keep = NAMES.match(path.name), options["dims_to_keep"]
     data, schedule = (match["data"], match["schedule"]) if match else (options["data_name"], None)
-    schedule = file.run.get("schedule", schedule)
+    schedule = file.run.get("schedule", schedule and _named(schedule))
     if schedule is None and keep is not None:
         schedule = "PRP" if keep == shape[2] else f"PRRto{keep}D"
     if data is None or schedule is None:
@@ -185,6 +186,11 @@ def correlate_toy(found: Extracted, options: dict[str, Any]) -> None:
     files.save_with_run(path, arrays, how | {"source": found.opened[0].run})
     of = {_mean(key): means[:, i] for i, key in enumerate(found.keys)}
     _summarise(path.with_suffix(""), found, lambda k, name: of[name][k], options, started)
+
+
+def _named(schedule: str) -> str:
+    """A schedule as our files name it."""
+    return f"{schedule}D" if schedule[-1].isdigit() else schedule
 
 
 def _arrays(correlations: dict[str, Correlation]) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ def save_with_run(path: Path, arrays: dict[str, np.ndarray], run: dict[str, Any]
 
 
 class ArrayFile:
-    """An .npz whose arrays are read a few rows at a time.
+    """An .npz whose arrays are read a few rows at a time, whichever order their numbers lie in.
 
     Only the headers are read when it is opened, and the table of contents at the file's end, which
     a file that was cut off does not have.
@@ -64,16 +64,19 @@ class ArrayFile:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._types: dict[str, np.dtype] = {}
         self._offsets: dict[str, int] = {}  # of the numbers in the file, where not compressed
+        self._fortran: set[str] = set()  # arrays whose first index runs fastest
         try:
             with zipfile.ZipFile(self.path) as archive:
                 for entry in archive.infolist():
                     with archive.open(entry) as file:
                         shape, fortran, kind = HEADERS[np.lib.format.read_magic(file)](file)
                         header = file.tell()
-                    if (fortran and len(shape) > 1) or kind.hasobject:
-                        raise ValueError("not an array of rows")
+                    if kind.hasobject:
+                        raise ValueError("not an array of numbers")
                     name = entry.filename.removesuffix(".npy")
                     self.shapes[name], self._types[name] = shape, kind
+                    if fortran and len(shape) > 1:
+                        self._fortran.add(name)
                     if entry.compress_type == zipfile.ZIP_STORED:
                         self._offsets[name] = header + self._start(entry)
         except FileNotFoundError:
@@ -107,6 +110,9 @@ class ArrayFile:
         there = math.prod(self.shapes[name][:-1])
         if stop > there:
             raise ValueError(f"{self.path}: {name} has {there} rows, {stop} were asked for")
+        if name in self._fortran:
+            yield from self._columns(name, start, stop, chunk)
+            return
         with ExitStack() as opened:
             file: IO[bytes]
             if name in self._offsets:  # zipfile would read its way to the first row
@@ -121,6 +127,18 @@ class ArrayFile:
                 count = min(chunk, stop - first)
                 data = file.read(count * d * kind.itemsize)
                 yield np.frombuffer(data, kind).reshape(count, d).astype(np.float32)
+
+    def _columns(self, name: str, start: int, stop: int, chunk: int) -> Iterator[np.ndarray]:
+        """`rows` of an array in Fortran order: its columns are mapped, or unpacked as a whole."""
+        shape = self.shapes[name]
+        if name in self._offsets:
+            where = {"dtype": self._types[name], "offset": self._offsets[name], "shape": shape}
+            table: Any = np.memmap(self.path, mode="r", order="F", **where)
+        else:
+            table = self.small(name)
+        for first in range(start, stop, chunk):
+            lines = np.unravel_index(np.arange(first, min(first + chunk, stop)), shape[:-1])
+            yield np.asarray(table[lines], np.float32)
 
     def _start(self, entry: zipfile.ZipInfo) -> int:
         """Where the content of an entry starts: after its name and further fields."""

@@ -187,7 +187,7 @@ def refuse(options: dict[str, Any], line: str) -> None:
 
 def write_record(path: Path, flow: Flow, options: dict[str, Any], facts: dict[str, Any]) -> None:
     """The .json beside what was extracted."""
-    shown = {k: v for k, v in options.items() if k != "dry_run"}
+    shown = {k.rstrip("_"): v for k, v in options.items() if k != "dry_run"}
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     write_json(path, {"options": shown, "schedule": schedule, **facts})
     print(f"Results: {path}", flush=True)

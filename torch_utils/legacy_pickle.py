@@ -4,8 +4,9 @@ Their layout: a pickle of a dict (ema, loss_fn, augment_pipe, dataset_kwargs). A
 with the source text of its class, which the older code ran to rebuild it:
 torch_utils.persistence._reconstruct_persistent_obj(meta), with meta = {type: "class", version,
 module_src, class_name, state}. Here that name makes a `Record` of class name and attributes, and
-the source text is dropped unread. Plain torch.nn modules become records likewise. What is not in
-the tables below is refused by name.
+the source text is dropped unread. Plain torch.nn modules become records likewise, and so do the
+objects of scikit-learn that toy networks keep of their data. What is not in the tables below is
+refused by name.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch_utils.tensor_files import PURPOSE, SLACK, TENSORS, UNFOLDED, read_sto
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 VERSIONS = range(1, 7)  # of `meta`
-_MODULE = re.compile(r"torch\.nn\.modules\.[a-z_]+\.[A-Z][A-Za-z0-9]*")
+_OBJECT = re.compile(r"(torch\.nn\.modules|sklearn)(\.[a-z_]+)+\.[A-Z][A-Za-z0-9]*")
 
 
 def _persistent(meta: Any) -> Record:
@@ -47,7 +48,7 @@ _find = table(
 
 
 def _names(name: str) -> Any:
-    if _MODULE.fullmatch(name):
+    if _OBJECT.fullmatch(name):
         return Maker(name, lambda: Record(name.rpartition(".")[2]))
     return _find(name)
 

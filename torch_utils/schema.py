@@ -23,7 +23,9 @@ RANGES = {
     "A0": (1e-9, 1e9),
     "tmax": (1e-9, 1e6),
 }
-_PRECOND = {"space": (str,), "time_input": (str, type(None)), "output": (str, type(None))}
+_PRECOND = {"space": (str,)} | dict.fromkeys(
+    ("time_input", "output", "augmentation"), (str, type(None))
+)
 _PLAIN = (str, int, float, bool, type(None))
 
 

@@ -3,7 +3,11 @@ r"""Non-leaking augmentation: images are changed, and nine labels tell the netwo
 At generation all labels are zero, so that nothing of the changes leaks into samples. The draws come
 in from outside, by seed and position, as all random numbers of training do.
 
-Reference: Karras et al. 2022, appendix F.2; order of the labels as in published networks.
+Order and signs of the labels, probabilities and filters are those of published networks, so that
+their weights can be trained on: a positive angle turns the picture anticlockwise as it is seen.
+
+Reference: Karras et al. 2022, appendix F.2; Karras et al. 2020, "Training generative adversarial
+networks with limited data", appendix B.
 """
 
 from __future__ import annotations
@@ -19,8 +23,18 @@ from torch import Tensor
 from training import seeding
 
 LABELS = 9  # flip x, flip y, scale, rotation (2), anisotropy (2), translation (2)
+CONVENTION = "published"  # what a network file says of its labels
+OPPOSITE = (4, 6)  # labels that had the other sign before files said so
 _OPERATIONS = 6
 _VALUES = 9
+# Low-pass filter of the wavelet sym6 (Daubechies, Ten lectures on wavelets, 1992, table 8.3).
+_SYM6 = (
+    0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633,
+    0.4910559419267466, 0.787641141030194, 0.3379294217276218, -0.07263752278646252,
+    -0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148,
+)  # fmt: skip
+_CENTRE = 5  # of its taps
+_RIM = 3  # pixels that the filter reaches beyond the image
 
 
 @dataclass(frozen=True)
@@ -81,9 +95,9 @@ class AugmentPipe:
         if bool(moved.any()):
             scale = _diagonal(2 ** (self.scale_sd * grow), 2 ** (self.scale_sd * grow))
             squeeze = 2 ** (self.aniso_sd * stretch)
-            aniso = _rotation(axis) @ _diagonal(squeeze, 1 / squeeze) @ _rotation(-axis)
-            forward = aniso @ _rotation(turn) @ scale  # of positions, [n, 2, 2]
-            changed = _warp(images[moved], forward[moved], 2 * self.translate_sd * shift[moved])
+            aniso = _rotation(-axis) @ _diagonal(squeeze, 1 / squeeze) @ _rotation(axis)
+            forward = aniso @ _rotation(-turn) @ scale  # of positions (x, y down), [n, 2, 2]
+            changed = _warp(images[moved], forward[moved], self.translate_sd * shift[moved])
             images = images.clone()
             images[moved] = changed
         return images, labels.to(images.dtype)
@@ -103,18 +117,56 @@ def _diagonal(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _warp(images: Tensor, forward: Tensor, shift: Tensor) -> Tensor:
-    """Move images by an affine map of positions in [-1, 1]^2, reflecting at the border.
+    """Move images by affine maps of positions, reflecting at the border, without aliasing.
 
-    Sampled at twice the resolution and averaged down, so that fine structure does not alias.
+    Images go to twice the resolution by the wavelet filter, are sampled there bilinearly, and come
+    back by the mirrored filter: a map that moves nothing gives the image itself. The border is as
+    wide as reflection allows, whatever the maps, so that no image depends on its batch; beyond it
+    images are zero.
+
+    Args:
+        images: [n, c, h, w].
+        forward: linear parts of the maps, of pixel positions (x, y) from the centre, [n, 2, 2].
+        shift: what follows them, in image sides, [n, 2].
+
+    Returns:
+        images of the same shape and dtype.
     """
     _, _, h, w = images.shape
-    aspect = torch.tensor([w, h], dtype=forward.dtype, device=forward.device)
-    inverse = torch.linalg.inv(forward)
-    # grid_sample asks where each output pixel comes from: y = M (x - shift), in pixel units
-    pixels = inverse * aspect[None, None, :] / aspect[None, :, None]
-    offset = -(pixels @ shift[..., None])
-    theta = torch.cat([pixels, offset], dim=2).to(torch.float32)
-    fine = nnf.interpolate(images.float(), scale_factor=2, mode="bicubic", align_corners=False)
-    grid = nnf.affine_grid(theta, list(fine.shape), align_corners=False)
-    warped = nnf.grid_sample(fine, grid, padding_mode="reflection", align_corners=False)
-    return nnf.avg_pool2d(warped, 2).to(images.dtype)
+    x = nnf.pad(images.float(), [w - 1, w - 1, h - 1, h - 1], mode="reflect")
+    x = _doubled(_doubled(x, 3), 2)
+    size = torch.tensor([w, h], dtype=forward.dtype, device=forward.device)
+    inverse = torch.linalg.inv(forward)  # grid_sample asks where each output pixel comes from
+    # Pixel i lies at 2 i of the fine grid: position p from the centre is (2 p - 1/2)/side there.
+    outer, inner = size + 2 * _RIM, 3 * size - 2
+    linear = inverse * outer / inner[:, None]
+    offset = (inverse @ (0.25 - shift * size)[..., None])[..., 0]
+    theta = torch.cat([linear, ((2 * offset - 0.5) / inner)[..., None]], dim=2).float()
+    shape = [*images.shape[:2], 2 * (h + 2 * _RIM), 2 * (w + 2 * _RIM)]
+    x = nnf.grid_sample(x, nnf.affine_grid(theta, shape, align_corners=False), align_corners=False)
+    return _halved(_halved(x, 3), 2).to(images.dtype)
+
+
+def _taps(x: Tensor, dim: int) -> Tensor:
+    """The filter along a dimension of images, for each channel."""
+    shape = [1, 1, 1, 1]
+    shape[dim] = len(_SYM6)
+    return x.new_tensor(_SYM6).reshape(shape).expand(x.shape[1], -1, -1, -1)
+
+
+def _doubled(x: Tensor, dim: int) -> Tensor:
+    """Images at twice the resolution along a dimension; pixel i goes to 2 i."""
+    stride, padding = [1, 1], [0, 0]
+    stride[dim - 2], padding[dim - 2] = 2, _CENTRE
+    filters = 2**0.5 * _taps(x, dim)
+    return nnf.conv_transpose2d(
+        x, filters, stride=stride, padding=padding, groups=x.shape[1]
+    ).narrow(dim, 0, 2 * x.shape[dim])
+
+
+def _halved(x: Tensor, dim: int) -> Tensor:
+    """The inverse of `_doubled`, without the outermost `_RIM` pixels."""
+    stride, padding = [1, 1], [0, 0]
+    stride[dim - 2], padding[dim - 2] = 2, _CENTRE
+    x = nnf.conv2d(x, _taps(x, dim) / 2**0.5, stride=stride, padding=padding, groups=x.shape[1])
+    return x.narrow(dim, _RIM, x.shape[dim] - 2 * _RIM)

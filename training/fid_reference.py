@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from dnnlib.arrays import load_npz
+from dnnlib.download import open_url
 from dnnlib.util import atomic_path
 from training.detectors import Detector
 from training.image_metrics import FeatureStatistics
 
 FORMAT = "inflationary-flow-fid-reference"
 VERSION = 1
+MAX_SIZE = 2**30  # bytes of a download: references have some 110 MB
 
 
 @dataclass
@@ -67,17 +69,25 @@ def save_reference(path: str | Path, reference: Reference) -> None:
 def load_reference(path: str | Path) -> Reference:
     """Read a reference, or the mu and sigma that another suite wrote; nothing in it is run.
 
+    Args:
+        path: of the file, or its https:// address, which may end in #sha256=...
+
     Raises:
         ValueError: one line that says what is wrong.
     """
     try:
-        arrays = load_npz(path, ("mu", "sigma", "pool", "info"))
+        name = path
+        if "://" in str(path):
+            with open_url(str(path), max_size=MAX_SIZE) as file:
+                name = file.name
+        arrays = load_npz(name, ("mu", "sigma", "pool", "info"))
     except FileNotFoundError:
         raise ValueError(
             f"{path}: no such file; make it with fid.py ref --data=... --dest={path}"
         ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a reference file, or damaged ({error})") from None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: not a reference file, or damaged ({reason})") from None
     info = _info(path, arrays.pop("info", None))
     statistics = {k: torch.from_numpy(_numbers(path, k, v)) for k, v in arrays.items()}
     if not {"mu", "sigma"} <= statistics.keys():

@@ -44,7 +44,10 @@ class Flow(CoordinateMaps):
     Attributes:
         block: samples integrated together.
         evaluations: calls of the network so far.
+        unlabelled: whether a class-conditional network is to get zero labels.
     """
+
+    unlabelled = False
 
     def __init__(
         self, model: FieldModel, dtype: torch.dtype = torch.float64, info: dict | None = None

@@ -119,7 +119,8 @@ def frechet_distance(mu: Tensor, sigma: Tensor, mu_ref: Tensor, sigma_ref: Tenso
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     product = torch.linalg.eigvalsh(root @ sigma_ref @ root)
     cross = product.clamp_min(0).sqrt().sum()
-    return float((mu - mu_ref).square().sum() + sigma.trace() + sigma_ref.trace() - 2 * cross)
+    distance = (mu - mu_ref).square().sum() + sigma.trace() + sigma_ref.trace() - 2 * cross
+    return max(float(distance), 0.0)  # which rounding alone makes negative
 
 
 def kernel_distance(
@@ -134,7 +135,8 @@ def kernel_distance(
         seed: of the subsets.
 
     Returns:
-        mean and standard deviation over the subsets.
+        mean and standard deviation over the subsets; NaN for the latter where there is only one,
+        that of all images.
 
     Raises:
         ValueError: if there are fewer than two images of either kind.
@@ -146,6 +148,8 @@ def kernel_distance(
     if size < 2:
         raise ValueError("a kernel distance needs at least 2 images of each kind")
     x, y = x.double(), y.double()
+    if len(x) == len(y) == size:
+        subsets = 1
     rng = seeding.generator(seed, "kernel subsets")
     values = []
     for _ in range(subsets):
@@ -153,7 +157,7 @@ def kernel_distance(
         b = y[torch.from_numpy(rng.permutation(len(y))[:size])]
         own = sum(k.sum() - k.trace() for k in (_kernel(a, a), _kernel(b, b)))
         values.append(float(own / (size * (size - 1)) - 2 * _kernel(a, b).mean()))
-    return float(np.mean(values)), float(np.std(values))
+    return float(np.mean(values)), float(np.std(values)) if subsets > 1 else float("nan")
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -37,6 +37,23 @@ EVALUATIONS = 32  # one way, where neither steps nor a tolerance are given
 PILOTS = 16
 LIMIT = 64  # most steps tried for a tolerance
 
+UNLABELLED = "none"  # what --class says for zero labels
+
+
+class ClassNumber(click.ParamType):
+    """A class, or none."""
+
+    name = "INTEGER|none"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        """Parse "3" to 3 and leave "none" as it is."""
+        if value == UNLABELLED or isinstance(value, int):
+            return value
+        if not value.isdecimal():
+            self.fail(f"{value!r} is neither a class, 0 or more, nor {UNLABELLED}", param, ctx)
+        return int(value)
+
+
 network_options = cli.options(
     click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
     click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
@@ -52,9 +69,14 @@ generation_options = cli.options(
                  help="variance of compressed latents in generation [the schedule's own]"),
     click.option("--gen_source", type=click.Choice(GEN_SOURCES), default="diag",
                  help=GEN_SOURCE_HELP),
-    click.option("--class", "class_", type=click.IntRange(min=0), metavar="INTEGER",
-                 help="generate this class only, with a class-conditional network "
-                 "[random classes]"),
+    click.option("--class", "class_", type=ClassNumber(),
+                 help="of a class-conditional network: generate this class only [random classes]; "
+                 "none: give it zero labels throughout, as the published scripts do"),
+)  # fmt: skip
+labels_option = click.option(
+    "--class", "class_", type=click.Choice([UNLABELLED]),
+    help="give a class-conditional network zero labels, as the published scripts do "
+    "[those of the images]",
 )  # fmt: skip
 batch_option = click.option(
     "--bs", type=click.IntRange(min=1), default=IMAGE_BLOCK,
@@ -170,19 +192,33 @@ def shape_of(flow: Flow) -> tuple[int, ...]:
 
 
 def classes_of(flow: Flow) -> int:
-    """Classes that the network is conditioned on, 0 for none."""
+    """Classes that the network is given, 0 for none."""
+    if flow.unlabelled:
+        return 0
     return int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
 
 
-def check_class(flow: Flow, number: int | None) -> None:
-    """Check --class against the network.
+def check_class(flow: Flow, number: int | str | None) -> int | None:
+    """Check --class against the network, which gets zero labels from here on if it is "none".
+
+    Returns:
+        the class to generate; None for all of them, or without classes.
 
     Raises:
         UserError: saying which classes there are.
     """
-    if number is None or number < classes_of(flow):
-        return
-    known = f"0 to {classes_of(flow) - 1}" if classes_of(flow) else "none: it is not conditional"
+    classes = classes_of(flow)
+    if classes and number is None:
+        distributed.print0(
+            f"Note: this network has {classes} classes, and its samples have their labels; the "
+            f"published scripts gave it zeros, as --class={UNLABELLED} does"
+        )
+    if classes and number == UNLABELLED:
+        flow.unlabelled = True
+        return None
+    if number is None or (isinstance(number, int) and number < classes):
+        return number
+    known = f"0 to {classes - 1}" if classes else "none: it is not conditional"
     raise UserError(f"--class={number}: the network's classes are {known}; leave --class out")
 
 

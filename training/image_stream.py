@@ -31,6 +31,22 @@ class ImageStream:
     read: Callable[[range], np.ndarray]
     flaw: Callable[[], str | None] = lambda: None
 
+    def chosen(self, count: int, seed: int) -> ImageStream:
+        """`count` of the images, in their order, chosen by the seed as published: the same ones.
+
+        The choice is that of the EDM family: NumPy's legacy generator shuffles all.
+        """
+        if count >= self.count:
+            return self
+        order = np.arange(self.count)
+        np.random.RandomState(seed % 2**31).shuffle(order)
+        picks = np.sort(order[:count]).tolist()
+
+        def read(block: range) -> np.ndarray:
+            return np.concatenate([self.read(range(i, i + 1)) for i in picks[block.start : block.stop]])
+
+        return ImageStream(count, self.kind, read, self.flaw)
+
 
 def open_stream(path: str | Path) -> ImageStream:
     """The images of a folder, a .zip, or a .npz with a uint8 array.

@@ -19,7 +19,7 @@ from training.augment import AugmentPipe
 from training.basis import Basis, eigenbasis
 from training.batches import Source
 from training.edm_precond import LEVELS, NOISE_LABELS, RECIPES
-from training.model import NETWORKS, build, network_of, transfer
+from training.model import NETWORKS, attention_of, build, network_of, transfer
 from training.precond import InflationPrecond, sigma_times
 from training.schedule import Schedule
 from training.training_loop import Snapshot, TrainConfig, Trainer, describe
@@ -88,6 +88,13 @@ def _runs(outdir: str) -> list[Path]:
 
 
 def _stored(folder: Path) -> dict[str, Any]:
+    if folder.suffix == ".pt":
+        network = checkpoint.SNAPSHOT.replace("{:06d}", folder.stem.rpartition("-")[2])
+        raise UserError(
+            f"--resume={folder} is a file; name the folder of a run of this suite. A state of the "
+            "released code holds no schedule to go on with: start from the average of its weights, "
+            f"--transfer={folder.with_name(network)}"
+        )
     try:
         stored = json.loads((folder / OPTIONS_FILE).read_text())
         if not isinstance(stored, dict) or not isinstance(stored.get("arch"), str):
@@ -137,10 +144,12 @@ def launch(
             f"{distributed.world_size()} processes"
         )
     with distributed.session(options["device"]) as device:
+        theirs = _transferred(options, run_dir)
         model, floored = prepare(options, source)
-        if options.get("transfer"):
+        if theirs is not None:
             with user_errors("--transfer"):
-                distributed.print0(transfer(model, options["transfer"]))
+                notes = transfer(model, theirs, options["transfer"])
+            distributed.print0("\n".join(notes))
         name = description(model.schedule.name)
         launchers = sorted({x for x in distributed.gather_objects(distributed.launcher()) if x})
         if run_dir is None and distributed.is_main():
@@ -160,6 +169,26 @@ def launch(
             notes = describe(model, floored) + _levels_note(options, model.schedule)
             print("\n".join(notes), flush=True)
             return _train(options, run_dir, source, model, device, on_snapshot)
+
+
+def _transferred(options: dict[str, Any], run_dir: Path | None) -> dict[str, Any] | None:
+    """The network of --transfer, whose attention resolutions become those of the run.
+
+    Returns:
+        content of its file; None without the option, or where the run already has a state.
+    """
+    path = options.get("transfer")
+    if not path or (run_dir is not None and checkpoint.numbered(run_dir, checkpoint.STATE)):
+        return None
+    with user_errors("--transfer"):
+        content = checkpoint.load_network(path, fallback_tmax=options["tmax"])
+    notes = [f"Weight average: half-life {options['ema']:g} Mimg at once (--transfer)"]
+    attention = attention_of(content, options["arch"])
+    if attention is not None:
+        options["attn_resolutions"] = attention
+        notes.append(f"Attention at resolutions {attention}, as {path} has it (--transfer)")
+    distributed.print0("\n".join(notes))
+    return content
 
 
 def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, int]:
@@ -263,6 +292,7 @@ def _train(
         lr_rampup=round(options["lr_rampup"] * 1e6),
         lr_decay=options["lr_decay"],
         ema=count["ema"],
+        ema_rampup=None if options.get("transfer") else 0.05,  # as published
         clip=options["clip"],
         tmin=options["tmin"],
         t_sampling=options["t_sampling"],

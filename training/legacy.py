@@ -2,7 +2,8 @@
 
 What is read: networks SongUNet, DhariwalUNet and ToyConvUNet, recognised by their name or by the
 names of their parameters, within an inflationary preconditioner (any class with g, W, data_eigs,
-gamma0, rho, M and space), or within EDMPrecond, VPPrecond or VEPrecond.
+gamma0, rho, M and space), or within EDMPrecond, VPPrecond or VEPrecond; a ToyConvUNet also within
+any class named for EDM that has sigma_data, with W if its network works in an eigenbasis.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch import Tensor
 from torch_utils.inert_pickle import Record, RefusedError, quote
 from torch_utils.inert_values import Array
 from torch_utils.legacy_pickle import attributes, state_of, submodules
-from training.edm_precond import EDM_FAMILY, RECIPES, SIGMA_DATA
+from training.augment import CONVENTION
+from training.edm_precond import EDM_FAMILY, RECIPES, SIGMA_DATA, EDMPrecond
 from training.networks import IMAGE_NETWORKS
 from training.schedule import Schedule
 from training.toy_networks import ToyConvUNet
@@ -28,7 +30,9 @@ from training.toy_networks import ToyConvUNet
 NETWORK_KEYS = ("ema", "net", "model")
 INFLATION_KEYS = ("g", "W", "data_eigs", "gamma0", "rho", "M", "space")
 TMAX_KEYS = ("tmax", "t_max", "end_time", "T_max", "T")
-EIGENVALUE_FLOOR = 1e-6  # of the largest, where one is not positive: never changes a published one
+# Of the largest: embedded toys have zeros, whose denoiser is zero too. A D of 1e-8 stays of it.
+EIGENVALUE_FLOOR = 1e-16
+UNKNOWN = "ToySongUNet"
 MAX_DIM = 12_288  # of networks without an eigenbasis, which get an identity matrix
 SIGMA_PRECONDS = {cls.__name__: (name, cls) for name, (cls, _) in EDM_FAMILY.items()}
 
@@ -59,7 +63,9 @@ def lift(content: dict[str, Any], file_name: str = "") -> dict[str, Any]:
         others = attributes(loss) if isinstance(loss, Record) else {}
         parts = _inflation(own, others, shape)
     elif precond.name in SIGMA_PRECONDS and shape is not None:
-        parts = _sigma(precond.name, own, shape)
+        parts = _sigma(precond.name, own, shape, math.prod(shape))
+    elif shape is None and "EDM" in precond.name and "sigma_data" in own:
+        parts = _sigma(EDMPrecond.__name__, own, None, network["kwargs"]["in_channels"])
     else:
         raise RefusedError(
             f"holds the class {quote(precond.name)}; preconditioners that are read are "
@@ -69,7 +75,7 @@ def lift(content: dict[str, Any], file_name: str = "") -> dict[str, Any]:
     return {
         "network": network,
         "schedule": parts["schedule"],
-        "precond": parts["precond"],
+        "precond": parts["precond"] | {"augmentation": CONVENTION if shape else None},
         "state": parts["state"] | weights,
         "info": _info(content, precond, shape, file_name),
     }
@@ -89,6 +95,11 @@ def _network(record: Record, precond: dict[str, Any]) -> tuple[dict[str, Any], l
         channels = first.shape[1] if isinstance(first, Tensor) and first.dim() == 2 else 0
         return {"class": ToyConvUNet.__name__, "kwargs": {"in_channels": channels}}, None
     name = record.name
+    if name == UNKNOWN:
+        raise RefusedError(
+            f"holds a {UNKNOWN}, a toy network whose layers are published nowhere but in the code "
+            f"that trained it; toys are read with the network {ToyConvUNet.__name__}"
+        )
     if name not in IMAGE_NETWORKS:
         if not any(k.startswith("enc.") for k in state):
             raise RefusedError(f"holds a network of class {quote(name)}, which is not known")
@@ -133,7 +144,7 @@ def _inflation(
     g, W = _tensor(own, "g", 1), _tensor(own, "W", 2)
     if len(g) != d or W.shape != (d, d) or d < 1 or (shape and math.prod(shape) != d):
         raise RefusedError("holds g, W, data_eigs and a network of different dimensions")
-    xi = torch.where(xi > 0, xi, EIGENVALUE_FLOOR * xi.max())
+    xi = xi.clamp_min(EIGENVALUE_FLOOR * float(xi.max()))
     if type(own["space"]) is not str or own["space"] not in ("ES", "IS"):
         raise RefusedError(f"has the space {quote(own['space'])}, which is neither ES nor IS")
     if round(_number(own, "M")) != 1000:
@@ -187,10 +198,12 @@ def _tmax(own: dict[str, Any], others: dict[str, Any]) -> float | None:
     return None
 
 
-def _sigma(name: str, own: dict[str, Any], shape: list[int]) -> dict[str, Any]:
-    """The same of a preconditioner with one noise level for all dimensions."""
+def _sigma(name: str, own: dict[str, Any], shape: list[int] | None, d: int) -> dict[str, Any]:
+    """The same of a preconditioner with one noise level for all dimensions.
+
+    A toy's may hold the eigenbasis W that its network works in.
+    """
     kind, cls = SIGMA_PRECONDS[name]
-    d = math.prod(shape)
     if d > MAX_DIM:
         raise RefusedError(f"has {d} dimensions; up to {MAX_DIM} are read for a {name}")
     wanted = [k for k in inspect.signature(cls).parameters if k != "model"]
@@ -201,13 +214,17 @@ def _sigma(name: str, own: dict[str, Any], shape: list[int]) -> dict[str, Any]:
         "tmax": math.log(high / low),
     }  # fmt: skip
     xi = torch.full((d,), kwargs.get("sigma_data", SIGMA_DATA) ** 2, dtype=torch.float64)
-    identity = torch.eye(d, dtype=torch.float64)
+    W = torch.eye(d, dtype=torch.float64)
+    if shape is None and "W" in own:
+        W = _tensor(own, "W", 2)
+        if W.shape != (d, d):
+            raise RefusedError("holds W and a network of different dimensions")
     denoiser = {"class": name, "kwargs": kwargs}
     precond = {"space": "ES", "shape": shape, "time_input": "published", "denoiser": denoiser}
     return {
         "schedule": settings,
         "precond": precond,
-        "state": _buffers(xi, identity, settings, torch.zeros(d).double()),
+        "state": _buffers(xi, W, settings, torch.zeros(d).double()),
     }
 
 
@@ -257,7 +274,7 @@ def _info(
     """What is known of the training."""
     given = content.get("dataset_kwargs")
     data = given if type(given) is dict else {}
-    named = data.get("data_name") or (data.get("path") if shape else None)
+    named = data.get("data_name") or data.get("dset_name") or (data.get("path") if shape else None)
     info: dict[str, Any] = {
         "data": {"kind": "images" if shape else "toy"},
         "licence": "unknown",
@@ -266,6 +283,9 @@ def _info(
     if type(named) is str and named:
         plain = PurePosixPath(named.replace("\\", "/")).stem
         info["data"]["name"] = re.sub(r"[^\w.-]", "_", plain)[:80]
+    wide = data.get("augment_to")
+    if shape is None and type(wide) is int and 0 < wide <= MAX_DIM:
+        info["data"] |= {"augment_to": wide, "embedding": "orthonormal"}
     kimg = re.search(r"network-snapshot-(\d{1,9})\.pkl$", file_name)
     if kimg:
         info["kimg"] = float(kimg[1])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.arrays import load_npz
+from torch_utils import distributed
 from training.flow import Flow
 from training.latents import Lender, lender
 from training.simulation import Method
@@ -54,16 +55,18 @@ def run_entry(flow: Flow, digest: str, method: Method) -> np.ndarray:
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     method_entry = {**vars(method), "times": None}
     entry = {"network_sha256": digest, "schedule": schedule, "method": method_entry}
+    entry |= {"unlabelled": True} if flow.unlabelled else {}
     return np.array(json.dumps(entry))
 
 
 def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
     """Read a melt file for a network; no code in the file is run.
 
-    Files without `whitened` and `run`, such as published ones, are read by their xs_es.
+    Files without `whitened` and `run` are read by their xs_es. Those of the released code have no
+    times either: their last state is then taken to be at tmax, and a line says so.
 
     Args:
-        path: .npz that holds xs_es, tilde_xs and t.
+        path: .npz that holds xs_es and tilde_xs, [states, n, ...], and perhaps t.
         flow: the network's flow.
         digest: SHA-256 of the network file.
         classes: of the network; 0 for none.
@@ -72,11 +75,14 @@ def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
         ValueError: one line that names the file and what is wrong with it.
     """
     arrays = _arrays(Path(path))
-    missing = [k for k in ("xs_es", "tilde_xs", "t") if k not in arrays]
+    missing = [k for k in ("xs_es", "tilde_xs") if k not in arrays]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; name an inflation, *_melt_results")
-    x, t, d = arrays["tilde_xs"], arrays["t"], flow.schedule.data_dim
-    shape = arrays["xs_es"].shape
+    for name in ("xs_es", "tilde_xs"):
+        if arrays[name].ndim > 3:  # images
+            arrays[name] = arrays[name].reshape(*arrays[name].shape[:2], -1)
+    x, shape, d = arrays["tilde_xs"], arrays["xs_es"].shape, flow.schedule.data_dim
+    t = arrays["t"] if "t" in arrays else _published_times(path, shape, flow)
     if t.ndim != 1 or x.ndim != 3 or x.shape != shape or len(t) != len(x) or not x.size:
         raise ValueError(f"{path}: xs_es {shape}, tilde_xs {x.shape} and t {t.shape} do not agree")
     if x.shape[2] != d:
@@ -91,13 +97,23 @@ def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
         raise ValueError(f"{path}: whitened {tuple(state.shape)} does not fit tilde_xs {x.shape}")
     number = arrays.get("classes")
     if classes and (number is None or number.shape != x.shape[1:2] or number.max() >= classes):
-        raise ValueError(f"{path}: lacks the classes that this conditional network needs")
+        raise ValueError(
+            f"{path}: lacks the classes that this conditional network needs; the published scripts "
+            "gave it zero labels, as --class=none does"
+        )
     if not all(np.isfinite(v).all() for v in (x[0], state.numpy())):
         raise ValueError(f"{path}: holds values that are not finite")
     start = 0.0 if abs(t[0]) < 1e-9 else float(t[0])
     return Melt(
         Path(path), torch.from_numpy(x[0]).double(), state, start, float(t[-1]), number, method
     )
+
+
+def _published_times(path: str | Path, shape: tuple[int, ...], flow: Flow) -> np.ndarray:
+    """Times of a file that has none; only those of its first and last state are needed."""
+    tmax = flow.schedule.tmax
+    distributed.print0(f"Note: {path} has no times; its last state is taken to be at tmax={tmax:g}")
+    return np.linspace(0.0, tmax, max(2, shape[0] if shape else 0))
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
@@ -134,6 +150,8 @@ def _checked_run(
         raise ValueError(f"{path}: its entry `run` is damaged") from None
     if theirs != flow.schedule.name:
         raise ValueError(f"{path}: has the schedule {theirs}; the network has {flow.schedule.name}")
+    if run.get("unlabelled", False) != flow.unlabelled:
+        raise ValueError(f"{path}: was made with --class=none or without, and this run the other way")
     if other:
         raise ValueError(f"{path}: was inflated by another network; name that one with --network")
     return method

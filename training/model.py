@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torch_utils import checkpoint
-from training.augment import LABELS
+from training.augment import CONVENTION, LABELS, OPPOSITE
 from training.basis import Basis
 from training.batches import Source
 from training.networks import IMAGE_NETWORKS, PRESETS
@@ -18,6 +17,7 @@ from training.schedule import Schedule
 from training.sigma_field import SigmaField
 from training.toy_networks import TOY_NETWORKS
 
+AUGMENT_WEIGHT = "model.map_augment.weight"  # [width, LABELS]
 NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS}
 
 
@@ -62,22 +62,44 @@ def _make(network: dict[str, Any]) -> nn.Module:
     return NETWORKS[network["class"]](**network["kwargs"])
 
 
-def transfer(model: InflationPrecond, path: str) -> str:
+def transfer(model: InflationPrecond, content: dict[str, Any], path: str) -> list[str]:
     """Start from the weights of another network, where names and shapes agree.
 
+    Args:
+        model: takes the weights.
+        content: of the other's file.
+        path: of the file, for messages.
+
     Returns:
-        a line that says how many did.
+        lines that say how many did, and what was changed in them.
 
     Raises:
-        ValueError: if none do, or `path` is no network.
+        ValueError: if none do.
     """
-    theirs = checkpoint.load_network(path).get("state", {})
+    theirs, notes = content["state"], []
     ours = {k: v for k, v in model.state_dict().items() if k.startswith("model.")}
     shared = {k: theirs[k] for k, v in ours.items() if k in theirs and theirs[k].shape == v.shape}
     if not shared:
         raise ValueError(f"{path}: none of its weights fit this network")
+    labels = shared.get(AUGMENT_WEIGHT)
+    if labels is not None and content["precond"].get("augmentation") != CONVENTION:
+        shared[AUGMENT_WEIGHT] = labels = labels.clone()
+        labels[:, list(OPPOSITE)] *= -1
+        notes.append(
+            "Its augmentation labels of rotation and anisotropy are of an earlier version: their "
+            "weights change sign"
+        )
     model.load_state_dict(shared, strict=False)
-    return f"Transferred {len(shared)} of {len(ours)} tensors from {path}"
+    return [f"Transferred {len(shared)} of {len(ours)} tensors from {path}", *notes]
+
+
+def attention_of(content: dict[str, Any], arch: str) -> list[int] | None:
+    """Resolutions with attention of a network file, where it is of the class that `arch` names."""
+    network = content["network"]
+    if arch not in PRESETS or network["class"] != PRESETS[arch]["class"]:
+        return None
+    default = inspect.signature(NETWORKS[network["class"]]).parameters["attn_resolutions"].default
+    return list(network["kwargs"].get("attn_resolutions", default))
 
 
 def network_of(options: dict[str, Any], source: Source) -> dict[str, Any]:
@@ -107,7 +129,9 @@ def _image_network(options: dict[str, Any], source: Any) -> dict[str, Any]:
         kwargs["num_blocks"] = options["num_blocks"]
     if options["cres"]:
         kwargs["channel_mult"] = list(options["cres"])
-    if resolution < 32:  # attention at half the resolution, as CIFAR-size networks have it
+    if options.get("attn_resolutions") is not None:  # those of --transfer
+        kwargs["attn_resolutions"] = options["attn_resolutions"]
+    elif resolution < 32:  # attention at half the resolution, as CIFAR-size networks have it
         kwargs["attn_resolutions"] = [resolution // 2]
     return {"class": preset["class"], "kwargs": kwargs}
 
@@ -130,6 +154,7 @@ def network_to_dict(
             "shape": list(model.shape) if model.shape else None,
             "time_input": model.time_input,
             "output": model.output,
+            "augmentation": CONVENTION if network["kwargs"].get("augment_dim") else None,
         },
         "state": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()},
         "info": info,

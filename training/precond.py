@@ -181,6 +181,7 @@ class Conditioned(FieldModel):
     def __init__(self, model: InflationPrecond, class_labels: Tensor):
         super().__init__(model.schedule, model.basis)
         self.model = model
+        self.space = model.space
         self.class_labels = class_labels.to(model.W.device)
 
     def field(self, u: Tensor, t: Tensor) -> Tensor:

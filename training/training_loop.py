@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dnnlib.cli import UserError
 from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed
 from torch_utils.training_stats import StatsWriter
 from training import seeding
+from training.augment import CONVENTION
 from training.batches import Batches, Piece, Source
 from training.config import TrainConfig, learning_rate
 from training.flow import Flow
@@ -247,6 +249,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.watch.skipped,
+            "augmentation": CONVENTION if self.config.augment else None,
         }
         save_state(self.config.run_dir, self.nimg, content)
 
@@ -254,6 +257,11 @@ class Trainer:
         state = latest_state(self.config.run_dir)
         if state is None:
             return
+        if self.config.augment and state.get("augmentation") != CONVENTION:
+            raise UserError(
+                f"--resume={self.config.run_dir}: its augmentation labels are of an earlier version, "
+                "with other signs; start another run from it with --transfer"
+            )
         self.nimg, self.watch.skipped = state["nimg"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])

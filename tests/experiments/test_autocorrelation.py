@@ -134,6 +134,18 @@ def test_rows_of_a_file(tmp_path, save):
         list(file.rows("b", 0, 5, 2))
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_rows_of_a_published_file_in_fortran_order(tmp_path, save):
+    a = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    save(tmp_path / "x.npz", a=np.asfortranarray(a), b=np.asfortranarray(a[0]))
+    file = ArrayFile(tmp_path / "x.npz")
+    assert file.shapes == {"a": (4, 5, 3), "b": (5, 3)}
+    read = list(file.rows("a", 7, 17, 4))
+    assert [len(r) for r in read] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate(read), a.reshape(20, 3)[7:17])
+    np.testing.assert_array_equal(np.concatenate(list(file.rows("b", 1, 5, 3))), a[0, 1:])
+
+
 def test_what_is_there_is_kept_remade_or_refused(tmp_path):
     path, shapes = tmp_path / "x.npz", {"a": (3, 2)}
     assert not is_done(path, {"seed": 1}, shapes)
@@ -149,7 +161,7 @@ def test_what_is_there_is_kept_remade_or_refused(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         ArrayFile(tmp_path / "y.npz")
     np.savez(tmp_path / "z.npz", a=np.array([{}]))
-    with pytest.raises(ValueError, match="not an array of rows"):
+    with pytest.raises(ValueError, match="not an array of numbers"):
         ArrayFile(tmp_path / "z.npz")
     assert missing_files([path]) == ""
     assert missing_files([path, tmp_path / "t7.npz"]) == "1 of 2 files are missing: t7.npz"

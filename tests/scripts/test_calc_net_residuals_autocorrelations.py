@@ -115,6 +115,29 @@ def test_images(place, tmp_path):
     assert (tmp_path / "digits_PRRto8D_autocorrelations.png").stat().st_size > 5000
 
 
+def test_published_residual_files_are_read(place, tmp_path):
+    """Those of the released code: PRRto8 without D, Fortran order, nothing but the two arrays."""
+    good(script.main, *calc_args(place, tmp_path / "a"))
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for k in range(TIMES):
+        arrays = load(place / "residuals" / f"digits_PRRto8D_net_outputs_residuals_time{k}.npz")
+        kept = {key: np.asfortranarray(arrays[key]) for key in ("net_outputs", "net_residuals")}
+        np.savez(folder / f"digits_PRRto8_net_outputs_residuals_time{k}.npz", **kept)
+    args = ["calc", f"--res_root={folder}", f"--save_dir={tmp_path / 'b'}", "--device=cpu"]
+    good(script.main, *args, "--data_name=digits", "--dims_to_keep=8", f"--n_time_pts={TIMES}")
+    for k in range(TIMES):
+        ours, theirs = (load(tmp_path / f / f"digits_PRRto8D_autocorrelations_times0_{k}.npz")
+                        for f in "ab")  # fmt: skip
+        np.testing.assert_array_equal(ours["net_residual_acs"], theirs["net_residual_acs"])
+    toy = {key: np.asfortranarray(np.stack([kept[key]] * 2)) for key in kept}
+    np.savez(tmp_path / "swirl_PRRto8_toy_net_outputs_residuals.npz", **toy)
+    root = f"--res_root={tmp_path / 'swirl_PRRto8_toy_net_outputs_residuals.npz'}"
+    good(script.main, "calctoys", root, f"--save_dir={tmp_path}", "--device=cpu", "--no-plot")
+    found = load(tmp_path / "swirl_PRRto8D_toy_autocorrelations.npz")["net_residual_acs"]
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 def test_runs_go_on_file_by_file(place, tmp_path):
     folder = place / "residuals"
     names = [f"digits_PRRto8D_net_outputs_residuals_time{k}.npz" for k in range(TIMES)]

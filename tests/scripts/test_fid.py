@@ -1,15 +1,19 @@
 """fid.py: the same figure from any source and any number of processes, and refusals of one line."""
 
 import hashlib
+import io
 import json
+import math
 import re
 
 import numpy as np
 import pytest
+import requests
 import torch
 from click.testing import CliRunner
 from torch import nn
 
+from dnnlib import download
 from fid import main
 from tests.helpers import ROOT, run_script
 from tests.image_fixtures import pixels, png, write_folder, write_zip
@@ -85,9 +89,10 @@ def test_the_figures_are_those_of_the_features(place, tmp_path):
     assert found["fid"] == pytest.approx(wanted, rel=1e-5)  # float32 features
     mean, sd = kernel_distance(x, y)
     assert found["kid"] == pytest.approx(mean, rel=1e-3)
-    assert found["kid_sd"] == pytest.approx(sd, abs=1e-3 * abs(mean))
+    assert math.isnan(sd)
+    assert "kid_sd" not in found
     assert f"FID: {wanted:.4f} ({N} images)" in output
-    assert f"KID: {found['kid']:.6f}" in output
+    assert f"KID: {found['kid']:.6f} ({N} images)" in output  # one subset has no spread
     assert f"Warning: {N} images, fewer than 50000" in output
     assert "singular" not in output
     options = json.loads((tmp_path / "a.json").read_text())["options"]
@@ -96,9 +101,10 @@ def test_the_figures_are_those_of_the_features(place, tmp_path):
 
 
 def test_the_real_images_are_at_no_distance_from_themselves(place, tmp_path):
-    found, _ = calc(place, place / "real.zip", tmp_path / "a.json")
-    assert abs(found["fid"]) < 1e-9
-    assert found["kid"] < 3 * found["kid_sd"] + 1e-9
+    found, output = calc(place, place / "real.zip", tmp_path / "a.json")
+    assert 0 <= found["fid"] < 1e-9
+    assert f"FID: 0.0000 ({N} images)" in output
+    assert "-0.000" not in output
 
 
 @pytest.mark.parametrize("source", ["zip", "nhwc", "nchw"])
@@ -126,13 +132,60 @@ def test_grey_images_are_seen_as_colour(place, tmp_path):
     assert "Warning: the reference is of images of 8x8 colour" in output
 
 
-def test_num_takes_the_first_images(place, tmp_path):
-    write_folder(tmp_path / "first", files(FAKE[:5]))
-    one, output = calc(place, tmp_path / "first", tmp_path / "a.json")
-    two, _ = calc(place, place / "fake", tmp_path / "b.json", "--num=5")
+@pytest.mark.parametrize("seed", [0, 7])
+def test_published_seed_chooses_the_images(place, tmp_path, seed):
+    """The released code shuffles all by NumPy's legacy generator and takes the first, in order."""
+    order = np.arange(N)
+    np.random.RandomState(seed).shuffle(order)
+    write_folder(tmp_path / "some", files(FAKE[np.sort(order[:5])]))
+    one, output = calc(place, tmp_path / "some", tmp_path / "a.json", f"--seed={seed}")
+    args = (place, place / "fake", tmp_path / "b.json", "--num=5", f"--seed={seed}")
+    two, said = calc(*args)
     assert one == two
     assert one["images"] == 5
+    assert found_spread(said)
+    assert f"5 images of {N}, chosen by --seed={seed}, of 8x8 colour" in said
+    assert calc(place, place / "fake", tmp_path / "b.json", "--num=5", "--seed=3")[0] != two
+    np.savez(tmp_path / "fake.npz", images=FAKE)
+    three, _ = calc(place, tmp_path / "fake.npz", tmp_path / "c.json", "--num=5", f"--seed={seed}")
+    assert three == two
     assert f"no more images than features ({WIDTH}): their covariance is singular" in output
+
+
+def found_spread(output):
+    """Whether the KID has one: subsets of 5 of the reference's images differ."""
+    return re.search(r"KID: \S+ \+- \S+ over subsets \(5 images\)", output)
+
+
+def test_published_reference_by_its_address(place, tmp_path, monkeypatch):
+    """Downloaded once, kept by its digest, which the address may state."""
+    monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
+    body = (place / "ref.npz").read_bytes()
+    asked = serve(monkeypatch, body)
+    url, digest = "https://example.org/fid-refs/ref.npz", hashlib.sha256(body).hexdigest()
+    wanted, _ = calc(place, place / "fake", tmp_path / "a.json")
+    for address in (url, f"{url}#sha256={digest}"):
+        assert calc(place, place / "fake", tmp_path / "b.json", f"--ref={address}")[0] == wanted
+    assert asked == [url]
+    args = ["calc", f"--images={place / 'fake'}"]
+    line = refused(place, *args, f"--ref={url}#sha256={'0' * 64}")
+    assert f"sha256 is {digest}, expected {'0' * 64}" in line
+    line = refused(place, *args, "--ref=http://example.org/ref.npz")
+    assert "--ref: http://example.org/ref.npz: not a reference file, or damaged (only https" in line
+
+
+def serve(monkeypatch, body):
+    """A server that gives one file; the addresses that were asked for."""
+    asked = []
+
+    def get(url, **options):
+        asked.append(url)
+        answer = requests.Response()
+        answer.status_code, answer.raw = 200, io.BytesIO(body)
+        return answer
+
+    monkeypatch.setattr(download.requests, "get", get)
+    return asked
 
 
 def test_results_lie_beside_the_images_if_no_place_is_named(place, tmp_path):

@@ -134,6 +134,26 @@ def test_a_round_trip_from_a_file_is_that_of_the_same_run(place, tmp_path, solve
         assert first < 1e-8
 
 
+@pytest.mark.parametrize("shape", [(64,), (1, 8, 8)])
+def test_a_published_inflation_without_times(place, tmp_path, shape):
+    """The released code saves no t: its last state is at tmax, which is said."""
+    call(place, tmp_path / "all", "--n_iters=6", "--sim_type=melt", "--save_freq=2")
+    arrays = load(tmp_path / "all", "melt")
+    kept = {k: arrays[k].reshape(4, 70, *shape) for k in ("xs", "xs_es", "tilde_xs", "dxs")}
+    np.savez(tmp_path / "theirs.npz", **kept)
+    prev = ["--sim_type=roundtrip", f"--prev_melt={tmp_path / 'theirs.npz'}", "--n_iters=6"]
+    output = call(place, tmp_path / "back", *prev, data=False)
+    assert "theirs.npz has no times; its last state is taken to be at tmax=15.01" in output
+    flow = load_flow(place / "plain.pkl", "cpu")
+    how = paper_method(flow, "heun", "vp_ode", 6).how()
+    back = flow.generate(arrays["xs_es"][-1], **how)
+    found = load(tmp_path / "back", "roundtrip")["tilde_xs"][-1]
+    np.testing.assert_allclose(found, back, rtol=1e-4, atol=1e-5)
+    line = error_line(pfODE_int.main, f"--save_dir={tmp_path}", f"--network={place / 'classes.pkl'}",
+                      *COMMON, *prev)  # fmt: skip
+    assert "gave it zero labels, as --class=none does" in line
+
+
 @pytest.mark.parametrize(
     ("solver", "before"),
     [(["--n_iters=4"], "paper_heun"), (["--solver=angle_heun", "--steps=2"], "heun")],

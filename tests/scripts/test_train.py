@@ -259,6 +259,11 @@ BAD = {
         "--t_sampling=lognormal is for one noise level in all dimensions: use another --g_type",
     ),
     "workers": (["--workers=-1"], "'--workers'"),
+    "published state": (
+        ["--resume=x/training-state-001000.pt"],
+        "released code holds no schedule to go on with: start from the average of its weights, "
+        "--transfer=x/network-snapshot-001000.pkl",
+    ),
     "transfer": (["--transfer=nowhere.pkl"], "--transfer: nowhere.pkl: no such file"),
 }
 

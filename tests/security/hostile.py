@@ -160,6 +160,11 @@ def refused(canary: Path) -> dict[str, bytes]:
             module + b"}" + value("__setstate__") + name("os", "system") + b"sb"),
         "state of a class": ema(name("torch.nn.modules.linear", "Linear") + b"}b"),
         "state of a function": ema(name("torch._utils", "_rebuild_tensor_v2") + b"}b"),
+        "state of a scikit-learn object": ema(
+            name("sklearn.decomposition._pca", "PCA") + b")\x81}" + value("mean_") + ran + b"sb"),
+        "scikit-learn object with arguments": ema(
+            call(name("sklearn.pipeline", "Pipeline"), value(touch))),
+        "scikit-learn function": ema(call(name("sklearn.utils._os", "system"), value(touch))),
         "called value": call(value("os.system"), value(touch)),
         "called record": call(record("A", b"}"), value(touch)),
         "python 2 eval": call(name("__builtin__", "eval"), value(touch)),

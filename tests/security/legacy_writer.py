@@ -2,7 +2,8 @@
 
 Objects of the older code's own classes are stored as a call of
 torch_utils.persistence._reconstruct_persistent_obj on class name, source text and attributes. That
-module does not exist here; it is put in place for as long as a file is written.
+module does not exist here; it is put in place for as long as a file is written. Tensors say that
+they lay on a GPU, and files of toys hold the scikit-learn PCA of their data.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
-from torch import nn
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor, nn
 
 from dnnlib.util import EasyDict
 from tests.helpers import CONFORMANCE, conformance, fill_weights
@@ -55,12 +59,13 @@ class Persistent:
 
 @contextmanager
 def older_code() -> Iterator[None]:
-    """The name torch_utils.persistence, for pickle to find."""
+    """The name torch_utils.persistence, for pickle to find, and tensors of a GPU."""
     module = types.ModuleType("torch_utils.persistence")
     module._reconstruct_persistent_obj = _reconstruct_persistent_obj
     sys.modules["torch_utils.persistence"] = module
     try:
-        yield
+        with mock.patch("torch.serialization.location_tag", lambda storage: "cuda:0"):
+            yield
     finally:
         del sys.modules["torch_utils.persistence"]
 
@@ -103,6 +108,17 @@ def dump(path: Path, ema: Any, source: str, protocol: int = 4, **content: Any) -
     return path
 
 
+def toy_data(d: int, augment_to: int | None = None) -> EasyDict:
+    """The `dataset_kwargs` of a toy network, among them the PCA of its data, fitted."""
+    x = np.random.default_rng(0).standard_normal((200, d))
+    if augment_to is not None:
+        x = x @ np.eye(d, augment_to)
+    return EasyDict(
+        class_name="training.dataset.ToyDataset", dset_name="circles" if d == 2 else "s_curve",
+        augment_to=augment_to, pca_trf=PCA().fit(x),
+    )  # fmt: skip
+
+
 def source_text(canary: Path) -> str:
     """Source text that leaves a trace when it is run."""
     return SOURCE.format(canary=str(canary))
@@ -134,6 +150,7 @@ def write_inflationary(path: Path, name: str, canary: Path, **changes: Any) -> P
     """
     args, arrays = conformance(name)
     toy = name.startswith("toy")
+    content = {"dataset_kwargs": toy_data(args["data_dim"])} if toy else {}
     source, protocol = source_text(canary), changes.pop("protocol", 4)
     class_name = changes.pop("class_name", "ToyIFsPrecond" if toy else "IFsPreconditioner")
     net, kwargs = conformance_network(args, "toy" if toy else "image")
@@ -146,7 +163,42 @@ def write_inflationary(path: Path, name: str, canary: Path, **changes: Any) -> P
     attributes = {k: v for k, v in attributes.items() if v is not None}
     inner = converted(net, source, **kwargs)
     precond = Persistent(class_name, source, module_state(modules={"model": inner}, **attributes))
-    return dump(path, precond, source, protocol)
+    return dump(path, precond, source, protocol, **content)
+
+
+def write_toy_edm(path: Path, canary: Path, name: str, W: Tensor | None = None) -> Path:
+    """The toy network of a conformance file within EDM's preconditioner, as an older file.
+
+    Args:
+        path: file to write.
+        canary: see `write_inflationary`.
+        name: of the conformance file.
+        W: eigenbasis that the network works in; None for the data's own coordinates.
+    """
+    args, _ = conformance(name)
+    source, (net, kwargs) = source_text(canary), conformance_network(args)
+    fill_weights(net, args["salt"])
+    attributes = {"sigma_data": 0.5, "sigma_min": 0, "sigma_max": float("inf"), "label_dim": 0}
+    attributes |= {} if W is None else {"W": W}
+    state = module_state(modules={"model": converted(net, source, **kwargs)}, **attributes)
+    precond = Persistent("ToyEDMPrecond" if W is None else "ToyEDMESPrecond", source, state)
+    return dump(path, precond, source, dataset_kwargs=toy_data(args["data_dim"]))
+
+
+def write_embedded_toy(path: Path, canary: Path, d: int = 2, augment_to: int = 4) -> Path:
+    """An inflationary network of a set embedded in more dimensions, whose eigenvalues are zero."""
+    source, net = source_text(canary), ToyConvUNet(augment_to)
+    fill_weights(net)
+    eigenvalues = [1.0] * d + [0.0, -1e-17, 1e-33][: augment_to - d]
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((augment_to, augment_to)))[0]
+    attributes = {
+        "g": torch.zeros(augment_to), "W": torch.from_numpy(rotation).float(),
+        "data_eigs": torch.tensor(eigenvalues), "gamma0": 5e-4, "rho": 2.0, "M": 1000,
+        "space": "ES", "label_dim": 0, "use_fp16": False,
+    }  # fmt: skip
+    inner = converted(net, source, in_channels=augment_to)
+    precond = Persistent("ToyIFsPrecond", source, module_state(modules={"model": inner}, **attributes))
+    return dump(path, precond, source, dataset_kwargs=toy_data(d, augment_to))
 
 
 def write_sigma(

@@ -14,8 +14,9 @@ import toy_pfODE_int
 from tests.helpers import conformance
 from tests.image_fixtures import write_zip
 from tests.image_networks import error_line, good
-from tests.security.legacy_writer import write_inflationary, write_sigma
+from tests.security.legacy_writer import write_embedded_toy, write_inflationary, write_sigma
 from tests.training.test_edm_precond import published
+from torch_utils import checkpoint
 from training.model import transfer
 from training.precond import InflationPrecond
 
@@ -59,6 +60,17 @@ def test_toys_with_the_published_command(place, tmp_path):
     good(calc_nll.main, *nll, "--tmax=2.5", "--solver=rk4", "--steps=2", "--no-plot")
 
 
+def test_embedded_toys_simulate_under_their_own_name(place, tmp_path):
+    write_embedded_toy(tmp_path / "wide.pkl", place / "canary", 2, 5)
+    good(toy_pfODE_int.main, "net", f"--network={tmp_path / 'wide.pkl'}", "--tmax=7.01",
+         f"--save_dir={tmp_path}", "--total_samples=20", "--solver=rk4", "--steps=4",
+         "--no-plot")  # fmt: skip
+    with np.load(tmp_path / "circles_PRP_net_melt_results.npz") as f:
+        assert f["tilde_xs"].shape[2] == 5
+        assert all(np.isfinite(f[k]).all() for k in ("xs", "dxs", "net_outs"))
+        assert np.linalg.matrix_rank(f["tilde_xs"][0], tol=1e-6) == 2
+
+
 @pytest.mark.parametrize("name", ["network-snapshot-001000.pkl", "vp.pkl"])
 def test_images(place, tmp_path, name):
     common = [f"--network={place / name}", f"--save_dir={tmp_path}", "--no-plot", "--device=cpu"]
@@ -76,8 +88,8 @@ def test_images(place, tmp_path, name):
 
 def test_weights_to_start_from(place):
     model: InflationPrecond = published(IMAGE)[0]
-    line = transfer(model, str(place / "vp.pkl"))
-    assert "Transferred 197 of 197 tensors" in line
+    lines = transfer(model, checkpoint.load_network(place / "vp.pkl"), "vp.pkl")
+    assert lines == ["Transferred 197 of 197 tensors from vp.pkl"]
 
 
 def test_a_digest_is_checked_everywhere(place, tmp_path):

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 
-from training.augment import LABELS, AugmentPipe
+from training.augment import _SYM6, LABELS, AugmentPipe
 
 
 def disc(n, size=32, x=0.25, y=-0.5):
@@ -55,16 +57,23 @@ def test_flips_are_exact():
 
 
 def test_translation():
-    out, labels = AugmentPipe()(disc(1), draws(gate_shift=0, shift_x=0.6, shift_y=1.2))
-    expected = torch.tensor([[0.25 + 2 * 0.125 * 0.6, -0.5 + 2 * 0.125 * 1.2]])
+    out, labels = AugmentPipe()(disc(1, y=-0.2), draws(gate_shift=0, shift_x=0.6, shift_y=1.2))
+    expected = torch.tensor([[0.25 + 2 * 0.125 * 0.6, -0.2 + 2 * 0.125 * 1.2]])
     torch.testing.assert_close(centre(out), expected, atol=0.01, rtol=0)
     torch.testing.assert_close(labels[0, 7:], torch.tensor([0.6, 1.2]))
 
 
-def test_rotation():
+def test_published_sign_of_rotations():
+    """A positive angle turns the picture anticlockwise: numpy's rot90, scipy's rotate."""
     out, labels = AugmentPipe()(disc(1), draws(gate_turn=0, turn=0.75))  # by pi/2
-    torch.testing.assert_close(centre(out), torch.tensor([[0.5, 0.25]]), atol=0.01, rtol=0)
     torch.testing.assert_close(labels[0, 3:5], torch.tensor([-1.0, 1.0]))
+    expected = torch.from_numpy(np.rot90(disc(1)[0, 0].numpy()).copy())
+    torch.testing.assert_close(out[0, 0], expected, atol=0.03, rtol=0)
+    angle = 0.3
+    out, labels = AugmentPipe()(disc(1), draws(gate_turn=0, turn=(angle / math.pi + 1) / 2))
+    torch.testing.assert_close(labels[0, 3:5], torch.tensor([math.cos(0.3) - 1, math.sin(0.3)]))
+    wanted = scipy.ndimage.rotate(disc(1)[0, 0].numpy(), math.degrees(angle), reshape=False)
+    torch.testing.assert_close(out[0, 0], torch.from_numpy(wanted), atol=0.03, rtol=0)
 
 
 def test_scale():
@@ -82,10 +91,65 @@ def test_anisotropy():
     f = 2 ** (0.2 * 1.5)
     torch.testing.assert_close(centre(out), torch.tensor([[0.3 * f, 0.3 / f]]), atol=0.01, rtol=0)
     torch.testing.assert_close(labels[0, 5:7], torch.tensor([1.5, 0.0]))
-    _, labels = AugmentPipe()(disc(1), draws(gate_aniso=0, aniso=1.5, axis=0.75))
-    torch.testing.assert_close(
-        labels[0, 5:7], 1.5 * torch.tensor([math.cos(math.pi / 2), 1.0]), atol=1e-6, rtol=0
-    )
+
+
+def test_published_sign_of_the_anisotropy_axis():
+    """An axis of +45 degrees points up and to the right: the picture is longer along it."""
+    values = {"gate_aniso": 0, "aniso": 1.5, "axis": (0.25 + 1) / 2}
+    image = disc(1, x=0.3, y=-0.3)  # up and to the right
+    out, labels = AugmentPipe()(image, draws(**values))
+    torch.testing.assert_close(labels[0, 5:7], torch.full((2,), 1.5 * math.sqrt(0.5)))
+    f = 2 ** (0.2 * 1.5)
+    torch.testing.assert_close(centre(out), torch.tensor([[0.3 * f, -0.3 * f]]), atol=0.01, rtol=0)
+
+
+def test_published_order_of_operations():
+    """Scale, rotation, anisotropy, translation: the disc goes where their product takes it."""
+    values = {"gate_scale": 0, "scale": -0.5, "gate_turn": 0, "turn": 0.6, "gate_aniso": 0,
+              "aniso": 1.2, "axis": 0.6, "gate_shift": 0, "shift_x": 0.4, "shift_y": -0.3}  # fmt: skip
+    out, _ = AugmentPipe()(disc(1, x=0.3, y=-0.2), draws(**values))
+
+    def turn(angle):  # anticlockwise, y pointing down
+        return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+
+    f, angle = 2 ** (0.2 * 1.2), 0.2 * np.pi
+    at = turn(angle) @ (2 ** (0.2 * -0.5) * np.array([0.3, -0.2]))
+    at = turn(angle) @ np.diag([f, 1 / f]) @ turn(-angle) @ at
+    expected = at + 0.25 * np.array([0.4, -0.3])
+    np.testing.assert_allclose(centre(out)[0].numpy(), expected, atol=0.01)
+
+
+def test_the_filter_is_the_wavelet_sym6():
+    """Orthonormal to its even shifts, six vanishing moments, the longest symmetric phase."""
+    h, k = np.array(_SYM6), np.arange(12)
+    for m in range(6):
+        product = float(h[2 * m :] @ h[: 12 - 2 * m])
+        assert product == pytest.approx(float(m == 0), abs=1e-11)
+        assert float(((-1.0) ** k * k**m) @ h) == pytest.approx(0.0, abs=1e-8)
+    assert h.sum() == pytest.approx(math.sqrt(2), abs=1e-12)
+
+
+@pytest.mark.parametrize("operation", ["scale", "turn", "aniso", "shift"])
+def test_published_warp_keeps_all_frequencies(operation):
+    """A map that moves nothing gives the image itself, one that moves little nearly so."""
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    gate = {f"gate_{operation}": 0}
+    still = gate | ({"turn": 0.5} if operation == "turn" else {})  # angle 0
+    out, labels = AugmentPipe()(images, draws(8, **still))
+    torch.testing.assert_close(out, images, atol=2e-4, rtol=0)
+    assert float(labels.abs().max()) == 0
+    little = {"scale": {"scale": 0.003}, "turn": {"turn": 0.5001}, "aniso": {"aniso": 0.003},
+              "shift": {"shift_x": 0.002, "shift_y": 0.002}}[operation]  # fmt: skip
+    out, labels = AugmentPipe()(images, draws(8, **gate | little))
+    assert float(labels.abs().max()) > 0
+    assert float(out.var() / images.var()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_whole_pixels_are_moved_exactly():
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    pixel = 1 / (16 * 0.125)
+    out, _ = AugmentPipe()(images, draws(2, gate_shift=0, shift_x=3 * pixel, shift_y=-2 * pixel))
+    torch.testing.assert_close(out[..., :-2, 3:], images[..., 2:, :-3], atol=2e-4, rtol=0)
 
 
 def test_frequencies_and_reproducibility():

@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from tests.helpers import conformance
-from tests.security.legacy_writer import write_inflationary, write_sigma
+from tests.security.legacy_writer import (
+    Persistent,
+    dump,
+    module_state,
+    write_embedded_toy,
+    write_inflationary,
+    write_sigma,
+    write_toy_edm,
+)
 from tests.training.test_edm_precond import IMAGES, PRECONDS
 from tests.training.test_precond import TOYS
 from torch_utils import checkpoint
@@ -76,6 +84,56 @@ def test_edm_networks_give_the_published_denoiser(precond, tmp_path, canary):
     torch.testing.assert_close((D / scale)[here], (a["D"] / scale)[here], rtol=1e-4, atol=1e-4)
     u = torch.randn(2, 192).double()
     assert torch.isfinite(flow.integrate(u, flow.schedule.tmax, 0.0, solver="rk4", steps=4)).all()
+
+
+def test_published_toy_files_say_what_they_were_trained_on(tmp_path, canary):
+    """Their dataset_kwargs: dset_name, augment_to, and a scikit-learn PCA, of which nothing runs."""
+    path = write_inflationary(tmp_path / "old.pkl", TOYS[0], canary)
+    assert b"sklearn.decomposition._pca" in path.read_bytes()
+    assert b"cuda:0" in path.read_bytes()
+    assert load_flow(path, "cpu", tmax=7.0).info["data"] == {"kind": "toy", "name": "circles"}
+    path = write_embedded_toy(tmp_path / "wide.pkl", canary)
+    data = load_flow(path, "cpu", tmax=7.0).info["data"]
+    assert data == {"kind": "toy", "name": "circles", "augment_to": 4, "embedding": "orthonormal"}
+
+
+@torch.no_grad()
+def test_eigenvalues_of_zero_are_not_floored(tmp_path, canary):
+    """In dimensions that the data does not have, the published denoiser is zero."""
+    flow = load_flow(write_embedded_toy(tmp_path / "old.pkl", canary), "cpu", tmax=7.0)
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).double()
+    D = flow.model(x, torch.linspace(1e-7, 7, 64).double())
+    assert float(D[:, :2].abs().min(1).values.max()) > 0.1
+    assert float(D[:, 2:].abs().max()) < 5e-7
+    z = flow.inflate(x @ torch.eye(4, 2).double() @ flow.model.W[:, :2].T)
+    assert bool(z.isfinite().all())
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@torch.no_grad()
+def test_toys_of_edm_give_the_published_denoiser(rotated, tmp_path, canary):
+    """D = c_skip x + c_out F(c_in x, log(sigma)/4) of Karras et al., table 1, in float64."""
+    _, a = conformance(TOYS[0])
+    W = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)).double())[0]
+    path = write_toy_edm(tmp_path / "old.pkl", canary, TOYS[0], W.float() if rotated else None)
+    flow = load_flow(path, "cpu")
+    sigma = torch.tensor([0.004, 0.05, 0.5, 4.0, 60.0]).double()
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).double()
+    total = sigma.square() + 0.25
+    net = flow.model.model
+    F = net((x / total.sqrt()[:, None]).float(), (sigma.log() / 4).float()).double()
+    wanted = 0.25 / total[:, None] * x + (0.5 * sigma / total.sqrt())[:, None] * F
+    D = flow.model(x, sigma_times(flow.schedule, sigma))  # in the network's own coordinates
+    torch.testing.assert_close(D, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(flow.model.W, W.float().double() if rotated else torch.eye(2).double())
+
+
+def test_a_toy_network_that_nothing_describes_is_refused(tmp_path, canary):
+    net = Persistent("ToySongUNet", "", module_state(label_dim=0))
+    whole = Persistent("ToyIFsPrecond", "", module_state(modules={"model": net}))
+    with pytest.raises(ValueError, match="a ToySongUNet, a toy network whose layers") as error:
+        load_flow(dump(tmp_path / "old.pkl", whole, ""), "cpu")
+    assert "\n" not in str(error.value)
 
 
 def test_the_time_input_of_an_edm_network_is_edms(tmp_path, canary):
