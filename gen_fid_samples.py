@@ -15,7 +15,6 @@ from dnnlib.util import write_json
 from torch_utils import distributed
 from training.flow import IMAGE_BLOCK, Flow
 from training.image_simulation import (
-    PILOTS,
     batch_option,
     check_class,
     choose_image_method,
@@ -24,10 +23,11 @@ from training.image_simulation import (
     network_options,
     one_hot,
     open_network,
+    pilot_classes,
     shape_of,
     solver_options,
 )
-from training.latents import Donors
+from training.latents import Donors, class_number
 from training.melt_file import read_melt
 from training.seed_images import (
     OPTIONS_FILE,
@@ -111,15 +111,13 @@ def open_donors(flow: Flow, digest: str, options: dict[str, Any]) -> Donors | No
             raise ValueError(
                 f"{melt.path}: ends at t={melt.stop:g}, not at tmax={flow.schedule.tmax:g}"
             )
-        return melt.donors().of_class(options["class_"])
+        return melt.donors().of_class(class_number(flow, options["class_"]))
 
 
 def run(flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any]) -> None:
     """Generate what is missing, within a session."""
     folder, seeds, number = Path(options["save_dir"]), options["seeds"], options["class_"]
-    classes = classes_of(flow)
-    fixed = np.arange(PILOTS) % classes if classes else None
-    here = flow.given(one_hot(flow, fixed))
+    here = flow.given(one_hot(flow, pilot_classes(flow)))
     method = choose_image_method(here, lambda: pilot_data(here), options, POINTS)
     todo = missing_seeds(folder, seeds, options["subdirs"])
     distributed.print0(

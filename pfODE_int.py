@@ -29,6 +29,7 @@ from training.image_simulation import (
     one_hot,
     open_data,
     open_network,
+    pilot_classes,
     pixel_errors,
     shape_of,
     solver_options,
@@ -210,7 +211,7 @@ def method_of(
             return paper_method(flow, melt.method.solver, disc, melt.method.steps, h)
         return melt.method
     if x is None and classes_of(flow):
-        classes = np.arange(PILOTS) % classes_of(flow)
+        classes = pilot_classes(flow)
     labels = None if classes is None else one_hot(flow, classes[:PILOTS])
     here = flow.given(labels)
 

@@ -18,7 +18,7 @@ from dnnlib.download import open_url
 from torch_utils import checkpoint, distributed
 from training.flow import IMAGE_BLOCK, Flow, open_flow
 from training.image_data import ImageSource, to_pixels
-from training.latents import GEN_SOURCES
+from training.latents import GEN_SOURCES, class_labels, class_number, drawn_of
 from training.simulation import Method, choose_method, paper_method
 from training.simulation_run import check_network_dimensions
 from training.solvers import PAPER_SOLVERS, SOLVERS
@@ -161,15 +161,18 @@ def classes_of(flow: Flow) -> int:
 
 
 def check_class(flow: Flow, number: int | None) -> None:
-    """Check --class against the network.
+    """Check --class, a label as the data has it, against the network.
 
     Raises:
         UserError: saying which classes there are.
     """
-    if number is None or number < classes_of(flow):
-        return
-    known = f"0 to {classes_of(flow) - 1}" if classes_of(flow) else "none: it is not conditional"
-    raise UserError(f"--class={number}: the network's classes are {known}; leave --class out")
+    with cli.user_errors():
+        class_number(flow, number)
+
+
+def pilot_classes(flow: Flow) -> np.ndarray | None:
+    """Numbers of the classes of pilots, [PILOTS]; None without classes."""
+    return np.resize(drawn_of(flow), PILOTS) if classes_of(flow) else None
 
 
 def one_hot(flow: Flow, classes: np.ndarray | None) -> Tensor | None:
@@ -189,15 +192,11 @@ def open_data(flow: Flow, path: str | None) -> ImageSource:
     if path is None:
         raise UserError("--data_root is missing: name a zip or folder made by dataset_tool.py")
     with cli.user_errors("--data_root"):
-        source = ImageSource(path, use_labels=classes_of(flow) > 0)
+        source = ImageSource(path, use_labels=classes_of(flow) > 0, class_labels=class_labels(flow))
     if source.shape != shape_of(flow):
         raise UserError(
             f"--data_root={path} has images of {_size(source.shape)}; the network was trained on "
             f"{_size(shape_of(flow))}: name its data, or convert these with dataset_tool.py"
-        )
-    if source.classes > classes_of(flow):
-        raise UserError(
-            f"--data_root={path} has {source.classes} classes; the network has {classes_of(flow)}"
         )
     trained_on = flow.info.get("data", {}).get("sha256")
     if trained_on not in (None, source.content_hash()):
@@ -208,7 +207,7 @@ def open_data(flow: Flow, path: str | None) -> ImageSource:
 
 
 def drawn_classes(source: ImageSource, seed: int, start: int, stop: int) -> np.ndarray | None:
-    """Classes of the drawn images start..stop, [n]; None without classes."""
+    """Numbers of the classes of the drawn images start..stop, [n]; None without classes."""
     labels = source.labels(seed, start, stop, "drawn")
     return None if labels is None else labels.argmax(1).numpy()
 

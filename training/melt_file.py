@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dnnlib.arrays import load_npz
 from training.flow import Flow
-from training.latents import Donors
+from training.latents import Donors, class_labels
 from training.simulation import Method
 
 
@@ -25,7 +25,7 @@ class Melt:
         x: the data that was inflated, in its own units, [n, d].
         state: whitened final states, [n, d]; [n, 2, d] of the reversible solver.
         start, stop: times of the first and the last state.
-        classes: of the data, [n]; None without.
+        classes: numbers of the data's classes, [n]; None without.
         method: how it was integrated; None if the file does not say.
     """
 
@@ -90,8 +90,11 @@ def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
     if state.shape[0] != x.shape[1] or state.shape[-1] != d or state.dim() not in (2, 3):
         raise ValueError(f"{path}: whitened {tuple(state.shape)} does not fit tilde_xs {x.shape}")
     number = arrays.get("classes")
-    if classes and (number is None or number.shape != x.shape[1:2] or number.max() >= classes):
-        raise ValueError(f"{path}: lacks the classes that this conditional network needs")
+    if classes:
+        labels = class_labels(flow)
+        if number is None or number.shape != x.shape[1:2] or not np.isin(number, labels).all():
+            raise ValueError(f"{path}: lacks the classes that this conditional network needs")
+        number = np.searchsorted(labels, number)
     if not all(np.isfinite(v).all() for v in (x[0], state.numpy())):
         raise ValueError(f"{path}: holds values that are not finite")
     start = 0.0 if abs(t[0]) < 1e-9 else float(t[0])

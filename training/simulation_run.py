@@ -15,7 +15,14 @@ from dnnlib.cli import UserError
 from dnnlib.util import atomic_path
 from torch_utils import distributed
 from training.flow import Flow
-from training.latents import Donors, everywhere, random_classes
+from training.latents import (
+    Donors,
+    class_labels,
+    class_number,
+    drawn_of,
+    everywhere,
+    random_classes,
+)
 from training.simulation import Method, Result, simulate
 
 KINDS = ("melt", "roundtrip", "gen")
@@ -35,11 +42,11 @@ class Simulations:
         inflated: whitened final states of an earlier inflation, [total, d], or [total, 2, d] of
             the reversible solver; needed by a round trip without inflation.
         classes: of the network; 0 for none.
-        data_classes: classes of the data, [total]; None without.
+        data_classes: numbers of the classes of the data, [total]; None without.
         eps: see `Flow.latents`.
         donors: lend compressed latents in generation; None for Gaussian ones.
         donate: take this run's inflated data as donors.
-        gen_class: class to generate; None for random ones, or those of the donors.
+        gen_class: label of the class to generate; None for random ones, or those of the donors.
         save_freq: see `simulation.kept_steps`.
         dtype: of the arrays that are kept.
     """
@@ -90,16 +97,18 @@ class Simulations:
             rows = states[:, 0] if states.dim() == 3 else states
             donors = Donors(rows, self.data_classes)
         picks, classes = None, None
+        with cli.user_errors():
+            number = class_number(self.flow, self.gen_class)
+            donors = donors and donors.of_class(number)
         if donors is not None:
-            with cli.user_errors():
-                donors = donors.of_class(self.gen_class)
             picks = donors.picks(self.seed, 0, self.total)
-        if self.gen_class is not None:
-            classes = np.full(self.total, self.gen_class)
+        if number is not None:
+            classes = np.full(self.total, number)
         elif self.classes and donors is not None and donors.classes is not None:
             classes = donors.classes[picks]
         elif self.classes:
-            classes = random_classes(self.seed, 0, self.total, self.classes)
+            drawn = drawn_of(self.flow)
+            classes = drawn[random_classes(self.seed, 0, self.total, len(drawn))]
 
         def latents(_: int, block: range) -> Tensor:
             n, stop = len(block), self.method.stop
@@ -122,7 +131,7 @@ class Simulations:
             self.dtype, labels,
         )  # fmt: skip
         if classes is not None and result.arrays:
-            result.arrays["classes"] = classes
+            result.arrays["classes"] = class_labels(self.flow)[classes]
         return result
 
     def _data(self, _: int, block: range) -> Tensor:
