@@ -62,13 +62,16 @@ class Reading:
 
 
 def looks_like_image(file: IO[bytes]) -> bool:
-    """Whether the content of a file, whatever its name, begins as one of `FORMATS` does."""
+    """Whether the content of a file, whatever its name, is one of `FORMATS`, damaged ones too."""
     try:
         Image.open(file, formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return True  # which `decode` refuses
     except Exception:  # Pillow's parsers raise whatever they stumble over
-        return False
+        file.seek(0)
+        start = file.read(16)
+        tests = [Image.OPEN[name][1] for name in FORMATS if name not in ("BMP", "PPM")]
+        return any(test and test(start) is True for test in tests)  # two letters are no sign
     return True
 
 
@@ -95,11 +98,14 @@ def decode(data: bytes, frame: int = 0, how: Reading | None = None) -> Image.Ima
         frames = getattr(image, "n_frames", 1)
         image.seek(frame)
         bits = _bits(image, data)
+        if bits > 8 and how.depth is None:
+            raise BadImageError(TOO_DEEP, f"{bits} bits")
         orientation = 1
         with suppress(Exception):  # broken camera notes do not make an image unusable
             orientation = image.getexif().get(ORIENTATION, 1)
         image.load()
-        image = image if bits <= 8 else _scaled(image, data, bits, how.depth)
+        if bits > 8 and how.depth:
+            image = _scaled(image, data, bits, how.depth)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImageError(TOO_LARGE, f"more than {MAX_PIXELS} pixels") from None
     except Image.UnidentifiedImageError:
@@ -150,11 +156,9 @@ def _bits(image: Any, data: bytes) -> int:
     return 8
 
 
-def _scaled(image: Image.Image, data: bytes, bits: int, depth: int | None) -> Image.Image:
+def _scaled(image: Image.Image, data: bytes, bits: int, depth: int) -> Image.Image:
     """An image of more than 8 bits with the values 0 to 2^depth - 1 scaled to 0 to 255."""
     found = f"{bits} bits"
-    if depth is None:
-        raise BadImageError(TOO_DEEP, found)
     grey = image.format in ("PNG", "TIFF") and image.mode.startswith("I")
     colour = image.format == "PNG" and image.mode in ("RGB", "RGBA")
     if bits > 16 or not (grey or colour) or "transparency" in image.info:
