@@ -42,6 +42,8 @@ def folder_labels(names: list[str]) -> tuple[list[int] | None, list[str] | None,
         return None, None, f"{len(stray)} of {len(names)} images in no folder, e.g. {stray[0]}"
     if len(classes) < 2:
         return None, None, ""
+    if tops <= SPLITS and all(len(folder) == 1 for folder in folders):
+        return None, None, f"{' and '.join(classes)} are parts of a set, no classes"
     number = {name: i for i, name in enumerate(classes)}
     return [number[folder[level]] for folder in folders], classes, origin
 

@@ -133,6 +133,7 @@ AROUND = {
     "json one-hot": (
         FLAT | {"dataset.json": b'{"labels": [["0.png", [0, 1.0]], ["1.png", [1.0, 0.0]]]}'}, [1, 0]
     ),
+    "parts of a set": (around("mine/", {"test/0.png": png(X[0]), "train/1.png": png(X[1])}), None),
     "a single class": (around("mine/", FLAT), None),
 }  # fmt: skip
 
