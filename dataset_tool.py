@@ -59,8 +59,8 @@ class Resolution(click.ParamType):
     "--transform",
     type=click.Choice(TRANSFORMS),
     metavar="|".join(TRANSFORMS),
-    help="cut out the centre: a square, or a part of the shape of --resolution that is "
-    "filled up to a square with black bars",
+    help="cut out the centre: a square, or (wide, as published) all columns and as many rows as "
+    "the image has at the width of --resolution, with black bars up to a square",
 )
 @click.option("--max-images", type=click.IntRange(min=1), help="only the first so many")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="convert to grey (1) or colour (3)")
