@@ -16,7 +16,8 @@ from dnnlib.cli import UserError
 from dnnlib.util import atomic_path, write_json
 from training.image_archives import open_source
 from training.image_convert import TRANSFORMS, Plan, RefusedImagesError, convert, scan
-from training.image_files import ImageSet
+from training.image_decode import Reading
+from training.image_files import ImageSet, phrases
 
 EXAMPLE = """
 python dataset_tool.py --source=digits --dest=datasets/digits-8x8.zip
@@ -32,8 +33,8 @@ class Resolution(click.ParamType):
     name = "WxH"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        """Parse "32x32"."""
-        match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", str(value))
+        """Parse "32x32", or "32,32" as older commands have it."""
+        match = re.fullmatch(r"([1-9]\d{0,4})[x,]([1-9]\d{0,4})", str(value))
         if match is None:
             self.fail(f"{value!r} is not of the form WxH, such as 32x32", param, ctx)
         return int(match[1]), int(match[2])
@@ -58,11 +59,23 @@ class Resolution(click.ParamType):
     "--transform",
     type=click.Choice(TRANSFORMS),
     metavar="|".join(TRANSFORMS),
-    help="cut out the centre: a square, or a part of the shape of --resolution that is "
-    "filled up to a square with black bars",
+    help="cut out the centre: a square, or (wide, as published) all columns and as many rows as "
+    "the image has at the width of --resolution, with black bars up to a square",
 )
 @click.option("--max-images", type=click.IntRange(min=1), help="only the first so many")
 @click.option("--channels", type=click.Choice(["1", "3"]), help="convert to grey (1) or colour (3)")
+@click.option(
+    "--frames",
+    type=click.Choice(["all", "first"]),
+    help="what to take of files of several frames  [such files are refused]",
+)
+@click.option(
+    "--depth",
+    type=click.IntRange(9, 16),
+    metavar="BITS",
+    help="scale values from 0 to 2^BITS - 1 of images of more than 8 bits a channel to 0 to 255  "
+    "[such images are refused]",
+)
 @cli.plot_option
 @cli.boolean("-n", "--dry-run", help="check every image and stop")
 def main(
@@ -72,38 +85,48 @@ def main(
     transform: str | None,
     max_images: int | None,
     channels: str | None,
+    frames: str | None,
+    depth: int | None,
     plot: bool,
     dry_run: bool,
 ) -> None:
     """Convert images to a zip of uncompressed PNG files with dataset.json.
 
-    Labels come from the source's dataset.json, else from its top-level folders in alphabetical
-    order (those below train, test, val where these hold folders), else from CIFAR-10, MNIST or
-    digits themselves. Every image is checked before anything is written. The same input gives the
-    same file. Transparent parts become white. Beside the result lie the options
-    ({dest}-options.json) and a picture of some images ({dest}-images.png).
+    A file is an image by its suffix or its content; what is left out is counted and named. Labels
+    come from the source's dataset.json, else from its top-level folders in alphabetical order
+    (those below a folder around everything, and below train, test, val where these hold folders),
+    else from CIFAR-10, MNIST or digits themselves. Every image is checked before anything is
+    written. The same input gives the same file. Transparent parts become white. Beside the result
+    lie the options ({dest}-options.json) and a picture of some images ({dest}-images.png).
     """
     target = check_dest(source, dest)
     with cli.user_errors():
         plan = Plan(resolution, transform, None if channels is None else int(channels))
     options = {"source": source, "dest": dest, "resolution": resolution, "transform": transform,
-               "max_images": max_images, "channels": plan.channels}  # fmt: skip
+               "max_images": max_images, "channels": plan.channels, "frames": frames,
+               "depth": depth}  # fmt: skip
     with warnings.catch_warnings(), cli.user_errors("--source"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # listed with the others
-        with open_source(source) as images:
+        with open_source(source, Reading(frames, depth)) as images:
             count = min(len(images.names), max_images or len(images.names))
             found = check_images(source, images, plan, count)
+            check_reading(images, count, found, frames, depth)
+            summary = summed_up(images, count, found, frames)
             if dry_run:
+                print(f"Nothing written: {summary}")
                 return
             try:
                 convert(images, plan, count, target)
                 beside = str(target.with_suffix("") if target.suffix == ".zip" else target)
-                write_json(f"{beside}-options.json", {"options": options, "result": found})
+                write_json(
+                    f"{beside}-options.json",
+                    {"options": options, "result": found, "summary": summary},
+                )
                 if plot:
                     picture(images, plan, count, Path(f"{beside}-images.png"))
             except OSError as error:
                 raise UserError(f"--dest={dest}: {error.strerror or error}") from error
-    print(f"Done. Data set: {target}")
+    print(f"Done. Data set: {target}: {summary}")
 
 
 def check_images(source: str, images: ImageSet, plan: Plan, count: int) -> dict[str, int]:
@@ -155,16 +178,55 @@ def report(images: ImageSet, count: int, found: dict[str, int]) -> None:
     print(f"{count} images become {size}x{size} {kind}, {found['channels'] * size**2} dimensions")
     if found["enlarged"]:
         print(f"Warning: {found['enlarged']} images are smaller than that and are enlarged")
+    if found["transparent"]:
+        print(f"Warning: {found['transparent']} images have transparent parts, which become white")
+    if found["deep"]:
+        print(f"{found['deep']} images of more than 8 bits a channel are scaled to 8")
     if images.labels is None:
-        print("Labels: none")
+        print("Labels: none" + (f" ({images.origin})" if images.origin else ""))
     else:
-        classes = images.classes or sorted({str(k) for k in images.labels}, key=int)
-        named = ", ".join(f"{i} {name}" if images.classes else name
-                          for i, name in enumerate(classes[:20]))  # fmt: skip
-        found_in = f" from {images.origin}" if images.origin else ""
-        more = ", ..." if len(classes) > 20 else ""
-        print(f"Labels: {len(classes)} classes{found_in} ({named}{more})")
+        print(f"Labels: {label_line(images, images.labels, count)}")
     sys.stdout.flush()
+
+
+def label_line(images: ImageSet, labels: list[int], count: int) -> str:
+    """The classes that the first `count` images have: how many, where from, which."""
+    kept, known = sorted(set(labels[:count])), len(images.classes or set(labels))
+    names = [f"{k} {images.classes[k]}" if images.classes else str(k) for k in kept[:20]]
+    number = f"{len(kept)} of {known}" if len(kept) < known else f"{known}"
+    found_in = f" from {images.origin}" if images.origin else ""
+    more = ", ..." if len(kept) > 20 else ""
+    line = f"{number} classes{found_in} ({', '.join(names)}{more})"
+    if kept != list(range(len(kept))):
+        line += "; networks have one class for each of these, and --class takes these numbers"
+    return line
+
+
+def check_reading(
+    images: ImageSet, count: int, found: dict[str, int], frames: str | None, depth: int | None
+) -> None:
+    """Check that --frames and --depth change something.
+
+    Raises:
+        UserError: if the images have but one frame, or 8 bits a channel.
+    """
+    if count < len(images.names):
+        return
+    if frames and not found["several"]:
+        raise UserError(f"--frames={frames}: no file has several frames; leave it out")
+    if depth and not found["deep"]:
+        raise UserError(f"--depth={depth}: no image has more than 8 bits a channel; leave it out")
+
+
+def summed_up(images: ImageSet, count: int, found: dict[str, int], frames: str | None) -> str:
+    """How many images were found and used, and what was left out and why."""
+    left = phrases(images.left_out)
+    if count < len(images.names):
+        left.insert(0, f"{len(images.names) - count} images beyond --max-images={count}")
+    if frames == "first":
+        left.insert(0, f"{found['further']} further frames of {found['several']} files")
+    line = f"{len(images.names)} images found, {count} used"
+    return f"{line}; left out: {', '.join(left)}" if left else line
 
 
 def picture(images: ImageSet, plan: Plan, count: int, path: Path, across: int = 8) -> None:

@@ -15,7 +15,6 @@ from dnnlib.util import write_json
 from torch_utils import distributed
 from training.flow import IMAGE_BLOCK, Flow
 from training.image_simulation import (
-    PILOTS,
     batch_option,
     check_class,
     choose_image_method,
@@ -24,6 +23,7 @@ from training.image_simulation import (
     network_options,
     one_hot,
     open_network,
+    pilot_classes,
     shape_of,
     solver_options,
 )
@@ -127,9 +127,7 @@ def run(
 ) -> None:
     """Generate what is missing, of the class `number` if not None, within a session."""
     folder, seeds = Path(options["save_dir"]), options["seeds"]
-    classes = classes_of(flow)
-    fixed = np.arange(PILOTS) % classes if classes else None
-    here = flow.given(one_hot(flow, fixed))
+    here = flow.given(one_hot(flow, pilot_classes(flow)))
     method = choose_image_method(here, lambda: pilot_data(here), options, POINTS)
     todo = missing_seeds(folder, seeds, options["subdirs"])
     distributed.print0(

@@ -29,6 +29,7 @@ from training.image_simulation import (
     one_hot,
     open_data,
     open_network,
+    pilot_classes,
     pixel_errors,
     shape_of,
     solver_options,
@@ -215,7 +216,7 @@ def method_of(
         return theirs
     n = PILOTS if x is None else pilots_of(len(x), PILOTS)
     if x is None and classes_of(flow):
-        classes = np.arange(n) % classes_of(flow)
+        classes = pilot_classes(flow)
     labels = None if classes is None else one_hot(flow, classes[:n])
     here = flow.given(labels)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 
 from dnnlib import cli, plot
@@ -13,6 +14,7 @@ from dnnlib.cli import UserError
 from training import published_options as published
 from training.flow import Flow
 from training.image_data import ImageSource, to_pixels
+from training.latents import drawn_of
 from training.networks import PRESETS as NETWORKS
 from training.options import count, positive, run, schedule_options, training_options
 from training.training_loop import Snapshot
@@ -121,6 +123,12 @@ def open_source(options: dict[str, Any]) -> ImageSource:
             seed=options["seed"],
             cache=options["cache"],
         )
+    if not source.varies():
+        equal = "1 image" if len(source.pixels) == 1 else f"{len(source.pixels)} equal images"
+        raise UserError(
+            f"--data={options['data']}: {equal}, of which nothing can be learnt; name a set "
+            "of images that differ"
+        )
     channels, height, width = source.shape
     for option, value in {"img_size": width, "img_ch": channels}.items():
         if options[option] not in (None, value):
@@ -143,7 +151,8 @@ def draw_samples(source: ImageSource) -> Snapshot:
     def draw(flow: Flow, run_dir: Path, kimg: int) -> None:
         n = GRID * GRID
         if source.classes:  # one class a column
-            classes = torch.arange(n) % GRID % source.classes
+            drawn = drawn_of(flow)
+            classes = torch.from_numpy(drawn[np.arange(n) % GRID % len(drawn)])
             labels = torch.nn.functional.one_hot(classes, source.classes).float()
             flow = flow.given(labels)
         x = flow.sample(n, seed=0, solver="ab2", steps=32).cpu()

@@ -21,7 +21,8 @@ from PIL import Image
 
 from torch_utils.inert_pickle import RefusedError, read, table
 from torch_utils.inert_values import PLAIN
-from training.image_files import BadImageError, ImageSet, decode, open_images
+from training.image_decode import BadImageError, Reading, decode
+from training.image_files import ImageSet, open_images
 
 CIFAR_BATCHES = [f"data_batch_{i}" for i in range(1, 6)]  # the 50,000 training images
 CIFAR_CLASSES = [
@@ -32,22 +33,25 @@ MAX_IDX = 2**31  # bytes of an MNIST file
 IDX_IMAGES, IDX_LABELS = 2051, 2049  # the first four bytes of an idx file
 
 
-def open_source(source: str) -> ImageSet:
+def open_source(source: str, how: Reading | None = None) -> ImageSet:
     """Images of anything that dataset_tool.py reads.
 
     Args:
         source: folder, .zip, CIFAR-10 .tar.gz, MNIST .gz, LSUN lmdb folder, or "digits".
+        how: to read files of several frames, or of more than 8 bits.
 
     Raises:
         ValueError: one line that says what is wrong.
     """
-    path = Path(source)
+    path, lsun = Path(source), (Path(source) / "data.mdb").is_file()
+    if source != "digits" and not lsun and (path.is_dir() or path.suffix.lower() == ".zip"):
+        return open_images(path, how)
+    if how not in (None, Reading()):
+        raise ValueError(f"{source}: --frames and --depth are for folders and .zip archives")
     if source == "digits":
         return _digits()
-    if (path / "data.mdb").is_file():
+    if lsun:
         return _lsun(path)
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        return open_images(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
     if path.name.lower().endswith((".tar.gz", ".tgz")):

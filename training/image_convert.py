@@ -18,14 +18,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib.util import atomic_path, in_order, scratch_dir, sync, writing
-from training.image_files import (
-    LABELS_FILE,
-    TOO_DEEP,
-    TOO_LARGE,
-    UNREADABLE,
-    BadImageError,
-    ImageSet,
-)
+from training.image_decode import FRAMES, TOO_DEEP, TOO_LARGE, UNREADABLE, BadImageError
+from training.image_files import ImageSet
+from training.image_labels import LABELS_FILE
 
 TRANSFORMS = ("center-crop", "center-crop-wide")
 Put = Callable[[str, bytes], None]
@@ -33,12 +28,15 @@ Put = Callable[[str, bytes], None]
 OTHER_SIZE = "of another size"
 NOT_SQUARE = "not square"
 NOT_POWER = "not a power of two in size"
+TOO_SMALL = "too small to cut"
 GREY = "grey among colour"
 COLOUR = "colour among grey"
 REMEDIES = {
     UNREADABLE: "repair or remove them",
     TOO_LARGE: "make them smaller or remove them",
-    TOO_DEEP: "save them with 8 bits a channel",
+    TOO_DEEP: "give --depth=16, or the bits that their values use, or save them with 8",
+    FRAMES: "give --frames=all or --frames=first",
+    TOO_SMALL: "give a smaller --resolution or remove them",
     OTHER_SIZE: "give --resolution=WxH, with --transform=center-crop if shapes differ",
     NOT_SQUARE: "give --transform=center-crop",
     NOT_POWER: "give --resolution, such as 32x32",
@@ -79,9 +77,9 @@ class Plan:
 
     Attributes:
         resolution: width and height to resize to (Lanczos), or None to leave the size.
-        transform: "center-crop" cuts the largest central square first; "center-crop-wide" cuts the
-            largest central part of the resolution's shape, and fills up to a square with black
-            bars above and below.
+        transform: "center-crop" cuts the largest central square first; "center-crop-wide" is the
+            published one: it keeps as many central rows as the image would have at the width of
+            the resolution, and fills up to a square with black bars above and below.
         channels: 1 or 3 to convert to grey or colour, or None to leave them.
 
     Raises:
@@ -124,8 +122,9 @@ class Plan:
         if self.channels is not None:
             image = image.convert("L" if self.channels == 1 else "RGB")
         if self.transform is not None:
-            w, h = self.resolution or (1, 1)
-            image = _cut(image, w, h)
+            (w, h), (width, height) = image.size, self.cut_size(*image.size)
+            left, top = (w - width) // 2, (h - height) // 2
+            image = image.crop((left, top, left + width, top + height))
         if self.resolution is not None and image.size != self.resolution:
             image = image.resize(self.resolution, Image.Resampling.LANCZOS)
         if self.transform == "center-crop-wide":
@@ -135,14 +134,23 @@ class Plan:
             image = square
         return image
 
+    def cut_size(self, w: int, h: int) -> tuple[int, int]:
+        """Width and height of the central part that the transform cuts out."""
+        if self.transform == "center-crop-wide" and self.resolution is not None:
+            return w, round(self.resolution[0] * h / w)
+        return min(w, h), min(w, h)
 
-def _cut(image: Image.Image, w: int, h: int) -> Image.Image:
-    """The largest central part of shape w : h."""
-    W, H = image.size
-    width = min(W, max(1, round(H * w / h)))
-    height = min(H, max(1, round(W * h / w)))
-    left, top = (W - width) // 2, (H - height) // 2
-    return image.crop((left, top, left + width, top + height))
+
+@dataclass(frozen=True)
+class Fact:
+    """What a look at an image gives; frames, bits and transparent as `decode` has them."""
+
+    width: int
+    height: int
+    mode: str
+    frames: int = 1
+    bits: int = 8
+    transparent: bool = False
 
 
 def scan(images: ImageSet, plan: Plan, count: int) -> dict[str, int]:
@@ -154,18 +162,19 @@ def scan(images: ImageSet, plan: Plan, count: int) -> dict[str, int]:
         count: how many to check, from the first.
 
     Returns:
-        "images", "size" and "channels" of the result, and "enlarged": how many images are smaller.
+        "images", "size" and "channels" of the result; how many images are "enlarged", have
+        "transparent" parts, are of files of "several" frames, of how many "further" ones, "deep".
 
     Raises:
         RefusedImagesError: naming every image that cannot.
     """
-    facts: list[tuple[int, int, str] | BadImageError] = []
+    facts: list[Fact | BadImageError] = []
     looks = in_order(lambda i: _look(images, i), range(count))
     for fact in tqdm(looks, "checking", count, disable=None):
         facts.append(fact)
     good = [f for f in facts if not isinstance(f, BadImageError)]
-    sizes = Counter(plan.output_size(w, h) for w, h, _ in good)
-    modes = Counter(mode for _, _, mode in good)
+    sizes = Counter(plan.output_size(f.width, f.height) for f in good)
+    modes = Counter(f.mode for f in good)
     if plan.channels is not None:
         modes = Counter({"L" if plan.channels == 1 else "RGB": len(good)})
     size = sizes.most_common(1)[0][0] if good else (0, 0)
@@ -178,27 +187,40 @@ def scan(images: ImageSet, plan: Plan, count: int) -> dict[str, int]:
     if offenders:
         raise RefusedImagesError(offenders, count)
     w, h = plan.resolution or size
-    enlarged = sum(1 for fact in good if fact[0] < w or fact[1] < h)
-    channels = 1 if mode == "L" else 3
-    return {"images": count, "size": size[0], "channels": channels, "enlarged": enlarged}
+    return {
+        "images": count,
+        "size": size[0],
+        "channels": 1 if mode == "L" else 3,
+        "enlarged": sum(f.width < w or f.height < h for f in good),
+        "transparent": sum(f.transparent for f in good),
+        "several": sum(f.frames > 1 for f in good),
+        "further": sum(f.frames - 1 for f in good),
+        "deep": sum(f.bits > 8 for f in good),
+    }
 
 
-def _look(images: ImageSet, i: int) -> tuple[int, int, str] | BadImageError:
+def _look(images: ImageSet, i: int) -> Fact | BadImageError:
     try:
         image = images.image(i)
     except BadImageError as error:
         return error
-    return image.width, image.height, image.mode
+    seen = image.info
+    marks = (seen.get("frames", 1), seen.get("bits", 8), seen.get("transparent", False))
+    return Fact(image.width, image.height, image.mode, *marks)
 
 
 def _flaw(
-    fact: tuple[int, int, str] | BadImageError, plan: Plan, size: tuple[int, int], mode: str
+    fact: Fact | BadImageError, plan: Plan, size: tuple[int, int], mode: str
 ) -> tuple[str, str] | None:
     """What is wrong with an image, given the size and mode of most."""
     if isinstance(fact, BadImageError):
         return fact.kind, fact.detail
-    w, h, own_mode = fact
+    w, h, own_mode = fact.width, fact.height, fact.mode
     out = plan.output_size(w, h)
+    if plan.transform == "center-crop-wide":
+        (cw, ch), (rw, rh) = plan.cut_size(w, h), plan.resolution or (1, 1)
+        if cw < rw or ch < rh:
+            return TOO_SMALL, f"{w}x{h} gives {cw}x{ch} of {rw}x{rh}"
     if out != size:
         return OTHER_SIZE, f"{w}x{h} gives {out[0]}x{out[1]}, most give {size[0]}x{size[1]}"
     if w != h and plan.transform is None:
@@ -227,7 +249,9 @@ def convert(images: ImageSet, plan: Plan, count: int, dest: Path) -> None:
     def png(i: int) -> bytes:
         buffer = io.BytesIO()
         try:
-            plan.apply(images.image(i)).save(buffer, "PNG", compress_level=0)
+            image = plan.apply(images.image(i))
+            image.info = {}  # nothing but pixels
+            image.save(buffer, "PNG", compress_level=0)
         except BadImageError as error:
             raise ValueError(f"{images.names[i]} changed meanwhile: {error}") from None
         return buffer.getvalue()

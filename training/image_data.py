@@ -20,7 +20,9 @@ from dnnlib.host import printable
 from dnnlib.util import atomic_path, in_order
 from torch_utils import distributed
 from training import seeding
-from training.image_files import BadImageError, ImageSet, kind_of, open_images
+from training.image_decode import BadImageError, kind_of
+from training.image_files import ImageSet, open_images
+from training.image_labels import spelled
 
 CACHE_VERSION = 1
 CACHE_MIN = 2**25  # bytes of pixels: less is decoded in a second or two
@@ -39,6 +41,8 @@ class ImageSource:
         seed: of the choice of `max_size`.
         cache: whether decoded pixels may be kept in the cache folder, where the next process finds
             them; sets of less than CACHE_MIN bytes are kept only for processes that run together.
+        class_labels: labels of the classes that a network knows, in its order; None for those of
+            the file, in increasing order.
 
     Attributes:
         shape: channels, height and width of an image, (C, H, W).
@@ -46,6 +50,7 @@ class ImageSource:
         scale: units of the columns: ones, float64 [d].
         pixels: the images without mirroring, read-only uint8 [n, C, H, W].
         classes: number of classes, 0 without labels; that of the whole file, whatever `max_size`.
+        class_labels: the file's label of each class, int64 [classes].
 
     Raises:
         ValueError: one line that names the file and what is wrong with it.
@@ -59,6 +64,7 @@ class ImageSource:
         max_size: int | None = None,
         seed: int = 0,
         cache: bool = True,
+        class_labels: np.ndarray | None = None,
     ):
         self.path, self.xflip = Path(path), xflip
         if max_size is not None and max_size < 1:
@@ -68,13 +74,32 @@ class ImageSource:
             if max_size is not None and max_size < len(picks):
                 picks = np.sort(seeding.generator(seed, "subset").permutation(picks)[:max_size])
             known = None if images.labels is None else np.array(images.labels)
+            for note in images.notes(path):
+                distributed.print0(note)
+            if use_labels and known is None:
+                why = f" ({images.origin})" if images.origin else ""
+                raise ValueError(
+                    f"{path}: has no labels{why}; train without classes, or make it from class "
+                    "folders"
+                )
             self.pixels = _all_pixels(self.path, images, picks, cache)
         self._stored_labels = None if known is None else known[picks]
-        if use_labels and known is None:
-            raise ValueError(
-                f"{path}: has no labels; train without classes, or make it from class folders"
-            )
-        self.classes = int(known.max()) + 1 if use_labels and known is not None else 0
+        self.class_labels = np.empty(0, np.int64)
+        if use_labels and known is not None:
+            self.class_labels = np.unique(known) if class_labels is None else class_labels
+            other = np.setdiff1d(known, self.class_labels)
+            if len(other):
+                raise ValueError(
+                    f"{path}: has the label {other[0]}, which is none of the network's classes "
+                    f"({spelled(self.class_labels)})"
+                )
+            self._numbers = np.searchsorted(self.class_labels, known[picks])
+            empty = np.setdiff1d(known, known[picks])
+            if len(empty):
+                distributed.print0(
+                    f"Note: {path}: {len(empty)} classes have no image among the {len(picks)} used"
+                )
+        self.classes = len(self.class_labels)
         self.shape = tuple(self.pixels.shape[1:])
         self.dim = int(np.prod(self.shape))
         self.scale = torch.ones(self.dim, dtype=torch.float64)
@@ -110,8 +135,16 @@ class ImageSource:
         if not self.classes:
             return None
         picks = torch.from_numpy(self.picks(seed, start, stop, purpose) % len(self.pixels))
-        number = torch.from_numpy(self._stored_labels)[picks]
+        number = torch.from_numpy(self._numbers)[picks]
         return torch.nn.functional.one_hot(number, self.classes).float()
+
+    def varies(self) -> bool:
+        """Whether any two images, mirrored ones included, differ."""
+        first = self.pixels[0]
+        if self.xflip and (first != first[..., ::-1]).any():
+            return True
+        blocks = range(0, len(self.pixels), BASIS_BLOCK)
+        return any((self.pixels[i : i + BASIS_BLOCK] != first).any() for i in blocks)
 
     def basis_batches(self) -> Iterator[Tensor]:
         """This rank's share of all images, 8-bit levels in blocks [n, d]."""
@@ -119,8 +152,8 @@ class ImageSource:
             yield self._levels(np.arange(block.start, block.stop))
 
     def description(self) -> dict:
-        """What the network file says about its data."""
-        return {
+        """What the network file says about its data; of classes, labels and numbers of images."""
+        about = {
             "kind": "images",
             "name": printable(self.path.stem),
             "dim": self.dim,
@@ -130,6 +163,10 @@ class ImageSource:
             "classes": self.classes,
             "sha256": self.content_hash(),
         }
+        if self.classes:
+            about["class_labels"] = self.class_labels.tolist()
+            about["class_images"] = np.bincount(self._numbers, minlength=self.classes).tolist()
+        return about
 
     def content_hash(self) -> str:
         """SHA-256 of pixels and labels: the same for a zip and a folder of the same images."""

@@ -1,4 +1,4 @@
-"""Images in folders and zip archives: listed in a fixed order, bounded, decoded to 8 bits.
+"""Images in folders and zip archives: found by their content, listed in a fixed order, counted.
 
 Files come from anywhere, so nothing in them is trusted: names cannot lead out of an archive, sizes
 are checked before memory is taken, and only plain raster formats are decoded. No torch here.
@@ -6,47 +6,39 @@ are checked before memory is taken, and only plain raster formats are decoded. N
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import re
+import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-SUFFIXES = (
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm",
-)  # fmt: skip
-# Named, because a file of any suffix could be one of the formats that start other programs.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-MAX_PIXELS = 2**26  # of one image: 8192 x 8192
-MAX_BYTES = 2**28  # of one file
-MAX_CLASSES = 100_000  # labels become one-hot vectors
-ORIENTATION = 0x0112  # the EXIF tag
-LABELS_FILE = "dataset.json"
-SPLITS = {"train", "test", "val", "valid", "validation"}  # names of parts of a set, not of classes
-LABELS_FORM = '{"labels": [["name.png", 3], ...]} or {"labels": null}'
+from training.image_decode import (
+    MAX_BYTES,
+    SUFFIXES,
+    TOO_LARGE,
+    UNREADABLE,
+    BadImageError,
+    Reading,
+    decode,
+    frames_in,
+    looks_like_image,
+    short,
+)
+from training.image_labels import LABELS_FILE, folder_around, folder_labels, parse_labels
 
-UNREADABLE = "unreadable"
-TOO_LARGE = "too large"
-TOO_DEEP = "not of 8 bits a channel"
-
-
-class BadImageError(ValueError):
-    """An image that cannot be used.
-
-    Args:
-        kind: UNREADABLE, TOO_LARGE or TOO_DEEP.
-        detail: what is wrong with this one.
-    """
-
-    def __init__(self, kind: str, detail: str):
-        super().__init__(f"{kind}: {detail}")
-        self.kind, self.detail = kind, detail
+# What this suite itself writes among images.
+OWN_FILES = {LABELS_FILE, "gen_fid_samples_options.json"}
+HIDDEN = "hidden"
+NOT_IMAGE = "not of an image format that is read"
+NOT_TOP = "not beside all images"
+NOT_FILE = "no regular file (FIFO, socket or device)"
 
 
 @dataclass
@@ -55,12 +47,15 @@ class ImageSet:
 
     Attributes:
         names: what to call each image.
-        labels: class of each image, or None.
-        image: i -> image i, of mode L or RGB; raises `BadImageError`. Threads may call it.
+        labels: label of each image, or None.
+        image: i -> image i, of mode L or RGB, see `decode`; raises `BadImageError`. Threads may
+            call it.
         classes: names of the classes, where the source has them.
         raw: i -> the bytes of file i, for sources made of files.
         close: lets go of the source.
-        origin: where the labels were found, for messages; "" for the source itself.
+        origin: where the labels were found, or why there are none, for messages; "" for the
+            source itself.
+        left_out: why -> files of the source that are no images of the set.
     """
 
     names: list[str]
@@ -70,6 +65,7 @@ class ImageSet:
     raw: Callable[[int], bytes] | None = None
     close: Callable[[], None] = lambda: None
     origin: str = ""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def __enter__(self) -> ImageSet:
         return self
@@ -77,13 +73,62 @@ class ImageSet:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def notes(self, path: str | Path) -> list[str]:
+        """A line on the files that were left out, if there are any."""
+        left = ", ".join(phrases(self.left_out))
+        return [f"Note: {path}: {len(self.names)} images; left out: {left}"] if left else []
 
-def open_images(path: str | Path) -> ImageSet:
+
+def phrases(left_out: dict[str, list[str]]) -> list[str]:
+    """What was left out, one phrase a reason: "2 hidden (.a, .b)"."""
+    return [
+        f"{len(names)} {why} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for why, names in left_out.items()
+    ]
+
+
+@dataclass
+class _Files:
+    """Files of a folder or archive: names with "/", how to open one, its size, what is no file."""
+
+    path: Path
+    names: list[str]
+    open: Callable[[str], IO[bytes]]
+    size: Callable[[str], int]
+    special: list[str] = field(default_factory=list)
+    close: Callable[[], None] = lambda: None
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; the checksum of an archive is compared.
+
+        By the stated size: `ZipFile.read` unpacks all there is before it cuts that down.
+        """
+        size = self.size(name)
+        if size > MAX_BYTES:
+            raise BadImageError(TOO_LARGE, f"a file of {size / 2**20:.0f} MiB")
+        with self.open(name) as file:
+            return file.read(max(size, 1))
+
+    def look(self, name: str, at: Callable[[IO[bytes]], int]) -> int:
+        """What a look at the content of a file gives; 0 if it cannot be opened or is too large."""
+        with suppress(Exception):  # zipfile, zlib and the file system each have their own
+            if self.size(name) <= MAX_BYTES:
+                with self.open(name) as file:
+                    return at(file)
+        return 0
+
+
+def open_images(path: str | Path, how: Reading | None = None) -> ImageSet:
     """The images of a folder or a zip archive, sorted by name.
 
-    Labels come from dataset.json if there is one, else from the top-level folders, if every image
-    lies in one and there are at least two. Folders that only split the set (train, test, ...) are
-    passed over, if every image lies in a folder inside them: train/cat and test/cat are one class.
+    A file is an image by its suffix or by its content. Labels come from dataset.json if there is
+    one, else from the top-level folders, if every image lies in one and there are at least two.
+    Folders around everything are passed over; so are those that only split the set (train, test,
+    ...), if every image lies in a folder inside them: train/cat and test/cat are one class.
+
+    Args:
+        path: of the folder or archive.
+        how: to read files of several frames, or of more than 8 bits; None refuses them.
 
     Raises:
         ValueError: one line that says what is wrong.
@@ -91,204 +136,150 @@ def open_images(path: str | Path) -> ImageSet:
     path = Path(path)
     if path.is_dir():
         try:
-            return _open_folder(path)
+            files = _folder(path)
         except OSError as error:
             raise ValueError(f"{error.filename}: {error.strerror}") from None
-    if not path.is_file():
+    elif not path.is_file():
         raise ValueError(f"{path}: no such file or folder")
-    if path.suffix.lower() != ".zip":
+    elif path.suffix.lower() != ".zip":
         raise ValueError(f"{path}: neither a folder nor a .zip archive")
-    return _open_zip(path)
+    else:
+        files = _archive(path)
+    try:
+        return _image_set(files, how or Reading())
+    except BaseException:
+        files.close()
+        raise
 
 
-def _open_folder(path: Path) -> ImageSet:
-    found = list(_walk(path, "", frozenset()))
+def _folder(path: Path) -> _Files:
+    files = _Files(
+        path,
+        [],
+        lambda name: open(path / name, "rb"),  # noqa: SIM115
+        lambda name: os.path.getsize(path / name),
+    )
+    _walk(files, path, "", frozenset())
+    return files
 
-    def read(name: str) -> bytes:
-        with open(path / name, "rb") as file:
-            return _bounded(file.read, os.fstat(file.fileno()).st_size)
 
-    return _file_set(path, found, read, lambda: None)
-
-
-def _walk(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
-    """Names of all files under a folder; links are followed, unless they lead back up."""
+def _walk(files: _Files, folder: Path, prefix: str, above: frozenset[str]) -> None:
+    """Find all files under a folder; links are followed, unless they lead back up."""
     real = os.path.realpath(folder)
     if real in above:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
-                yield from _walk(folder / entry.name, f"{prefix}{entry.name}/", above | {real})
+            name = prefix + entry.name
+            try:
+                mode = entry.stat().st_mode
+            except OSError:  # a link to nowhere: reading it says so
+                mode = stat.S_IFREG
+            if stat.S_ISDIR(mode):
+                _walk(files, folder / entry.name, f"{name}/", above | {real})
             else:
-                yield prefix + entry.name
+                (files.names if stat.S_ISREG(mode) else files.special).append(name)
 
 
-def _open_zip(path: Path) -> ImageSet:
+def _archive(path: Path) -> _Files:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ValueError(f"{path}: not a readable zip archive ({error})") from None
+    entries: dict[str, zipfile.ZipInfo] = {}
     try:
-        infos = [info for info in archive.infolist() if not info.is_dir()]
-        entries = {info.filename: info for info in infos}
         for info in archive.infolist():
-            _check_entry(path, info.filename)
-        if len(entries) < len(infos):
-            raise ValueError(f"{path}: holds several entries of one name; make the archive anew")
-
-        def read(name: str) -> bytes:
-            size = entries[name].file_size
-            return _bounded(lambda: _unpacked(archive, name, size), size)
-
-        return _file_set(path, list(entries), read, archive.close)
-    except BaseException:
+            name = _entry_name(path, info.filename)
+            if name in entries:
+                raise ValueError(
+                    f"{path}: holds several entries of one name; make the archive anew"
+                )
+            if not name.endswith("/"):
+                entries[name] = info
+    except ValueError:
         archive.close()
         raise
+    return _Files(
+        path,
+        list(entries),
+        lambda name: archive.open(entries[name]),
+        lambda name: entries[name].file_size,
+        close=archive.close,
+    )
 
 
-def _check_entry(path: Path, name: str) -> None:
+def _entry_name(path: Path, name: str) -> str:
+    """The name of an archive's entry, however it was packed: "/" for its backslashes, no "./"."""
     parts = name.replace("\\", "/").split("/")
     if parts[0] == "" or re.match("[A-Za-z]:", name) or ".." in parts:
         raise ValueError(
             f"{path}: entry {name!r} leads out of the archive; refused, take the archive from a "
             "source you trust"
         )
+    return "/".join(part for part in parts if part != ".")
 
 
-def _unpacked(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
-    """An entry of a zip archive, whose checksum is compared.
+def _sorted_out(files: _Files) -> tuple[list[str], str, dict[str, list[str]]]:
+    """Names of the images, the folder around them, and what is left out and why."""
+    images, labels = [], []
+    left: dict[str, list[str]] = {}
+    for name in sorted(files.names):
+        own = name.rpartition("/")[2]
+        if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
+            left.setdefault(HIDDEN, []).append(name)
+        elif own == LABELS_FILE:
+            labels.append(name)
+        elif name.lower().endswith(SUFFIXES) or files.look(name, looks_like_image):
+            images.append(name)
+        elif own not in OWN_FILES:
+            left.setdefault(NOT_IMAGE, []).append(name)
+    around = folder_around(images + labels)
+    for name in labels:
+        if name != around + LABELS_FILE:
+            left.setdefault(NOT_TOP, []).append(name)
+    if files.special:
+        left[NOT_FILE] = sorted(files.special)
+    return images, around, left
 
-    By its stated size: `ZipFile.read` unpacks all there is before it cuts that down.
-    """
-    with archive.open(name) as entry:
-        return entry.read(max(size, 1))
 
-
-def _bounded(read: Callable[[], bytes], size: int) -> bytes:
-    if size > MAX_BYTES:
-        raise BadImageError(TOO_LARGE, f"a file of {size / 2**20:.0f} MiB")
-    return read()
-
-
-def _file_set(
-    path: Path, found: list[str], read: Callable[[str], bytes], close: Callable[[], None]
-) -> ImageSet:
-    names = sorted(name for name in found if _is_image(name))
-    if not names:
-        raise ValueError(f"{path}: holds no images ({', '.join(s[1:] for s in SUFFIXES)})")
+def _image_set(files: _Files, how: Reading) -> ImageSet:
+    path, read = files.path, files.read
+    found, around, left = _sorted_out(files)
+    if not found:
+        passed = f"; left out: {', '.join(phrases(left))}" if left else ""
+        raise ValueError(f"{path}: holds no images{passed}")
+    entries = [(name, 0) for name in found]
+    if how.frames == "all":
+        counts = [max(1, files.look(name, frames_in)) for name in found]
+        entries = [(name, k) for name, n in zip(found, counts, strict=True) for k in range(n)]
+        read = lru_cache(maxsize=4)(read)  # for the frames of a file, one after the other
+    inside = [name[len(around) :] for name, _ in entries]
     labels, classes, origin = None, None, LABELS_FILE
-    if LABELS_FILE in found:
+    if around + LABELS_FILE in files.names:
         try:
-            labels = parse_labels(read(LABELS_FILE), names)
+            text = read(around + LABELS_FILE)
+            labels = parse_labels(text, inside, around)
         except (ValueError, OSError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path}: {LABELS_FILE}: {error}") from None
     else:
-        labels, classes, origin = _folder_labels(names)
+        labels, classes, origin = folder_labels(inside)
 
     def raw(i: int) -> bytes:
         try:
-            return read(names[i])
+            return read(entries[i][0])
         except BadImageError:
             raise
         except Exception as error:  # zipfile, zlib and the file system each have their own
-            raise BadImageError(UNREADABLE, _short(error)) from None
+            raise BadImageError(UNREADABLE, short(error)) from None
 
-    return ImageSet(names, labels, lambda i: decode(raw(i)), classes, raw, close, origin)
-
-
-def _folder_labels(names: list[str]) -> tuple[list[int] | None, list[str] | None, str]:
-    """Class of each image by its folder, the classes' names, and where they were found."""
-    folders = [name.split("/")[:-1] for name in names]
-    tops = {folder[0] for folder in folders if folder}
-    level, origin = 0, "top-level folders"
-    if tops <= SPLITS and all(len(folder) > 1 for folder in folders):
-        level, origin = 1, f"folders in {' and '.join(sorted(tops))}"
-    classes = sorted({folder[level] for folder in folders if folder})
-    if not all(folders) or len(classes) < 2:
-        return None, None, ""
-    number = {name: i for i, name in enumerate(classes)}
-    return [number[folder[level]] for folder in folders], classes, origin
-
-
-def _is_image(name: str) -> bool:
-    hidden = name.startswith((".", "__MACOSX/")) or "/." in name or "/__MACOSX/" in name
-    return name.lower().endswith(SUFFIXES) and not hidden
-
-
-def parse_labels(text: bytes, names: list[str]) -> list[int] | None:
-    """Class of each named image, from the text of a dataset.json.
-
-    Raises:
-        ValueError: if the text has another form, or labels other images than `names`.
-    """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({_short(error)})") from None
-    if not isinstance(content, dict) or "labels" not in content:
-        raise ValueError(f"must be {LABELS_FORM}")
-    pairs = content["labels"]
-    if pairs is None:
-        return None
-    if not isinstance(pairs, list):
-        raise ValueError(f"must be {LABELS_FORM}")
-    labels: dict[str, int] = {}
-    for pair in pairs:
-        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise ValueError(f"holds {str(pair)[:60]!r}; must be {LABELS_FORM}")
-        name, label = pair
-        if type(label) is not int or not 0 <= label < MAX_CLASSES:
-            raise ValueError(
-                f"{name} has the label {str(label)[:60]}; labels are whole numbers from 0 to "
-                f"{MAX_CLASSES - 1}"
-            )
-        if name in labels:
-            raise ValueError(f"labels {name} twice")
-        labels[name] = label
-    missing = [name for name in names if name not in labels]
-    if missing:
-        raise ValueError(f"{len(missing)} of {len(names)} images have no label, e.g. {missing[0]}")
-    extra = labels.keys() - set(names)
-    if extra:
-        raise ValueError(f"labels {len(extra)} images that are not there, e.g. {min(extra)}")
-    return [labels[name] for name in names]
-
-
-def decode(data: bytes) -> Image.Image:
-    """An image of mode L or RGB, upright, transparency laid over white.
-
-    Raises:
-        BadImageError: if it cannot be read whole, or is too large or too deep.
-    """
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        image.load()
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise BadImageError(TOO_LARGE, f"more than {MAX_PIXELS} pixels") from None
-    except Image.UnidentifiedImageError:
-        raise BadImageError(UNREADABLE, "none of " + ", ".join(FORMATS)) from None
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise BadImageError(UNREADABLE, _short(error)) from None
-    with suppress(Exception):  # broken camera notes do not make an image unusable
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        raise BadImageError(TOO_DEEP, f"mode {image.mode}")
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        over = image.convert("RGBA")
-        image = Image.new("RGBA", image.size, "white")
-        image.alpha_composite(over)
-    return image if image.mode == mode else image.convert(mode)
-
-
-def kind_of(image: Image.Image) -> str:
-    """What messages call an image: "32x32 colour"."""
-    return f"{image.width}x{image.height} {'grey' if image.mode == 'L' else 'colour'}"
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:100] or type(error).__name__
+    names = [name if not k else f"{name} (frame {k + 1})" for name, k in entries]
+    return ImageSet(
+        names,
+        labels,
+        lambda i: decode(raw(i), entries[i][1], how),
+        classes,
+        raw,
+        files.close,
+        origin,
+        left,
+    )

@@ -19,7 +19,7 @@ from torch_utils import checkpoint, distributed
 from training import published_options as published
 from training.flow import IMAGE_BLOCK, Flow, open_flow
 from training.image_data import ImageSource, to_pixels
-from training.latents import GEN_SOURCE_HELP, GEN_SOURCES
+from training.latents import GEN_SOURCE_HELP, GEN_SOURCES, class_labels, class_number, drawn_of
 from training.method_options import check_solver_options
 from training.simulation import Method, choose_method, paper_method
 from training.simulation_run import check_network_dimensions
@@ -198,28 +198,31 @@ def classes_of(flow: Flow) -> int:
     return int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
 
 
-def check_class(flow: Flow, number: int | str | None) -> int | None:
-    """Check --class against the network, which gets zero labels from here on if it is "none".
+def check_class(flow: Flow, label: int | str | None) -> int | None:
+    """Check --class, a label as the data has it; with "none" the network gets zeros from here on.
 
     Returns:
-        the class to generate; None for all of them, or without classes.
+        the number of the class to generate; None for all of them, or without classes.
 
     Raises:
         UserError: saying which classes there are.
     """
     classes = classes_of(flow)
-    if classes and number is None:
+    if classes and label is None:
         distributed.print0(
             f"Note: this network has {classes} classes, and its samples have their labels; the "
             f"published scripts gave it zeros, as --class={UNLABELLED} does"
         )
-    if classes and number == UNLABELLED:
+    if classes and label == UNLABELLED:
         flow.unlabelled = True
         return None
-    if number is None or (isinstance(number, int) and number < classes):
-        return number
-    known = f"0 to {classes - 1}" if classes else "none: it is not conditional"
-    raise UserError(f"--class={number}: the network's classes are {known}; leave --class out")
+    with cli.user_errors():
+        return class_number(flow, label)
+
+
+def pilot_classes(flow: Flow) -> np.ndarray | None:
+    """Numbers of the classes of pilots, [PILOTS]; None without classes."""
+    return np.resize(drawn_of(flow), PILOTS) if classes_of(flow) else None
 
 
 def one_hot(flow: Flow, classes: np.ndarray | None) -> Tensor | None:
@@ -239,15 +242,11 @@ def open_data(flow: Flow, path: str | None) -> ImageSource:
     if path is None:
         raise UserError("--data_root is missing: name a zip or folder made by dataset_tool.py")
     with cli.user_errors("--data_root"):
-        source = ImageSource(path, use_labels=classes_of(flow) > 0)
+        source = ImageSource(path, use_labels=classes_of(flow) > 0, class_labels=class_labels(flow))
     if source.shape != shape_of(flow):
         raise UserError(
             f"--data_root={path} has images of {_size(source.shape)}; the network was trained on "
             f"{_size(shape_of(flow))}: name its data, or convert these with dataset_tool.py"
-        )
-    if source.classes > classes_of(flow):
-        raise UserError(
-            f"--data_root={path} has {source.classes} classes; the network has {classes_of(flow)}"
         )
     trained_on = flow.info.get("data", {}).get("sha256")
     if trained_on not in (None, source.content_hash()):
@@ -258,7 +257,7 @@ def open_data(flow: Flow, path: str | None) -> ImageSource:
 
 
 def drawn_classes(source: ImageSource, seed: int, start: int, stop: int) -> np.ndarray | None:
-    """Classes of the drawn images start..stop, [n]; None without classes."""
+    """Numbers of the classes of the drawn images start..stop, [n]; None without classes."""
     labels = source.labels(seed, start, stop, "drawn")
     return None if labels is None else labels.argmax(1).numpy()
 

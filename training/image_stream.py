@@ -12,7 +12,9 @@ from tqdm import tqdm
 
 from dnnlib.arrays import load_npz
 from dnnlib.util import in_order
-from training.image_files import BadImageError, ImageSet, kind_of, open_images
+from torch_utils import distributed
+from training.image_decode import BadImageError, kind_of
+from training.image_files import ImageSet, open_images
 
 
 @dataclass
@@ -43,7 +45,9 @@ class ImageStream:
         picks = np.sort(order[:count]).tolist()
 
         def read(block: range) -> np.ndarray:
-            return np.concatenate([self.read(range(i, i + 1)) for i in picks[block.start : block.stop]])
+            return np.concatenate(
+                [self.read(range(i, i + 1)) for i in picks[block.start : block.stop]]
+            )
 
         return ImageStream(count, self.kind, read, self.flaw)
 
@@ -72,6 +76,8 @@ def _from_files(path: Path, images: ImageSet) -> ImageStream:
         except BadImageError as error:
             raise ValueError(f"{path}: {images.names[i]} is {error}") from None
 
+    for note in images.notes(path):
+        distributed.print0(note)
     first = image(0)
 
     def read(block: range) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch_utils import distributed
 from training import seeding
 from training.flow import Flow
+from training.image_labels import spelled
 
 GEN_SOURCES = ("diag", "empirical", "donors")
 GEN_SOURCE_HELP = (
@@ -42,7 +43,7 @@ class Donors:
     classes: np.ndarray | None = None
 
     def of_class(self, number: int | None) -> Donors:
-        """The donors of one class; all of them for None, or without classes.
+        """The donors of one class, by its number; all of them for None, or without classes.
 
         Raises:
             ValueError: if there is none.
@@ -52,7 +53,7 @@ class Donors:
         mine = np.flatnonzero(self.classes == number)
         if not len(mine):
             raise ValueError(
-                f"--class={number}: the inflated data has no sample of this class to take "
+                "--class: the inflated data has no sample of this class to take "
                 "compressed latents from; inflate more (--bs), or use --gen_source=diag"
             )
         return Donors(self.rows[torch.from_numpy(mine)], self.classes[mine])
@@ -157,6 +158,48 @@ def seed_latents(
     if donors is None:
         return u
     return donors.lend(flow, u, np.array([int(donors.picks(k, 0, 1)[0]) for k in seeds]))
+
+
+def class_labels(flow: Flow) -> np.ndarray:
+    """What the data called each class of a network, increasing, int64 [classes]."""
+    classes = int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
+    stored = _per_class(flow, "class_labels", classes)
+    if stored is None or (np.diff(stored) <= 0).any():
+        return np.arange(classes)  # of files that do not say
+    return stored
+
+
+def drawn_of(flow: Flow) -> np.ndarray:
+    """Numbers of the classes that random classes are drawn from: those with training images."""
+    classes = int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
+    images = _per_class(flow, "class_images", classes)
+    if images is None or not images.any():
+        return np.arange(classes)
+    return np.flatnonzero(images)
+
+
+def _per_class(flow: Flow, key: str, classes: int) -> np.ndarray | None:
+    stored = flow.info.get("data", {}).get(key)
+    if not isinstance(stored, list) or len(stored) != classes:
+        return None
+    fit = all(type(k) is int and 0 <= k < 2**62 for k in stored)
+    return np.array(stored, np.int64) if fit else None
+
+
+def class_number(flow: Flow, label: int | str | None) -> int | None:
+    """The number of the class that the data called `label`; None for None.
+
+    Raises:
+        ValueError: saying which labels there are.
+    """
+    if label is None:
+        return None
+    labels = class_labels(flow)
+    if not len(labels):
+        raise ValueError(f"--class={label}: the network is not conditional; leave --class out")
+    if label not in labels:
+        raise ValueError(f"--class={label}: the network's classes are {spelled(labels)}")
+    return int(np.searchsorted(labels, label))
 
 
 def random_classes(seed: int, start: int, stop: int, classes: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dnnlib.arrays import load_npz
 from torch_utils import distributed
 from training.flow import Flow
-from training.latents import Lender, lender
+from training.latents import Lender, class_labels, lender
 from training.simulation import Method
 from training.solvers import PAPER_SOLVERS
 
@@ -27,7 +27,7 @@ class Melt:
         x: the data that was inflated, in its own units, [n, d].
         state: whitened final states, [n, d]; [n, 2, d] of the reversible solver.
         start, stop: times of the first and the last state.
-        classes: of the data, [n]; None without.
+        classes: numbers of the data's classes, [n]; None without.
         method: how it was integrated; None if the file does not say.
     """
 
@@ -96,11 +96,14 @@ def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
     if state.shape[0] != x.shape[1] or state.shape[-1] != d or state.dim() not in (2, 3):
         raise ValueError(f"{path}: whitened {tuple(state.shape)} does not fit tilde_xs {x.shape}")
     number = arrays.get("classes")
-    if classes and (number is None or number.shape != x.shape[1:2] or number.max() >= classes):
-        raise ValueError(
-            f"{path}: lacks the classes that this conditional network needs; the published scripts "
-            "gave it zero labels, as --class=none does"
-        )
+    if classes:
+        labels = class_labels(flow)
+        if number is None or number.shape != x.shape[1:2] or not np.isin(number, labels).all():
+            raise ValueError(
+                f"{path}: lacks the classes that this conditional network needs; the published "
+                "scripts gave it zero labels, as --class=none does"
+            )
+        number = np.searchsorted(labels, number)
     if not all(np.isfinite(v).all() for v in (x[0], state.numpy())):
         raise ValueError(f"{path}: holds values that are not finite")
     start = 0.0 if abs(t[0]) < 1e-9 else float(t[0])
@@ -151,7 +154,9 @@ def _checked_run(
     if theirs != flow.schedule.name:
         raise ValueError(f"{path}: has the schedule {theirs}; the network has {flow.schedule.name}")
     if run.get("unlabelled", False) != flow.unlabelled:
-        raise ValueError(f"{path}: was made with --class=none or without, and this run the other way")
+        raise ValueError(
+            f"{path}: was made with --class=none or without, and this run the other way"
+        )
     if other:
         raise ValueError(f"{path}: was inflated by another network; name that one with --network")
     return method

@@ -24,7 +24,7 @@ from training import seeding
 from training.flow import IMAGE_BLOCK, Flow
 from training.image_data import to_pixels
 from training.image_simulation import PILOTS, classes_of, one_hot, shape_of
-from training.latents import Lender, seed_latents
+from training.latents import Lender, drawn_of, seed_latents
 from training.simulation import Method
 
 OPTIONS_FILE = "gen_fid_samples_options.json"
@@ -156,15 +156,15 @@ def make_images(
 def block_classes(
     flow: Flow, seeds: range, donors: Lender, number: int | None
 ) -> np.ndarray | None:
-    """The class of each seed's image, [n]; None for a network without classes."""
-    classes = classes_of(flow)
-    if not classes:
+    """The number of each seed's class, [n]; None for a network without classes."""
+    if not classes_of(flow):
         return None
     if number is not None:
         return np.full(len(seeds), number)
     if donors is not None and donors.classes is not None:
         return donors.classes[[int(donors.picks(k, 0, 1)[0]) for k in seeds]]
-    return np.array([int(seeding.generator(k, "classes").integers(classes)) for k in seeds])
+    drawn = drawn_of(flow)
+    return drawn[[int(seeding.generator(k, "classes").integers(len(drawn))) for k in seeds]]
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from dnnlib.cli import UserError
 from dnnlib.util import atomic_path
 from torch_utils import distributed
 from training.flow import Flow
-from training.latents import Lender, everywhere, lender, random_classes
+from training.latents import Lender, class_labels, drawn_of, everywhere, lender, random_classes
 from training.simulation import Method, Result, simulate
 from training.toy_data import own_dimensions, trained_on
 
@@ -36,11 +36,11 @@ class Simulations:
         inflated: whitened final states of an earlier inflation, [total, d], or [total, 2, d] of
             the reversible solver; needed by a round trip without inflation.
         classes: of the network; 0 for none.
-        data_classes: classes of the data, [total]; None without.
+        data_classes: numbers of the classes of the data, [total]; None without.
         eps: see `Flow.latents`.
         donors: of an earlier inflation, see `latents.lender`; None for none.
         gen_source: what generation takes of this run's own inflation, if it makes one.
-        gen_class: class to generate; None for random ones, or those of the donors.
+        gen_class: number of the class to generate; None for random ones, or those of the donors.
         save_freq: see `simulation.kept_steps`.
         dtype: of the arrays that are kept.
     """
@@ -100,7 +100,8 @@ class Simulations:
         elif self.classes and donors is not None and donors.classes is not None:
             classes = donors.classes[picks]
         elif self.classes:
-            classes = random_classes(self.seed, 0, self.total, self.classes)
+            drawn = drawn_of(self.flow)
+            classes = drawn[random_classes(self.seed, 0, self.total, len(drawn))]
 
         def latents(_: int, block: range) -> Tensor:
             n, stop = len(block), self.method.stop
@@ -123,7 +124,7 @@ class Simulations:
             self.dtype, labels,
         )  # fmt: skip
         if classes is not None and result.arrays:
-            result.arrays["classes"] = classes
+            result.arrays["classes"] = class_labels(self.flow)[classes]
         return result
 
     def _data(self, _: int, block: range) -> Tensor:

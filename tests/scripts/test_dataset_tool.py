@@ -24,7 +24,7 @@ from tests.image_fixtures import (
     write_mnist,
     write_zip,
 )
-from training.image_files import decode
+from training.image_decode import decode
 
 # Round trips -----------------------------------------------------------------------------------
 
@@ -146,7 +146,8 @@ def test_other_folders_are_classes_at_the_top(tmp_path, names, expected):
     order = {name: i for i, name in enumerate(sorted(names))}
     if expected is None:
         assert labels is None
-        assert said == "Labels: none"
+        stray = " (1 of 2 images in no folder, e.g. 2.png)" if "a/1.png" in names else ""
+        assert said == f"Labels: none{stray}"
     else:
         assert labels == order
         assert "2 classes from top-level folders" in said
@@ -231,14 +232,21 @@ def test_center_crop_and_resize(tmp_path):
     np.testing.assert_array_equal(read_set(tmp_path / "b.zip")[1][0], np.asarray(expected))
 
 
-def test_center_crop_wide_fills_up_with_black(tmp_path):
-    write_folder(tmp_path / "src", {"a.png": png(X[0])})
-    args = ["--transform=center_crop_wide", "--resolution=8x4"]
-    good(tmp_path / "src", tmp_path / "a.zip", *args)
-    (image,) = read_set(tmp_path / "a.zip")[1]
-    expected = np.zeros((8, 8, 3), np.uint8)
-    expected[2:6] = X[0][2:6]
-    np.testing.assert_array_equal(image, expected)
+def test_center_crop_wide_is_the_published_one(tmp_path):
+    """Written down anew: rows are counted at the width of the result, columns are all kept."""
+    wide = pixels(1, 20)[0][:12]  # 20 x 12
+    write_folder(tmp_path / "src", {"a.png": png(wide), "b.png": png(X[0].repeat(2, 1))})
+    good(tmp_path / "src", tmp_path / "a.zip", "--transform=center-crop-wide", "--resolution=16x6")
+    rows = [wide[1:11], X[0].repeat(2, 1)]  # round(16 * 12 / 20) = 10 of 12, and 8 of 8
+    for image, kept in zip(read_set(tmp_path / "a.zip")[1], rows, strict=True):
+        expected = np.zeros((16, 16, 3), np.uint8)
+        expected[5:11] = Image.fromarray(kept).resize((16, 6), Image.Resampling.LANCZOS)
+        np.testing.assert_array_equal(image, expected)
+    args = ["--transform=center_crop_wide", "--resolution=16,8"]  # as older commands have it
+    write_folder(tmp_path / "src", {"c.png": png(pixels(1, 40)[0][:16])})  # 40 x 16: 6 rows
+    line, output = bad(tmp_path, tmp_path / "src", *args)
+    assert "c.png: too small to cut: 40x16 gives 40x6 of 16x8" in output
+    assert "give a smaller --resolution" in line
 
 
 def test_channels_convert(tmp_path):

@@ -24,7 +24,7 @@ from tests.image_fixtures import (
     write_tar,
     write_zip,
 )
-from training.image_files import MAX_PIXELS
+from training.image_decode import MAX_PIXELS
 
 X = pixels(10)
 
@@ -37,7 +37,7 @@ FLAWS = {
     "junk": (b"junk", "repair or remove"),
     "size": (png(pixels(1, 16)[0]), "--resolution="),
     "grey": (png(X[0][..., 0]), "--channels="),
-    "deep": (png(DEEP), "8 bits a channel"),
+    "deep": (png(DEEP), "give --depth=16"),
 }
 
 
@@ -124,7 +124,10 @@ BATCH = cifar_batch(pixels(2, 32), [0, 1])
 BAD_SOURCES = {
     "absent": (lambda tmp: tmp / "nowhere", "no such file or folder"),
     "text": (_file("a.txt", b"hi"), "not a folder, .zip, CIFAR-10"),
-    "empty": (lambda tmp: write_folder(tmp / "s", {"a.txt": b"hi"}), "holds no images (png, jpg"),
+    "empty": (
+        lambda tmp: write_folder(tmp / "s", {"a.txt": b"hi"}),
+        "holds no images; left out: 1 not of an image format that is read (a.txt)",
+    ),
     "zip dots": (_zip_with({"../../evil.png": b""}), "'../../evil.png' leads out"),
     "zip inner dots": (_zip_with({"a/../../b.txt": b""}), "'a/../../b.txt' leads out"),
     "zip absolute": (_zip_with({"/etc/evil.png": b""}), "'/etc/evil.png' leads out"),
@@ -141,6 +144,11 @@ BAD_SOURCES = {
     "labels negative": (_labels({"labels": [["a.png", -1]]}), "a.png has the label -1"),
     "labels true": (_labels({"labels": [["a.png", True]]}), "a.png has the label True"),
     "labels huge": (_labels({"labels": [["a.png", 10**9]]}), "whole numbers from 0 to 99999"),
+    "labels soft": (_labels({"labels": [["a.png", [0.5, 0.5]]]}), "only one-hot ones are read"),
+    "labels mixed": (
+        _labels({"labels": [["a.png", [0, 1]], ["b.png", 1]]}),
+        "labels of several forms",
+    ),
     "labels twice": (_labels({"labels": [["a.png", 1]] * 2}), "labels a.png twice"),
     "labels few": (_labels({"labels": [["a.png", 1]]}), "1 of 2 images have no label, e.g. b.png"),
     "labels many": (
@@ -246,6 +254,8 @@ BAD_OPTIONS = {
     "transform": (["--transform=zoom"], "'zoom' is not one of"),
     "channels": (["--channels=2"], "'2' is not one of"),
     "max": (["--max-images=0"], "'--max-images'"),
+    "frames": (["--frames=all"], "--frames and --depth are for folders and .zip archives"),
+    "depth": (["--depth=8"], "'--depth'"),
 }
 
 

@@ -197,7 +197,9 @@ def write_embedded_toy(path: Path, canary: Path, d: int = 2, augment_to: int = 4
         "space": "ES", "label_dim": 0, "use_fp16": False,
     }  # fmt: skip
     inner = converted(net, source, in_channels=augment_to)
-    precond = Persistent("ToyIFsPrecond", source, module_state(modules={"model": inner}, **attributes))
+    precond = Persistent(
+        "ToyIFsPrecond", source, module_state(modules={"model": inner}, **attributes)
+    )
     return dump(path, precond, source, dataset_kwargs=toy_data(d, augment_to))
 
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 import dataset_tool
 from tests.helpers import run_script
 from tests.image_fixtures import pixels, png, write_folder, write_zip
 from training.basis import eigenbasis
 from training.image_data import ImageSource, to_pixels
+from training.image_stream import open_stream
 
 N = 23
 X = pixels(N, 4)
@@ -153,6 +155,14 @@ BAD = {
     "broken": ({"a.png": png(X[0])[:60]}, "a.png is unreadable"),
     "none": ({"a.txt": b""}, "holds no images"),
     "labels": ({"a.png": png(X[0]), "dataset.json": b"{}"}, "dataset.json: must be"),
+    "deep": (
+        {"a.png": png(np.full((4, 4), 999, np.uint16))},
+        "a.png is not of 8 bits a channel: 16 bits; see --depth of dataset_tool.py",
+    ),
+    "frames": (
+        {"a.tif": png(X[0], "TIFF", save_all=True, append_images=[Image.fromarray(X[1])])},
+        "a.tif is of several frames: 2 frames; see --frames of dataset_tool.py",
+    ),
 }
 
 
@@ -163,6 +173,15 @@ def test_bad_sets_are_one_clear_line(tmp_path, case):
         ImageSource(write_zip(tmp_path / "set.zip", files))
     assert "set.zip" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_folder_holds_beside_images_is_said(tmp_path, capsys):
+    source = write_folder(tmp_path / "set", {"a": png(X[0]), "b.jfif": png(X[1]), "n.txt": b"x"})
+    assert len(ImageSource(source)) == 2
+    said = f"Note: {source}: 2 images; left out: 1 not of an image format that is read (n.txt)\n"
+    assert capsys.readouterr().out == said
+    open_stream(source)
+    assert capsys.readouterr().out == said
 
 
 def test_other_files_are_refused(tmp_path):

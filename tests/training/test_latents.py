@@ -1,11 +1,20 @@
 """Latents of generation: Gaussian or lent, by seed and position alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from tests.helpers import three_blobs
-from training.latents import Donors, random_classes, seed_latents
+from training.latents import (
+    Donors,
+    class_labels,
+    class_number,
+    drawn_of,
+    random_classes,
+    seed_latents,
+)
 
 
 def test_a_seed_has_one_latent():
@@ -38,7 +47,7 @@ def test_donors_of_a_class():
     donors = Donors(torch.arange(4).double()[:, None], np.array([0, 1, 1, 0]))
     assert donors.of_class(1).rows[:, 0].tolist() == [1, 2]
     assert donors.of_class(None) is donors
-    with pytest.raises(ValueError, match="--class=5"):
+    with pytest.raises(ValueError, match="no sample of this class"):
         donors.of_class(5)
 
 
@@ -46,3 +55,22 @@ def test_random_classes():
     classes = random_classes(0, 0, 3000, 3)
     np.testing.assert_array_equal(random_classes(0, 1000, 1100, 3), classes[1000:1100])
     assert abs(np.bincount(classes) - 1000).max() < 5 * np.sqrt(1000)
+
+
+def test_classes_of_a_network():
+    """What the data called them, which have images; a file that does not say is 0, 1, ..."""
+
+    def network(**data):
+        model = SimpleNamespace(model=SimpleNamespace(label_dim=3))
+        return SimpleNamespace(model=model, info={"data": data})
+
+    flow = network(class_labels=[1, 4, 7], class_images=[5, 0, 2])
+    assert class_labels(flow).tolist() == [1, 4, 7]
+    assert drawn_of(flow).tolist() == [0, 2]
+    assert [class_number(flow, k) for k in (None, 1, 7)] == [None, 0, 2]
+    with pytest.raises(ValueError, match="--class=2: the network's classes are 1, 4, 7"):
+        class_number(flow, 2)
+    for data in ({}, {"class_labels": [1, 2]}, {"class_labels": [3, 2, 1]}, {"class_labels": "abc"},
+                 {"class_labels": [1.5, 2, 3], "class_images": [0, 0, 0]}):  # fmt: skip
+        assert class_labels(network(**data)).tolist() == [0, 1, 2]
+        assert drawn_of(network(**data)).tolist() == [0, 1, 2]

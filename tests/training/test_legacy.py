@@ -125,7 +125,9 @@ def test_toys_of_edm_give_the_published_denoiser(rotated, tmp_path, canary):
     wanted = 0.25 / total[:, None] * x + (0.5 * sigma / total.sqrt())[:, None] * F
     D = flow.model(x, sigma_times(flow.schedule, sigma))  # in the network's own coordinates
     torch.testing.assert_close(D, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(flow.model.W, W.float().double() if rotated else torch.eye(2).double())
+    torch.testing.assert_close(
+        flow.model.W, W.float().double() if rotated else torch.eye(2).double()
+    )
 
 
 def test_a_toy_network_that_nothing_describes_is_refused(tmp_path, canary):
