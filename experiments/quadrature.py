@@ -119,9 +119,7 @@ def shared_likelihoods(problem: Problem, grid: Grid) -> tuple[Tensor, Tensor, Te
     """`likelihoods` of the problem's data, shared by all processes."""
 
     def work(rows: range) -> Tensor:
-        fine, coarse, off = likelihoods(
-            problem.x[rows.start : rows.stop], grid, problem.noise_var
-        )
+        fine, coarse, off = likelihoods(problem.x[rows.start : rows.stop], grid, problem.noise_var)
         return torch.cat([fine, coarse, off[:, None].to(fine)], 1)
 
     table, K = shared_rows(work, len(problem.x), ROWS, "likelihoods"), grid.mass.shape[1]
