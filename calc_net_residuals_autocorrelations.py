@@ -14,6 +14,7 @@ from dnnlib.cli import UserError
 from experiments import residual_files as files
 from experiments.autocorrelation import NOISES, NORMALIZATIONS
 from experiments.correlation_runs import correlate_times, correlate_toy, open_times, open_toy
+from experiments.density_report import known_truth
 from experiments.residual_runs import (
     Extraction,
     check_room,
@@ -60,9 +61,9 @@ calc_options = cli.options(
     click.option("--dims_to_keep", type=int, help="[read from the files]"),
     click.option("--n_samples", type=click.IntRange(min=2), help="the first so many [all]"),
     click.option("--bs", type=click.IntRange(min=1), default=500, help="samples read at a time"),
-    click.option("--normalization", type=click.Choice(NORMALIZATIONS), default="published",
-                 help="what entry (i, j) is divided by: sd0(j) sd(j) as published, or sd0(i) "
-                 "sd(j), for correlation coefficients; the diagonals are the same"),
+    click.option("--normalization", type=click.Choice(NORMALIZATIONS), default="pearson",
+                 help="what entry (i, j) is divided by: sd0(i) sd(j), for correlation "
+                 "coefficients, or sd0(j) sd(j) as published; the diagonals are the same"),
     cli.device_option,
     cli.plot_option,
     cli.dry_run_option,
@@ -135,8 +136,9 @@ def extract(**options: Any) -> None:
 def extracttoys(**options: Any) -> None:
     """Write outputs and residuals of a toy network at the times of the paper's Euler grid.
 
-    Writes {data}_{schedule}_toy_net_outputs_residuals.npz, arrays [times, samples, dims]. After an
-    interruption the same command goes on.
+    Writes {data}_{schedule}_toy_net_outputs_residuals.npz, arrays [times, samples, dims]; of sets
+    whose exact field is known (circles, gmm1d) also the network's errors, its distance from that
+    field. After an interruption the same command goes on.
     """
     n, h = options["n_time_pts"], options["h"]
     flow = open_flow(options, n * h if n else None)
@@ -157,9 +159,10 @@ def extracttoys(**options: Any) -> None:
         return source.samples(seed, start, stop)
 
     times = ifs_times(n, h)
-    extraction = Extraction(flow, times, samples, count, seed, options["noise"])
+    exact = known_truth(flow, source)
+    extraction = Extraction(flow, times, samples, count, seed, options["noise"], exact=exact)
     with distributed.session(options["device"]):
-        check_room(options, 8 * n * count * source.dim, 1, 1)
+        check_room(options, 4 * len(extraction.keys) * n * count * source.dim, 1, 1)
         data = source.description()
         run = {**extraction.run(), "data": data}
         path = files.toy_file(options["save_dir"], data["name"], flow.schedule.name)

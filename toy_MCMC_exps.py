@@ -27,15 +27,32 @@ python toy_MCMC_exps.py --outdir=sbc-tmp --network=out --experiment=sbc
 torchrun --nproc_per_node=2 toy_MCMC_exps.py --outdir=mcmc-tmp --network=out --sampler=quadrature
 """
 EXPERIMENTS = ("weights", "sbc", "tarp")
-PRIORS = ("improper", "dirichlet")
+PRIORS = ("dirichlet", "improper")
 TOLERANCE = 5e-3  # of --tol
 NOT_FACTS = ("outdir", "network", "device", "plot", "dry_run", "resume")
 # Defaults that depend on the experiment.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "weights": {"grid": 400, "proposals": 32, "prior": "improper", "sims": None},
-    "sbc": {"grid": 300, "proposals": 32, "prior": "dirichlet", "sims": 300},
-    "tarp": {"grid": 400, "proposals": 256, "prior": "improper", "sims": 500},
+    "weights": {"grid": 400, "proposals": 32, "sims": None},
+    "sbc": {"grid": 300, "proposals": 32, "sims": 300},
+    "tarp": {"grid": 400, "proposals": 256, "sims": 500},
 }
+# Options that only some samplers (of the experiment `weights`) or experiments heed.
+OF_WEIGHTS = {"sampler", "prior", "gt_n", "net_eps_cd", "chains", "mcmc_n", "burn", "keep_z"}
+OF_GRADIENTS = {"step_size", "traj_length", "acpt", "thin"}
+HEEDED = {
+    "--sampler=flow": OF_WEIGHTS | {"proposals", "refresh"},
+    "--sampler=quadrature": OF_WEIGHTS | {"grid"},
+    "--sampler=parallel": OF_WEIGHTS | OF_GRADIENTS,
+    "--sampler=nuts": OF_WEIGHTS | OF_GRADIENTS,
+    "--sampler=hamiltorch": OF_WEIGHTS | OF_GRADIENTS,
+    "--experiment=sbc": {"prior", "net_eps_cd", "grid", "sims", "sim_n"},
+    "--experiment=tarp": {"proposals", "sims"},
+}
+IMPROPER = (
+    "Warning: --prior=improper, the published one, has no proper posterior: near a weight of zero "
+    "it is infinite, and chains end there, at once with few data and in the end with many; "
+    "--prior=dirichlet has one"
+)
 positive = click.FloatRange(min=0, min_open=True)
 
 
@@ -48,24 +65,24 @@ mcmc_options = cli.options(
                  help="posterior of the weights; simulation-based calibration of it; expected "
                  "coverage of latent posteriors"),
     click.option("--sampler", type=click.Choice(list(SAMPLERS)), default="flow",
-                 help="data-space proposals through the flow's likelihood; exact on a 2-D grid; "
+                 help="candidates weighed by the flow's likelihood; exact on a 2-D grid; "
                  "HMC on all latents side by side; pyro's NUTS; hamiltorch's HMC as published"),
     click.option("--gt_n", type=click.IntRange(min=1), default=2000, help="data to simulate"),
     click.option("--gt_eps_mvn", type=positive, default=0.01, help="variance of the data's noise"),
     click.option("--net_eps_cd", type=positive,
                  help="latent variance of compressed dimensions [the network's schedule's]"),
     click.option("--tmax", type=positive, help="[read from the network]"),
-    click.option("--prior", type=click.Choice(PRIORS),
-                 help="on the weights: flat in the logits, as published, or Dirichlet(1) "
-                 "[improper; sbc: dirichlet]"),
+    click.option("--prior", type=click.Choice(PRIORS), default="dirichlet",
+                 help="on the weights: Dirichlet(1), or flat in the logits, as published, which "
+                 "has no proper posterior"),
     click.option("--chains", type=click.IntRange(min=1), default=4, help="independent chains"),
     click.option("--mcmc_n", type=click.IntRange(min=8), default=1500, help="draws of a chain"),
     click.option("--burn", type=click.IntRange(min=0), default=500, help="draws discarded before"),
-    click.option("--proposals", type=click.IntRange(min=2),
+    click.option("--proposals", type=click.IntRange(min=8),
                  help="candidates a datum (flow) or draws a posterior (tarp) [32; tarp: 256]"),
     click.option("--refresh", type=click.FloatRange(min=0), default=0.5,
-                 help="times that a chain of flow renews all candidates while it draws, after once "
-                 "in burn-in; 0: never at all (biased)"),
+                 help="times that a chain of flow renews all candidates in every 1000 draws, after "
+                 "once in burn-in; 0: never at all (biased)"),
     click.option("--grid", type=click.IntRange(min=9),
                  help="latents tabulated a dimension (quadrature, sbc) [400; sbc: 300]"),
     click.option("--step_size", type=positive,
@@ -99,6 +116,7 @@ mcmc_options = cli.options(
 @mcmc_options
 def main(**options: Any) -> None:
     """Sample the posterior of mixture weights whose latents are seen through a flow."""
+    check_heeded(options, cli.given(click.get_current_context()))
     for name, value in DEFAULTS[options["experiment"]].items():
         options[name] = value if options[name] is None else options[name]
     folder = cli.check_writable(options["outdir"], "--outdir")
@@ -121,6 +139,22 @@ def main(**options: Any) -> None:
         if distributed.is_main():
             finish(folder, facts)
             print(f"Results: {folder}", flush=True)
+
+
+def check_heeded(options: dict[str, Any], given: set[str]) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        UserError: naming the option and what heeds it.
+    """
+    mode = f"--experiment={options['experiment']}"
+    mode = mode if mode in HEEDED else f"--sampler={options['sampler']}"
+    for name in sorted(set().union(*HEEDED.values()) & given - HEEDED[mode]):
+        heeding = ", ".join(m for m, names in HEEDED.items() if name in names)
+        value = options[name] if isinstance(options[name], str) else f"{options[name]:g}"
+        raise UserError(
+            f"--{name}={value} has no effect with {mode}, only with {heeding}; leave it out"
+        )
 
 
 def check(flow: Flow, options: dict[str, Any]) -> None:
@@ -154,7 +188,7 @@ def check(flow: Flow, options: dict[str, Any]) -> None:
         what = "--experiment=sbc" if options["experiment"] == "sbc" else "--sampler=quadrature"
         raise UserError(
             f"{what} tabulates the flow on a grid of at most 2 dimensions, this network has {dim}; "
-            "use --sampler=flow"
+            f"use {'--experiment=tarp' if what.endswith('sbc') else '--sampler=flow'}"
         )
     if options["experiment"] == "sbc" and options["prior"] != "dirichlet":
         raise UserError(
@@ -186,9 +220,11 @@ def describe(problem: Problem, method: Method, options: dict[str, Any]) -> str:
     """What is about to run, in a few lines."""
     s = problem.flow.schedule
     sds = "; ".join(", ".join(f"{v:.3g}" for v in row) for row in problem.mixture.sds.tolist())
-    prior = "flat in the logits (improper)"
-    if options["prior"] == "dirichlet":
-        prior = "Dirichlet(1)"
+    improper = options["prior"] == "improper"
+    prior = "flat in the logits" if improper else "Dirichlet(1)"
+    mixture = f"Prior of the weights: {prior}; sds of the components: {sds}\n"
+    if options["experiment"] == "tarp":
+        mixture = ""
     what = {
         "weights": f"{options['gt_n']} data, {options['chains']} chains of {options['burn']} + "
         f"{options['mcmc_n']} draws by {options['sampler']}",
@@ -196,10 +232,9 @@ def describe(problem: Problem, method: Method, options: dict[str, Any]) -> str:
         "tarp": f"{options['sims']} latents, {options['proposals']} posterior draws each",
     }[options["experiment"]]
     return (
-        f"Schedule {s.name}, tmax={s.tmax:g}; noise variance {problem.noise_var:g}\n"
-        f"Prior of the weights: {prior}; sds of the components: {sds}\n"
+        f"Schedule {s.name}, tmax={s.tmax:g}; noise variance {problem.noise_var:g}\n{mixture}"
         f"Integration: {method.describe()}\n"
-        f"{options['experiment']}: {what}"
+        f"{options['experiment']}: {what}" + (f"\n{IMPROPER}" if improper else "")
     )
 
 

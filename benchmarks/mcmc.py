@@ -26,8 +26,7 @@ from training.simulation import choose_method
 NETWORKS = ("PRP", "PRR to 1-D, rescaled")
 TOLERANCE = 5e-3  # the script's default
 SEED = 123
-# Data -> samplers with what is not a default; the prior is improper for 2,000 data, as published,
-# and Dirichlet(1) for fewer, where the improper one's posterior is not one.
+# Data -> samplers with what is not a default; the prior is Dirichlet(1).
 RUNS: dict[int, dict[str, Settings]] = {
     2000: {"quadrature": Settings(), "flow": Settings()},
     500: {"quadrature": Settings(), "parallel": Settings(draws=200, burn=100, chains=2)},
@@ -57,7 +56,7 @@ def runs(flow: Flow, n: int, samplers: dict[str, Settings]) -> dict[str, dict[st
     """Reports of some samplers on n data."""
     pilot = flow.integrate(flow.latents(256, SEED), flow.schedule.tmax, 0.0)
     method = choose_method(flow, pilot, None, None, None, TOLERANCE)
-    problem = paper_problem(flow, proper=n < 2000, how=method.how())
+    problem = paper_problem(flow, how=method.how())
     problem, truth = simulate_data(problem, n, SEED)
     return {
         name: mcmc.run(name, problem, truth, replace(settings, seed=SEED))[1]

@@ -1,9 +1,16 @@
 r"""Residuals of a network along the flow's time, and how they correlate between times.
 
 The residual of a sample y at time t is e(t) = D(x, t) - y, with x = y + noise and D the denoiser.
-In whitened coordinates it is the network's own error, without the cancellation of D - y:
+In whitened coordinates, without the cancellation of D - y, it is
 
     e_i = sqrt(xi_i) sin(phi_i) (F_i - F*_i),      F* = sin(phi) y/sqrt(xi) - cos(phi) n.
+
+F* is what a network is trained towards, and random given x. The exact field is its mean, F_exact,
+and leaves a residual too, as large as y is uncertain given x; a good network's is hardly larger.
+What the network itself gets wrong is known where the exact field is, for toy sets that are mixtures
+of Gaussians:
+
+    g_i = sqrt(xi_i) sin(phi_i) (F_i - F_exact_i).
 
 Correlations with the first time are one d x d matrix product a chunk of samples, never a batch of
 outer products.
@@ -21,36 +28,44 @@ from torch import Tensor
 
 from training import seeding
 from training.flow import Flow
+from training.precond import FieldModel
 
 NOISES = ("fresh", "shared")
-NORMALIZATIONS = ("published", "pearson")
+NORMALIZATIONS = ("pearson", "published")
 
 
 @torch.no_grad()
-def denoised(flow: Flow, x: Tensor, noise: Tensor, t: float) -> tuple[Tensor, Tensor]:
-    """Denoiser outputs and residuals at time t.
+def denoised(
+    flow: Flow, x: Tensor, noise: Tensor, t: float, exact: FieldModel | None = None
+) -> list[Tensor]:
+    """Denoiser outputs, residuals and, where the exact field is known, the network's errors.
 
     Args:
         flow: the flow.
         x: data in its own units, [n, d].
         noise: standard normals, [n, d].
         t: time.
+        exact: the field of the distribution of the data, with the flow's schedule and basis.
 
     Returns:
-        D and e = D - y, [n, d] each, centred and standardised as the network's data is, in the
-        axes that it was trained in: the eigenbasis (ES) or the data's own (IS).
+        D, e = D - y and, given `exact`, g, [n, d] each, centred and standardised as the network's
+        data is, in the axes that it was trained in: the eigenbasis (ES) or the data's own (IS).
     """
     root = flow.schedule.xi.to(flow.dtype).sqrt()
     cos, sin = (v.to(flow.dtype) for v in flow.schedule.cos_sin(t))
     y = flow.model.encode(x.to(flow.device)).to(flow.dtype)
     v, n = y / root, noise.to(y)
-    F = flow.field(cos * v + sin * n, t)
+    u = cos * v + sin * n
+    F = flow.field(u, t)
     e = root * sin * (F - (sin * v - cos * n))
-    D = y + e
+    found = [y + e, e]
+    if exact is not None:
+        F_exact = exact.field(u.cpu().double(), torch.tensor([t], dtype=torch.float64))
+        found.append(root * sin * (F - F_exact.to(F)))
     if space_of(flow) == "IS":
         W = flow.model.W.to(e)
-        return D @ W.T, e @ W.T
-    return D, e
+        return [values @ W.T for values in found]
+    return found
 
 
 def space_of(flow: Flow) -> str:
@@ -92,7 +107,7 @@ class Correlation:
 
 
 def cross_correlation(
-    pairs: Iterable[tuple[Tensor, Tensor]], normalization: str = "published"
+    pairs: Iterable[tuple[Tensor, Tensor]], normalization: str = "pearson"
 ) -> Correlation:
     """E[(a - mean)(b - mean)^T] over standard deviations, from chunks of samples.
 

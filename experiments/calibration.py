@@ -41,30 +41,40 @@ def settings_of(options: dict[str, Any]) -> Settings:
 def weights(
     problem: Problem, options: dict[str, Any], summary: dict[str, Any], folder: Path
 ) -> None:
-    """The posterior of the weights of one simulated data set."""
+    """The posterior of the weights of one simulated data set.
+
+    Raises:
+        ValueError: after all is written, if the draws are not of the posterior.
+    """
     settings = settings_of(options)
     problem, truth = simulate_data(problem, options["gt_n"], options["seed"])
     draws, report = mcmc.run(options["sampler"], problem, truth, settings, folder)
     if not distributed.is_main():
         return
+    warnings = mcmc.warnings_of(draws, report, CONVERGED, LEAST_ESS)
     summary |= {"settings": settings.plain(), "prior": options["prior"], **report}
+    summary["warnings"] = [*warnings, *([draws.fatal] if draws.fatal else [])]
     mcmc.save(folder, draws, summary)
     print(table(report))
-    for warning in mcmc.warnings_of(draws, report, CONVERGED, LEAST_ESS):
+    for warning in warnings:
         print(f"Warning: {warning}")
     if options["plot"]:
         title = f"{problem.flow.schedule.name}, {options['gt_n']} data, {options['sampler']}"
         posterior_plots.posterior(folder / "posterior.png", draws.weights, report, title)
         posterior_plots.traces(folder / "traces.png", draws.weights, report["truth"], title)
+    if draws.fatal:
+        raise ValueError(f"{draws.fatal}. What was drawn is in {folder}")
 
 
 def table(report: dict[str, Any]) -> str:
     """The posterior and its diagnostics as text."""
-    lines = ["      truth    mean      sd        MC error  R-hat   bulk ESS"]
+    lines = ["      truth    mean     sd       95 %             MC error  R-hat   bulk, tail ESS"]
     for k, true in enumerate(report["truth"]):
+        low, high = report["interval_95"][k]
         lines.append(
-            f"w{k + 1}    {true:.4f}   {report['mean'][k]:.4f}    {report['sd'][k]:.4f}    "
-            f"{report['mcse_mean'][k]:.1e}   {report['r_hat'][k]:.4f}  {report['ess_bulk'][k]:.0f}"
+            f"w{k + 1}    {true:.4f}   {report['mean'][k]:.4f}   {report['sd'][k]:.4f}   "
+            f"{low:.4f}, {high:.4f}   {report['mcse_mean'][k]:.1e}   {report['r_hat'][k]:.4f}  "
+            f"{report['ess_bulk'][k]:.0f}, {report['ess_tail'][k]:.0f}"
         )
     cost = f"{report['evaluations']:,} network evaluations, {format_time(report['seconds'])}"
     return "\n".join([*lines, cost])
@@ -82,6 +92,8 @@ def sbc(problem: Problem, options: dict[str, Any], summary: dict[str, Any], fold
     write_json(folder / "sbc.json", summary | {"results": found["summary"]})
     for name, tests in found["summary"]["ranks"].items():
         print(f"{name}: chi-square p {tests['chi_square_p']:.3f}, {verdict(tests)}")
+    for warning in found["summary"]["warnings"]:
+        print(f"Warning: {warning}")
     if options["plot"]:
         title = f"{problem.flow.schedule.name}: ranks in {options['sims']} simulated data sets"
         posterior_plots.ranks(folder / "sbc.png", found["ranks"], title, options["seed"])

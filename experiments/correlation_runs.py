@@ -17,11 +17,11 @@ from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from experiments import residual_files as files
 from experiments.autocorrelation import Correlation, cross_correlation
-from experiments.residual_files import CORRELATIONS, OUTPUTS, RESIDUALS, ArrayFile
+from experiments.residual_files import CORRELATIONS, ERRORS, OUTPUTS, RESIDUALS, ArrayFile
 from experiments.residual_runs import mine, refuse
 from torch_utils import distributed
 
-LEGENDS = {RESIDUALS: "residuals", OUTPUTS: "network outputs"}
+LEGENDS = {RESIDUALS: "residuals", OUTPUTS: "network outputs", ERRORS: "network errors"}
 # The released code leaves the D of PRRto30D out.
 NAMES = re.compile(r"(?P<data>.+)_(?P<schedule>PRP|PRRto\d+D?)_(?:toy_)?net_outputs_residuals")
 
@@ -35,7 +35,7 @@ class Extracted:
         opened: the file of each time; the same one for all times of a toy.
         starts: row of each time's first sample in its file.
         count: samples to use.
-        keys: which of OUTPUTS and RESIDUALS there are.
+        keys: which of OUTPUTS, RESIDUALS and ERRORS there are.
         dim: dimensions, d.
         times: of the time points; NaN where the files do not say.
     """
@@ -238,7 +238,7 @@ def _summarise(
 
 
 def _keys_and_shape(file: ArrayFile, ndim: int) -> tuple[list[str], tuple[int, ...]]:
-    keys = [k for k in (OUTPUTS, RESIDUALS) if k in file.shapes]
+    keys = [k for k in CORRELATIONS if k in file.shapes]
     shapes = {file.shapes[k] for k in keys}
     if len(shapes) != 1 or len(next(iter(shapes))) != ndim:
         layout = "[times, samples, dims]" if ndim == 3 else "[samples, dims]"

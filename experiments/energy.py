@@ -177,20 +177,9 @@ class LatentTarget:
 
     def _laplace(self, z: Tensor) -> Tensor:
         """(J^T J / noise_var + prior precision)^-1 at latents z [n, d], [n, d, d]."""
-        J = torch.cat([self._jacobian(b) for b in z.split(self.problem.flow.block)])  # [n, d, d]
-        precision = J.mT @ J / self.problem.noise_var + torch.diag(1 / self._prior_variance())
-        return torch.linalg.inv(precision)
-
-    def _jacobian(self, z: Tensor) -> Tensor:
-        v = z.detach().requires_grad_()
-        fz = self.problem.generate(v, differentiable=True)
-        rows = [torch.autograd.grad(c.sum(), v, retain_graph=True)[0] for c in fz.unbind(1)]
-        return torch.stack(rows, 1)
-
-    def _prior_variance(self) -> Tensor:
-        """Variances of the mixture with equal weights, [d]."""
-        means, sds = self.problem.mixture.means, self.problem.mixture.sds
-        return sds.square().mean(0) + means.var(0, correction=0)
+        J = self.problem.jacobian(z)
+        precision = J.mT @ J / self.problem.noise_var
+        return torch.linalg.inv(precision + torch.diag(1 / self.problem.mixture.moments()[1]))
 
     def _moments(
         self, origin: Tensor, volume: Tensor, laplace: Tensor, seed: int, pilots: int

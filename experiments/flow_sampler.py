@@ -1,11 +1,13 @@
-r"""The sampler `flow`: latents proposed in data space, through the flow's own likelihood.
+r"""The sampler `flow`: candidates in data space, weighed by the flow's own likelihood.
 
 The noiseless datum y_i = f(z_i) has the posterior density N(x_i; y, noise_var I) p(f^-1(y)) |det|,
-det = det df^-1/dy. So M candidates y_im ~ N(x_i, noise_var I), carried to the latent once, give
+det = det df^-1/dy. So M candidates y_im ~ q_i, carried to the latent once, give
 
-    L_ik = p(x_i | k)  ~  mean_m g_k(y_im),        g_k(y) = N_k(f^-1(y)) |det df^-1/dy|,
+    L_ik = p(x_i | k)  ~  mean_m g_k(y_im),
+    g_k(y) = N(x_i; y, noise_var I) N_k(f^-1(y)) |det df^-1/dy| / q_i(y),
 
-without bias, in any number of dimensions and without a gradient. A chain alternates
+without bias, in up to 16 dimensions (the determinant is exact); `experiments.proposals` has q. A
+chain alternates
 
     1. weights and labels given the candidates: Gibbs draws with L (`thinned_weights`);
     2. for one block of data after another: candidate m is kept with probability proportional to
@@ -16,12 +18,14 @@ Both leave invariant the joint density of weights and candidates
     p(w) prod_i q(y_i1, ..., y_iM) mean_m sum_k w_k g_k(y_im),
 
 q being that of the proposals, whose marginal in w is the exact posterior for any M; the average
-over candidates that are never renewed is biased, by a term of order 1/M. Latents are drawn by the
-choice of step 2. The candidates of a datum are a scrambled Sobol set, a net turned by a random
-digital shift, which averages better than independent points. The shift makes each of its points
-uniform, so a new net, shifted so that a point of it drawn at random comes to lie on the one that is
-kept, has just the density that step 2 asks for. Chains share no candidates, so that R-hat and
-Monte Carlo errors know of the candidates' part in them.
+over candidates that are never renewed is biased, by a term of order 1/M, so that blocks are renewed
+over and over, as often as `refresh` says for every thousand draws. Latents are drawn by the choice
+of step 2. The candidates of a datum are a scrambled Sobol set, of which the first coordinate says
+where a candidate comes from: a net turned by a random digital shift, which averages better than
+independent points. The shift makes each of its points uniform, so a new net, shifted so that a
+point of it drawn at random comes to lie on the one that is kept, has just the density that step 2
+asks for. Chains share no candidates, so that R-hat and Monte Carlo errors know of the candidates'
+part in them; where few candidates count, they know too little, and the run ends in an error.
 
 Reference: Andrieu, Doucet and Holenstein 2010, "Particle Markov chain Monte Carlo methods".
 """
@@ -35,12 +39,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy.special import logsumexp
-from torch import Tensor
 
 from experiments.chain_store import ChainStore, fingerprint, gather, kept, my_chains
 from experiments.posterior import Draws, Problem, Truth, start_weights, thinned_weights
-from experiments.quadrature import most_likely
-from experiments.sobol import as_normals, sobol_bits
+from experiments.proposals import Proposals, proposal_error, proposals
+from experiments.sobol import as_normals, as_uniforms, sobol_bits
 from training import seeding
 
 if TYPE_CHECKING:
@@ -48,23 +51,10 @@ if TYPE_CHECKING:
 
 POINTS = 2048  # candidates inflated together
 EVERY = 50  # most Gibbs draws between reports
-
-
-def weigh(problem: Problem, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Latents of candidates and log g_k(y).
-
-    Args:
-        problem: its flow and mixture.
-        y: candidates, scaled_es, [m, d].
-
-    Returns:
-        z [m, d] and log g [m, K]; a candidate that the flow cannot carry gets z = 0, log g = -inf.
-    """
-    z, log_det = problem.inflate(y)
-    log_g = problem.mixture.log_components(z) + log_det[:, None]
-    lost = ~(torch.isfinite(z).all(1) & torch.isfinite(log_g).all(1))[:, None]
-    z, log_g = z.masked_fill(lost, 0.0), log_g.masked_fill(lost, -math.inf)
-    return z.cpu().numpy(), log_g.cpu().numpy()
+FORMAT = 2  # of saved chains; others are refused
+PER = 1000  # draws that `refresh` counts renewals for
+# Effective candidates, at the 10 % quantile of the data, under which there is a warning, an error.
+FEW, TOO_FEW = 5.0, 2.0
 
 
 def mixed(log_g: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -84,7 +74,7 @@ class Chain:
     Every step of `plan` has random numbers of its own, so that a saved chain needs no random state.
 
     Args:
-        problem: with data.
+        proposed: what candidates are drawn from.
         settings: of the run.
         number: of the chain.
 
@@ -92,14 +82,16 @@ class Chain:
         step: steps of the plan that are done.
         weights: draws, [draws, K].
         kept_z: draws of the latents, [kept, n, d].
-        bits, z, log_g: candidates as Sobol points [n, M, d], their latents [n, M, d] and
+        bits, z, log_g: candidates as Sobol points [n, M, 1 + d], their latents [n, M, d] and
             log g_k [n, M, K].
     """
 
-    def __init__(self, problem: Problem, settings: Settings, number: int):
-        self.problem, self.settings, self.number = problem, settings, number
+    def __init__(self, proposed: Proposals, settings: Settings, number: int):
+        self.proposed, self.settings, self.number = proposed, settings, number
+        self.problem = problem = proposed.problem
         (n, d), M, K = problem.x.shape, settings.proposals, len(problem.concentration)
-        self.store = ChainStore(settings.checkpoint, "flow", number, fingerprint(problem, settings))
+        digest = f"{FORMAT} {fingerprint(problem, settings)}"
+        self.store = ChainStore(settings.checkpoint, "flow", number, digest)
         self.kept = kept(settings)
         self.plan = plan(settings, n)
         self.block = max(1, POINTS // M)
@@ -108,7 +100,7 @@ class Chain:
             "w": start_weights(K, self._random(0)),
             "weights": np.empty((settings.draws, K)),
             "kept_z": np.empty((len(self.kept), n, d)),
-            "bits": np.zeros((n, M, d), np.uint32),
+            "bits": np.zeros((n, M, 1 + d), np.uint32),
             "z": np.zeros((n, M, d)),
             "log_g": np.zeros((n, M, K)),
         }
@@ -133,12 +125,14 @@ class Chain:
         if renewal is not None:
             self._renew(renewal, rng)
         self.step += 1
+        if stop == 0 and self.plan[self.step][1] > 0:
+            self._check()
         if self.store.due or self.step == len(self.plan):
             self.save()
 
     def _renew(self, renewal: int, rng: np.random.Generator) -> None:
         """New candidates for a block of data; all but the first ones keep one of the old."""
-        n, M, K = self.log_g.shape
+        n, M, _ = self.log_g.shape
         blocks = -(-n // self.block)
         first = renewal % blocks * self.block
         rows = np.arange(first, min(first + self.block, n))
@@ -146,12 +140,11 @@ class Chain:
         if renewal >= blocks:
             stay = choose(self.log_g[rows], self.w, rng)
             keep = list(self.bits[rows, stay])
-        d = self.problem.dim
-        self.bits[rows] = np.stack([sobol_bits(rng, M, d, point) for point in keep])
-        x = self.problem.x[first : first + len(rows), None]
-        normal = torch.from_numpy(as_normals(self.bits[rows])).to(x)
-        z, log_g = weigh(self.problem, (x + self.problem.noise_var**0.5 * normal).reshape(-1, d))
-        self.z[rows], self.log_g[rows] = z.reshape(-1, M, d), log_g.reshape(-1, M, K)
+        bits = np.stack([sobol_bits(rng, M, 1 + self.problem.dim, point) for point in keep])
+        uniform, normal = as_uniforms(bits[..., 0]), as_normals(bits[..., 1:])
+        y = self.proposed.draw(rows, uniform, normal)
+        self.bits[rows] = bits
+        self.z[rows], self.log_g[rows] = self.proposed.weigh(rows, y)
         lost = rows[np.isneginf(self.log_g[rows]).all((1, 2))]
         if len(lost):
             raise ValueError(
@@ -159,6 +152,12 @@ class Chain:
                 "carried to the latent: it lies where this flow was not trained; train longer"
             )
         self.log_like[rows] = logsumexp(self.log_g[rows], axis=1) - math.log(M)
+
+    def _check(self) -> None:
+        """Refuse first candidates of which too few count, before the long work."""
+        effective = effective_candidates(self.log_g, np.full_like(self.w, 1 / len(self.w)))
+        if np.quantile(effective, 0.1) < TOO_FEW:
+            raise ValueError(few(effective, self.settings))
 
     def _random(self, step: int) -> np.random.Generator:
         return seeding.generator(self.settings.seed, f"flow chain {self.number}", step)
@@ -174,11 +173,11 @@ def plan(settings: Settings, n: int) -> list[tuple[int, int, int | None]]:
 
     The first steps draw nothing and give every block its first candidates. All are renewed once
     while the chain burns in, which leaves little of the first ones' bias, and `settings.refresh`
-    times, evenly spread, while it draws; or never, if that is zero.
+    times in every `PER` draws, evenly spread, while it draws; or never, if that is zero.
     """
     burn, draws = settings.burn, settings.draws
     blocks = -(-n // max(1, POINTS // settings.proposals))
-    later = round(settings.refresh * blocks)
+    later = round(settings.refresh * draws / PER * blocks)
     at = [burn + round((j + 1) * draws / (later + 1)) for j in range(later)]
     if settings.refresh > 0:
         at = [burn * (blocks + 4 * (j + 1)) // (5 * blocks) for j in range(blocks)] + at
@@ -209,10 +208,12 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
         the draws on rank 0, none on other ranks; seconds are those since the start or resume.
 
     Raises:
-        ValueError: if a datum cannot be carried to the latent, or a checkpoint is of another run.
+        ValueError: if a datum cannot be carried to the latent, few candidates count from the
+            beginning, or a checkpoint is of another run.
     """
     began = time.monotonic()
-    chains = [Chain(problem, settings, c) for c in my_chains(settings)]
+    proposed = proposals(problem)
+    chains = [Chain(proposed, settings, c) for c in my_chains(settings)]
     steps = plan(settings, len(problem.x))
     for number, (_, stop, _) in enumerate(steps):
         for chain in chains:
@@ -226,7 +227,7 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
     effective = found["effective"]  # [chains, n]
     facts = {
         "candidates": settings.proposals,
-        "renewals": settings.refresh,
+        "renewals": settings.refresh * settings.draws / PER,
         "effective_candidates": {
             "min": float(effective.min()),
             "10%": float(np.quantile(effective, 0.1)),
@@ -234,59 +235,59 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
         },
         "error_of_a_fixed_set_in_posterior_sds": found["error"].mean(0).tolist(),
     }
+    line = few(effective, settings)
+    fatal = bool(line) and facts["effective_candidates"]["10%"] < TOO_FEW
     return Draws(
         found["weights"],
         found["z"] if settings.keep_z else None,
         None,
         facts,
-        evaluations(problem, settings, steps),
+        evaluations(proposed, settings, steps),
         time.monotonic() - began,
+        [line] if line and not fatal else [],
+        line if fatal else "",
     )
+
+
+def few(effective: np.ndarray, settings: Settings) -> str:
+    """What to say of effective candidates [...]; nothing where there are enough."""
+    lowest = float(np.quantile(effective, 0.1))
+    if lowest >= FEW:
+        return ""
+    return (
+        f"of {settings.proposals} candidates a datum, {lowest:.1f} count at the 10 % quantile of "
+        f"the data (under {FEW:g}: weights may be biased, unseen by R-hat; under {TOO_FEW:g} they "
+        f"are): use --proposals={4 * settings.proposals}, or --sampler=parallel"
+    )
+
+
+def effective_candidates(log_g: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Effective number of candidates of each datum given weights, [n] for log g [n, M, K]."""
+    g = mixed(log_g, w)
+    return g.sum(1) ** 2 / (g**2).sum(1)
 
 
 def outcome(chain: Chain) -> dict[str, np.ndarray]:
     """What a finished chain has drawn, and how good its candidates are for its mean weights."""
     w = chain.weights.mean(0)
-    g = mixed(chain.log_g, w)
     return {
         "weights": chain.weights,
         "z": chain.kept_z,
-        "effective": g.sum(1) ** 2 / (g**2).sum(1),
+        "effective": effective_candidates(chain.log_g, w),
         "error": proposal_error(chain.log_g, w, chain.problem.concentration),
     }
 
 
-def evaluations(problem: Problem, settings: Settings, steps: list) -> int:
+def evaluations(proposed: Proposals, settings: Settings, steps: list) -> int:
     """Network evaluations of the whole run, of one sample each (their derivatives not counted)."""
+    problem = proposed.problem
     before = problem.flow.evaluations
-    problem.inflate(problem.x[:1])
-    cost = problem.flow.evaluations - before
+    y, _ = problem.inflate(problem.x[:1])
+    inflate = problem.flow.evaluations - before
+    problem.generate(y)
+    generate = problem.flow.evaluations - before - inflate
     n, block = len(problem.x), max(1, POINTS // settings.proposals)
     blocks = -(-n // block)
     data = sum(min(block, n - j % blocks * block) for *_, j in steps if j is not None)
-    return cost * settings.chains * settings.proposals * data
-
-
-def proposal_error(log_g: np.ndarray, w: np.ndarray, concentration: Tensor) -> np.ndarray:
-    """Standard error of the posterior means from one set of candidates that is never renewed, [K].
-
-    In posterior sds, to first order, as if candidates were independent: for Sobol sets it is an
-    upper bound. The bias of order 1/M is not in it.
-
-    Args:
-        log_g: [n, M, K].
-        w: posterior means, [K].
-        concentration: of the prior, [K].
-    """
-    g = np.exp(log_g - log_g.max((1, 2), keepdims=True))  # [n, M, K]
-    M, K = g.shape[1:]
-    mean = g.mean(1)
-    total = mean @ w  # [n]
-    share = mean / total[:, None]
-    # To first order a candidate pulls the score g_k / sum_j w_j g_j of its datum by this.
-    pull = (g - share[:, None] * (g @ w)[..., None]) / total[:, None, None]
-    flat = pull.reshape(-1, K)
-    noise = flat.T @ flat / (M * max(1, M - 1))
-    _, covariance = most_likely(torch.from_numpy(logsumexp(log_g, axis=1)), concentration)
-    shift = covariance @ noise @ covariance
-    return np.sqrt(shift.diagonal() / np.maximum(covariance.diagonal(), 1e-300))
+    each = inflate + (1 - float(proposed.around.mean())) * generate
+    return proposed.evaluations + round(each * settings.chains * settings.proposals * data)

@@ -30,6 +30,7 @@ SAMPLERS = {
 }
 STATE = "state"  # folder, within that of the results, of what an unfinished run needs to go on
 TRAJECTORIES = "trajs_outdir"
+INTERVAL = (0.025, 0.975)  # quantiles of the credible intervals
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Settings:
         keep_z: draws of the latents kept of each chain.
         progress: called with (draws made so far, facts to show beside) or None.
         checkpoint: folder where a sampler may keep what it needs to go on after a kill, or None.
-        refresh: times that `flow` renews all candidates while it draws, after once in burn-in; 0
-            for never at all, which leaves a bias.
+        refresh: times that `flow` renews all candidates in every thousand draws, after once in
+            burn-in; 0 for never at all, which leaves a bias.
     """
 
     seed: int = 123
@@ -149,16 +150,17 @@ def report(draws: Draws, truth: Truth) -> dict[str, Any]:
         **found,
         "evaluations": draws.evaluations,
         "seconds": draws.seconds,
-        "evaluations_per_effective_draw": draws.evaluations / least,
-        "seconds_per_effective_draw": draws.seconds / least,
+        "evaluations_per_effective_draw": draws.evaluations / least if least else None,
+        "seconds_per_effective_draw": draws.seconds / least if least else None,
         "statistics": draws.statistics,
     }
 
 
 def diagnose(weights: np.ndarray) -> dict[str, Any]:
-    """Means, sds, R-hat, bulk effective size and Monte Carlo error of draws [chains, draws, K].
+    """Means, sds, intervals and what they are worth, of draws [chains, draws, K].
 
-    A single chain is cut into two halves, as R-hat compares chains. The Monte Carlo error is the
+    A single chain is cut into two halves, as R-hat compares chains. One that never moves leaves no
+    effective draws, of which arviz counts all. The Monte Carlo error is the
     larger of arviz's, from autocorrelations, and that of the chains' means from each other: the
     first overlooks a part of the state that hardly moves within a chain, such as candidates of
     `flow` that are seldom renewed.
@@ -171,11 +173,21 @@ def diagnose(weights: np.ndarray) -> dict[str, Any]:
     columns = [chains[..., k] for k in range(chains.shape[2])]
     within = [float(az.mcse(c, method="mean")) for c in columns]
     between = chains.mean(1).std(0, ddof=1) / np.sqrt(len(chains))  # [K]
+    with np.errstate(invalid="ignore", divide="ignore"):  # of chains that never move
+        r_hat = [float(az.rhat(c)) for c in columns]
+    moving = (np.ptp(chains, axis=1) > 0).all(0)  # [K]
+
+    def effective(kind: str) -> list[float]:
+        sizes = [float(az.ess(c, method=kind)) for c in columns]
+        return [size if moves else 0.0 for size, moves in zip(sizes, moving, strict=True)]
+
     return {
         "mean": weights.mean((0, 1)).tolist(),
         "sd": weights.std((0, 1), ddof=1).tolist(),
-        "r_hat": [float(az.rhat(c)) for c in columns],
-        "ess_bulk": [float(az.ess(c, method="bulk")) for c in columns],
+        "interval_95": np.quantile(weights, INTERVAL, axis=(0, 1)).T.tolist(),
+        "r_hat": r_hat,
+        "ess_bulk": effective("bulk"),
+        "ess_tail": effective("tail"),
         "mcse_mean": np.maximum(within, between).tolist(),
         "mcse_mean_within_chains": within,
     }
@@ -185,11 +197,15 @@ def warnings_of(
     draws: Draws, found: dict[str, Any], largest_r_hat: float, least_ess: float
 ) -> list[str]:
     """What a reader of the results must know: chains that disagree, or lost a component."""
-    lines = []
-    if not max(found["r_hat"]) <= largest_r_hat:  # so that NaN is one too
-        lines.append(f"R-hat {max(found['r_hat']):.3f} is over {largest_r_hat}: run longer chains")
-    if min(found["ess_bulk"]) < least_ess:
-        lines.append(f"bulk ESS {min(found['ess_bulk']):.0f} is under {least_ess}: draw more")
+    lines = list(draws.warnings)
+    worst = float(np.max(found["r_hat"]))
+    if np.isnan(worst):
+        lines.append("R-hat is not a number: a chain never moves, these are no draws")
+    elif worst > largest_r_hat:
+        lines.append(f"R-hat {worst:.3f} is over {largest_r_hat}: run longer chains")
+    for kind in ("bulk", "tail"):
+        if (least := min(found[f"ess_{kind}"])) < least_ess:
+            lines.append(f"{kind} ESS {least:.0f} is under {least_ess}: draw more")
     if bool((draws.weights == 0).any()):
         lines.append(
             "a weight has reached zero, from where this prior, flat in the logits, never lets it "

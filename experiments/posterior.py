@@ -49,6 +49,11 @@ class Mixture:
         """log sum_k w_k N_k(z), [n], for log weights [K] or [n, K]."""
         return torch.logsumexp(self.log_components(z) + log_weights, 1)
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variances of the mixture with equal weights, [d] each."""
+        variance = self.sds.square().mean(0) + self.means.var(0, correction=0)
+        return self.means.mean(0), variance
+
 
 def paper_mixture(variances: Tensor) -> Mixture:
     """The three components of appendix B.7: one round, one thin in each of two directions.
@@ -102,6 +107,16 @@ class Problem:
         u = torch.cat([self.flow.integrate(b, T, t0, **how) for b in blocks])
         return self.flow.from_whitened(u, t0, "scaled_es")
 
+    def jacobian(self, z: Tensor) -> Tensor:
+        """df/dz at latents z [n, d], [n, d, d]."""
+        return torch.cat([self._jacobian(b) for b in z.split(self.flow.block)])
+
+    def _jacobian(self, z: Tensor) -> Tensor:
+        v = z.detach().requires_grad_()
+        fz = self.generate(v, differentiable=True)
+        rows = [torch.autograd.grad(c.sum(), v, retain_graph=True)[0] for c in fz.unbind(1)]
+        return torch.stack(rows, 1)
+
     def inflate(self, x: Tensor, progress: Any = None) -> tuple[Tensor, Tensor]:
         """f^-1(x) and log |det df^-1/dx|: data [n, d] to latents [n, d] and [n]."""
         t0, T = self.flow.ends(**self.how)
@@ -121,7 +136,7 @@ def paper_problem(
     flow: Flow,
     noise_var: float = 1e-2,
     eps: float | None = None,
-    proper: bool = False,
+    proper: bool = True,
     how: dict[str, Any] | None = None,
 ) -> Problem:
     """The problem of appendix B.7 for a flow, without data.
@@ -130,7 +145,7 @@ def paper_problem(
         flow: the flow.
         noise_var: variance of the observation noise.
         eps: latent variance of compressed dimensions; None for the schedule's own.
-        proper: Dirichlet(1) prior on the weights instead of the improper one.
+        proper: Dirichlet(1) prior on the weights, or the paper's improper one.
         how: solver, steps, ... of every integration.
     """
     variances = flow.schedule.latent_variance().double().clone()
@@ -189,6 +204,8 @@ class Draws:
         statistics: name -> value for the results: acceptance, step sizes, effective sizes, ...
         evaluations: network evaluations, of one sample each.
         seconds: wall time of sampling.
+        warnings: what a reader of the results must know, one line each.
+        fatal: one line if the draws are not of the posterior; the results are kept, as evidence.
     """
 
     weights: np.ndarray
@@ -197,6 +214,8 @@ class Draws:
     statistics: dict[str, Any] = field(default_factory=dict)
     evaluations: int = 0
     seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    fatal: str = ""
 
 
 def gibbs_weights(

@@ -76,18 +76,18 @@ COVERAGE: Mapping[str, Options] = {
 # ------------------------------------------------------------------------------------------- hmc
 HMC_DATA = {"smoke": 500, "small": 2000, "paper": 2000}  # [paper]; smoke [ours]
 HMC: Mapping[str, Options] = {
-    "smoke": ("--prior=dirichlet", "--mcmc_n=400", "--burn=100", "--chains=2"),  # [ours]
+    "smoke": ("--mcmc_n=400", "--burn=100", "--chains=2"),  # [ours]
     "small": (),  # data-space proposals, 4 chains of 1500 draws [ours]
-    # L, acceptance, burn-in and thinning [paper]; the chains' number [ours].
+    # L, acceptance, burn-in, thinning and prior [paper]; the chains' number [ours].
     "paper": (
-        "--sampler=hamiltorch", "--mcmc_n=1500", "--burn=500", "--traj_length=15", "--acpt=0.8",
-        "--thin=5", "--chains=1",
+        "--sampler=hamiltorch", "--prior=improper", "--mcmc_n=1500", "--burn=500",
+        "--traj_length=15", "--acpt=0.8", "--thin=5", "--chains=1",
     ),
 }  # fmt: skip
 EXACT_POSTERIOR: Mapping[str, Options] = {
-    "smoke": ("--prior=dirichlet", "--grid=200", "--mcmc_n=1000", "--burn=50", "--chains=2"),
+    "smoke": ("--grid=200", "--mcmc_n=1000", "--burn=50", "--chains=2"),
     "small": (),
-    "paper": (),
+    "paper": ("--prior=improper",),
 }
 HMC_STEP = {"PRP": 0.01, "PRR": 0.001}  # [paper], of hamiltorch
 HMC_DRAWS = {"PRP": "815 draws", "PRR": "230 draws"}  # [paper], after 2 to 4 weeks of burn-in

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 EXTENT = 5.0  # sds of the widest component that the grid reaches beyond the outermost means
 ROWS = 200  # data whose likelihoods are computed together
 CHUNK = 4096  # grid points at a time in matrix products
+COARSE = 0.5  # posterior sds between the grid and every second point of it: a warning
+REACH = 40.0  # as NEAR, of a datum that no point of the grid explains
 NEAR = 36.0  # squared distance over noise variance beyond which a grid point does not matter
 EM_STEPS = 5000
 EM_SETTLED = 1e-9  # change of a weight in the last step
@@ -93,8 +95,13 @@ def with_masses(mixture: Mixture, z: Tensor, fz: Tensor, points: int, cell: floa
     return Grid(z, fz, mass, mass * second[:, None] * 2**d)
 
 
-def likelihoods(x: Tensor, grid: Grid, noise_var: float) -> tuple[Tensor, Tensor]:
-    """log L_ik of data x [n, d], [n, K], and the same on the grid of every second point."""
+def likelihoods(x: Tensor, grid: Grid, noise_var: float) -> tuple[Tensor, Tensor, Tensor]:
+    """log L_ik of data x [n, d] from a grid.
+
+    Returns:
+        log L [n, K], the same on the grid of every second point, and which data are off the grid,
+        [n]: no point of it generates anything within `REACH`.
+    """
     masses = torch.cat([grid.mass, grid.coarse], 1)
     masses = torch.cat([masses, torch.ones_like(masses[:, :1])], 1)
     total = x.new_zeros(len(x), masses.shape[1])
@@ -104,18 +111,44 @@ def likelihoods(x: Tensor, grid: Grid, noise_var: float) -> tuple[Tensor, Tensor
         total += square.mul_(-0.5 / noise_var).exp_() @ masses[here]
     K, d = grid.mass.shape[1], x.shape[1]
     log_like = total.clamp_min(1e-300).log() - d / 2 * math.log(2 * math.pi * noise_var)
-    return log_like[:, :K], log_like[:, K : 2 * K]
+    off = total[:, -1] < math.exp(-REACH / 2)
+    return log_like[:, :K], log_like[:, K : 2 * K], off
 
 
-def shared_likelihoods(problem: Problem, grid: Grid) -> tuple[Tensor, Tensor]:
+def shared_likelihoods(problem: Problem, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
     """`likelihoods` of the problem's data, shared by all processes."""
 
     def work(rows: range) -> Tensor:
-        both = likelihoods(problem.x[rows.start : rows.stop], grid, problem.noise_var)
-        return torch.stack(both, 1)
+        fine, coarse, off = likelihoods(problem.x[rows.start : rows.stop], grid, problem.noise_var)
+        return torch.cat([fine, coarse, off[:, None].to(fine)], 1)
 
-    both = shared_rows(work, len(problem.x), ROWS, "likelihoods")
-    return both[:, 0], both[:, 1]
+    table, K = shared_rows(work, len(problem.x), ROWS, "likelihoods"), grid.mass.shape[1]
+    return table[:, :K], table[:, K : 2 * K], table[:, -1] > 0
+
+
+def warnings_of(points: int, apart: float, off: int, data: int, where: str = "") -> list[str]:
+    """What a reader of results from a grid must know.
+
+    Args:
+        points: of the grid, a dimension.
+        apart: `resolution`, posterior sds.
+        off: data that are off the grid.
+        data: of how many.
+        where: the first of them.
+    """
+    lines = []
+    if not apart <= COARSE:
+        lines.append(
+            f"--grid={points} is too coarse: with every second point of it the weights are "
+            f"{apart:.2g} posterior sds off (over {COARSE:g}); use --grid={2 * points - 1}"
+        )
+    if off:
+        lines.append(
+            f"{off} of {data} data{where} lie off the grid: nothing that it generates comes within "
+            f"{REACH**0.5:.1f} noise sds, so that their likelihood is a guess; use a larger --grid "
+            "or --sampler=flow"
+        )
+    return lines
 
 
 def most_likely(log_like: Tensor, concentration: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +247,7 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
     before = problem.flow.evaluations
     grid, computed = table_of(problem, settings)
     calls = problem.flow.evaluations - before
-    log_like, coarse = shared_likelihoods(problem, grid)
+    log_like, coarse, off = shared_likelihoods(problem, grid)
     mine = my_chains(settings)
     chains = []
     for number in mine:
@@ -232,13 +265,14 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
     if found is None:
         return Draws(np.empty((0, settings.draws, log_like.shape[1])))
     per_point = calls / max(1, len(distributed.share(len(grid.z), problem.flow.block)))
+    apart, outside = resolution(log_like, coarse, problem.concentration), torch.nonzero(off)
     statistics = {
         "grid_points": len(grid.z),
-        "coarser_grid_differs_by_posterior_sds": resolution(
-            log_like, coarse, problem.concentration
-        ),
+        "coarser_grid_differs_by_posterior_sds": apart,
         "mass_on_grid": grid.mass.sum(0).tolist(),
+        "data_off_the_grid": outside.flatten().tolist(),
     }
+    where = f" (the first: number {int(outside[0])})" if len(outside) else ""
     return Draws(
         found["weights"],
         found["z"] if settings.keep_z else None,
@@ -246,4 +280,5 @@ def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
         statistics,
         round(per_point * computed),
         time.monotonic() - began,
+        warnings_of(settings.grid, apart, len(outside), len(off), where),
     )

@@ -125,6 +125,7 @@ def posterior(folder: Folder) -> Iterator[Entry]:
     measures = {
         "truth": "truth", "share in the data": "share_of_components_in_data", "mean": "mean",
         "sd": "sd", "R-hat": "r_hat", "effective draws": "ess_bulk",
+        "in the tails": "ess_tail",
     }  # fmt: skip
     columns = {name: c for name, key in measures.items() if (c := _list(content, key))}
     rows = list(zip(*columns.values(), strict=False))
@@ -141,7 +142,11 @@ def posterior(folder: Folder) -> Iterator[Entry]:
         tables=[Table(["weight", *columns], [[f"w{i + 1}", *r] for i, r in enumerate(rows)])],
         pictures=[p for n in ("posterior", "traces") for p in folder.claim_pictures(n)],
         details=details_of(content, ("options", "integration", "settings", "statistics")),
+        notes=[text(w) for w in _list(content, "warnings")],
     )
+
+
+KINDS = {"residuals": "residual", "network outputs": "output", "network errors": "error"}
 
 
 def correlations(folder: Folder) -> Iterator[Entry]:
@@ -154,7 +159,7 @@ def correlations(folder: Folder) -> Iterator[Entry]:
         t = [number(v) for v in _list(content, "t")]
         lines = {
             label: [number(v) for v in _list(content, f"net_{key}_acs_mean_diagonal")]
-            for label, key in (("residuals", "residual"), ("network outputs", "output"))
+            for label, key in KINDS.items()
         }
         lines = {k: v for k, v in lines.items() if len(v) == len(t)}
         entry = Entry(

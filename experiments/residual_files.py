@@ -16,8 +16,12 @@ import numpy as np
 from dnnlib.arrays import load_npz
 from training.simulation_run import save_results
 
-OUTPUTS, RESIDUALS = "net_outputs", "net_residuals"
-CORRELATIONS = {OUTPUTS: "net_output_acs", RESIDUALS: "net_residual_acs"}
+OUTPUTS, RESIDUALS, ERRORS = "net_outputs", "net_residuals", "net_errors"
+CORRELATIONS = {
+    OUTPUTS: "net_output_acs",
+    RESIDUALS: "net_residual_acs",
+    ERRORS: "net_error_acs",
+}
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 

@@ -17,11 +17,12 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from experiments.autocorrelation import denoised, noise_rows, space_of
-from experiments.residual_files import OUTPUTS, RESIDUALS, is_done, save_with_run
+from experiments.residual_files import ERRORS, OUTPUTS, RESIDUALS, is_done, save_with_run
 from experiments.shared_work import NOTHING_KEPT, Parts
 from torch_utils import distributed
 from training import seeding
 from training.flow import Flow
+from training.precond import FieldModel
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Extraction:
         seed: of the noise.
         noise: see `noise_rows`.
         labels: (start, stop) -> one-hot classes, or None.
+        exact: the exact field of the data, where it is known; see `denoised`.
     """
 
     flow: Flow
@@ -45,6 +47,12 @@ class Extraction:
     seed: int
     noise: str
     labels: Callable[[int, int], Tensor | None] = lambda start, stop: None
+    exact: FieldModel | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of what is extracted."""
+        return [OUTPUTS, RESIDUALS] if self.exact is None else [OUTPUTS, RESIDUALS, ERRORS]
 
     def run(self) -> dict[str, Any]:
         """What goes into the files as their origin, plain values."""
@@ -57,12 +65,13 @@ class Extraction:
             "n_samples": self.count,
             "seed": self.seed,
             "noise": self.noise,
+            **({} if self.exact is None else {"exact_field": True}),
         }
 
     def at(self, k: int) -> dict[str, np.ndarray]:
-        """Outputs and residuals at time point k, float32 [count, d] each."""
+        """What is extracted at time point k, float32 [count, d] each."""
         d, block = self.flow.schedule.data_dim, self.flow.block
-        found = {key: np.empty((self.count, d), np.float32) for key in (OUTPUTS, RESIDUALS)}
+        found = {key: np.empty((self.count, d), np.float32) for key in self.keys}
         for start in range(0, self.count, seeding.BLOCK):
             stop = min(start + seeding.BLOCK, self.count)
             x = self.samples(start, stop)
@@ -71,16 +80,16 @@ class Extraction:
                 last = min(first + block, stop)
                 part = slice(first - start, last - start)
                 here = self.flow.given(self.labels(first, last))
-                D, e = denoised(here, x[part], noise[part], self.times[k])
-                found[OUTPUTS][first:last] = D.float().cpu().numpy()
-                found[RESIDUALS][first:last] = e.float().cpu().numpy()
+                values = denoised(here, x[part], noise[part], self.times[k], self.exact)
+                for key, value in zip(self.keys, values, strict=True):
+                    found[key][first:last] = value.float().cpu().numpy()
         return found
 
 
 def extract_here(
     extraction: Extraction, label: str = "times", parts: Parts = NOTHING_KEPT
 ) -> dict[str, np.ndarray] | None:
-    """Outputs and residuals of all times, times shared among ranks.
+    """What is extracted at all times, which are shared among ranks.
 
     Args:
         extraction: what to extract.
@@ -95,13 +104,13 @@ def extract_here(
 
         def both(k: int = k) -> dict[str, Tensor]:
             found = extraction.at(k)
-            return {"rows": torch.from_numpy(np.stack([found[OUTPUTS], found[RESIDUALS]])[None])}
+            return {"rows": torch.from_numpy(np.stack(list(found.values()))[None])}
 
         rows.append(parts.get(range(k, k + 1), both)["rows"])
     table = distributed.gather_blocks(rows, len(extraction.times), 1)
     if table is None:
         return None
-    return {OUTPUTS: table[:, 0].numpy(), RESIDUALS: table[:, 1].numpy()}
+    return {key: table[:, i].numpy() for i, key in enumerate(extraction.keys)}
 
 
 def mine(count: int, label: str) -> Iterator[int]:
@@ -130,12 +139,12 @@ def extract_files(
     """
     run, times = {**extraction.run(), **origin}, extraction.times
     shape = (extraction.count, extraction.flow.schedule.data_dim)
-    shapes = {OUTPUTS: shape, RESIDUALS: shape}
+    shapes = dict.fromkeys(extraction.keys, shape)
     with cli.user_errors():
         runs = [run | {"t": t} for t in times]
         done = [is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)]
     distributed.barrier()  # all have looked before anyone writes
-    check_room(options, 8 * shape[0] * shape[1], len(paths), done.count(False))
+    check_room(options, 4 * len(shapes) * shape[0] * shape[1], len(paths), done.count(False))
     if options["dry_run"]:
         return None
     todo = [k for k, there in enumerate(done) if not there]

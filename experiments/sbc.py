@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from experiments.posterior import Problem, simulate_data, start_weights, thinned_weights
-from experiments.quadrature import Grid, likelihoods, resolution, table_of
+from experiments.quadrature import Grid, likelihoods, resolution, table_of, warnings_of
 from experiments.shared_work import Parts, shared_rows
 from experiments.uniformity import assess
 from training import seeding
@@ -60,7 +60,7 @@ def calibrate(problem: Problem, sets: int, n: int, settings: Settings) -> dict[s
     parts = Parts(settings.checkpoint, identity)
     found = shared_rows(work, sets, 1, "simulated data sets", parts).numpy()
     ranks, weights, mean, sd = (found[:, j] for j in range(4))
-    finest = found[:, 4, 0].max()
+    apart, off = float(found[:, 4, 0].max()), int(found[:, 5, 0].sum())
     points = np.arange(1, RANKS + 1) / (RANKS + 1)
     tests = {
         f"w{k + 1}": assess(unit_ranks(ranks[:, k]), points, settings.seed)
@@ -74,7 +74,9 @@ def calibrate(problem: Problem, sets: int, n: int, settings: Settings) -> dict[s
         "ranks": tests,
         "mean_of_standardised_error": error.mean(0).tolist(),
         "sd_of_standardised_error": error.std(0).tolist(),
-        "coarser_grid_differs_by_posterior_sds_at_most": float(finest),
+        "coarser_grid_differs_by_posterior_sds_at_most": apart,
+        "data_off_the_grid": off,
+        "warnings": warnings_of(settings.grid, apart, off, sets * n),
     }
     return {
         "ranks": ranks.astype(int),
@@ -91,15 +93,17 @@ def unit_ranks(ranks: np.ndarray) -> np.ndarray:
 
 
 def one_set(problem: Problem, grid: Grid, n: int, seed: int, number: int) -> Tensor:
-    """One repetition: rank, truth, posterior mean and sd of each weight, grid check; [5, K]."""
+    """One repetition: rank, truth, posterior mean and sd of each weight, grid checks; [6, K]."""
     own = seeding.integer(seed, "calibration", number)
     rng = np.random.default_rng(own)
     w = rng.dirichlet(problem.concentration.cpu().numpy())
     data, _ = simulate_data(problem, n, own, torch.from_numpy(w))
-    log_like, coarse = likelihoods(data.x, grid, problem.noise_var)
+    log_like, coarse, off = likelihoods(data.x, grid, problem.noise_var)
     draws = thinned_weights(
         log_like, problem.concentration, RANKS * APART, BURN, rng, start_weights(len(w), rng)
     )
     rank = (draws[APART - 1 :: APART] < w).sum(0)
-    check = np.full(len(w), resolution(log_like, coarse, problem.concentration))
-    return torch.from_numpy(np.stack([rank, w, draws.mean(0), draws.std(0), check]).astype(float))
+    apart = np.full(len(w), resolution(log_like, coarse, problem.concentration))
+    outside = np.full(len(w), float(off.sum()))
+    rows = [rank, w, draws.mean(0), draws.std(0), apart, outside]
+    return torch.from_numpy(np.stack(rows).astype(float))

@@ -43,4 +43,9 @@ def sobol_bits(
 
 def as_normals(bits: np.ndarray) -> np.ndarray:
     """The standard normals that Sobol points stand for."""
-    return ndtri((bits + 0.5) / 2**BITS)
+    return ndtri(as_uniforms(bits))
+
+
+def as_uniforms(bits: np.ndarray) -> np.ndarray:
+    """The numbers in (0, 1) that Sobol points stand for."""
+    return (bits + 0.5) / 2**BITS

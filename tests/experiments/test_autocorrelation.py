@@ -23,7 +23,7 @@ def test_published_correlations(size):
     _, arrays = conformance("autocorrelation")
     e = arrays["net_residuals"]
     for k, published in enumerate(arrays["net_residual_acs"]):
-        found = cross_correlation(chunks(e[0], e[k], size)).matrix
+        found = cross_correlation(chunks(e[0], e[k], size), "published").matrix
         np.testing.assert_allclose(found, published, atol=2e-6)
 
 
@@ -32,10 +32,10 @@ def test_pearson_is_numpys_correlation_and_has_the_published_diagonal():
     a = rng.standard_normal((500, 4)) @ rng.standard_normal((4, 4)) + 3
     b = a @ rng.standard_normal((4, 4)) + rng.standard_normal((500, 4))
     pair = torch.from_numpy(a), torch.from_numpy(b)
-    pearson = cross_correlation(chunks(*pair, 100), "pearson")
+    pearson = cross_correlation(chunks(*pair, 100))
     np.testing.assert_allclose(pearson.matrix, np.corrcoef(a.T, b.T)[:4, 4:], atol=1e-12)
     np.testing.assert_allclose(pearson.sd_b, b.std(0))
-    published = cross_correlation(chunks(*pair, 100)).matrix
+    published = cross_correlation(chunks(*pair, 100), "published").matrix
     np.testing.assert_allclose(published.diagonal(), pearson.matrix.diagonal(), atol=1e-12)
     assert not torch.allclose(published, pearson.matrix, atol=0.01)
 
@@ -72,6 +72,26 @@ def test_residual_of_gaussian_data_is_the_posterior_mean_s(t):
     exact = c / (c + gamma) * (y + gamma.sqrt() * n)
     np.testing.assert_allclose(D, exact, atol=1e-9)
     np.testing.assert_allclose(e, exact - y, atol=1e-9)
+
+
+@pytest.mark.parametrize("space", ["ES", "IS"])
+@pytest.mark.parametrize("t", [0.0, 3.0])
+def test_errors_are_what_the_exact_field_does_not_leave(space, t):
+    """e - g is the residual of the exact field; of the exact field itself g is zero, e is not."""
+    exact = gaussian_flow([1.5, 0.4], [0.9, 0.2], 1)
+    basis, schedule = exact.model.basis, exact.schedule
+    network = fill_weights(ToyMLP(2)).double()
+    flow = Flow(InflationPrecond(network, schedule, basis, space=space).eval())
+    rng = np.random.default_rng(0)
+    x, n = (torch.from_numpy(rng.standard_normal((50, 2))) for _ in range(2))
+    _, e, g = denoised(flow, x, n, t, exact.model)
+    _, left, none = denoised(exact, x, n, t, exact.model)
+    if space == "IS":
+        left = left @ basis.W.T
+    np.testing.assert_allclose(e - g, left, atol=1e-9)
+    np.testing.assert_allclose(none, 0, atol=1e-12)
+    assert g.std() > 1e-3
+    assert left.std() > 1e-3
 
 
 @pytest.mark.parametrize("space", ["ES", "IS"])

@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 import torch
+from scipy.stats import beta
 
 from dnnlib.cli import UserError
 from experiments import mcmc
@@ -38,8 +39,29 @@ def test_diagnostics_see_chains_that_disagree_and_lost_components():
     found = diagnose(weights)
     assert found["r_hat"][0] > 1.2
     lines = warnings_of(Draws(weights), found, 1.01, 400)
-    assert [line.split()[0] for line in lines] == ["R-hat", "bulk", "a"]
-    assert "--prior=dirichlet" in lines[2]
+    assert [line.split()[0] for line in lines] == ["R-hat", "bulk", "tail", "a"]
+    assert "--prior=dirichlet" in lines[3]
+
+
+def test_chains_that_never_move_are_no_draws():
+    """Of which arviz counts all as effective, with an R-hat that is not a number."""
+    weights = np.tile([1.0, 0.0, 0.0], (4, 200, 1))
+    found = diagnose(weights)
+    assert found["ess_bulk"] == found["ess_tail"] == [0.0] * 3
+    lines = warnings_of(Draws(weights), found, 1.01, 400)
+    assert [line.split()[0] for line in lines] == ["R-hat", "bulk", "tail", "a"]
+    assert "never moves" in lines[0]
+    truth = Truth(torch.ones(3) / 3, torch.tensor([0, 1, 2]), torch.zeros(3, 2))
+    assert mcmc.report(Draws(weights), truth)["seconds_per_effective_draw"] is None
+
+
+def test_intervals_and_what_samplers_warn_of():
+    weights = np.random.default_rng(0).dirichlet([50, 30, 20], (4, 1000))
+    found = diagnose(weights)
+    exact = beta([50, 30, 20], [50, 70, 80]).ppf([[0.025], [0.975]]).T
+    np.testing.assert_allclose(found["interval_95"], exact, atol=6e-3)
+    assert min(found["ess_tail"]) > 2500
+    assert warnings_of(Draws(weights, warnings=["so"]), found, 1.01, 400) == ["so"]
 
 
 def test_the_error_knows_of_what_hardly_moves_within_a_chain():

@@ -1,5 +1,7 @@
 """Quadrature over the latent grid against a linear flow's closed forms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,11 +39,29 @@ def test_the_grid_holds_all_mass(grid):
 
 
 def test_likelihoods_of_a_linear_flow(problem, grid):
-    fine, coarse = likelihoods(problem.x, grid, problem.noise_var)
+    fine, coarse, off = likelihoods(problem.x, grid, problem.noise_var)
+    assert not off.any()
     torch.testing.assert_close(fine, exact_log_like(problem), atol=1e-4, rtol=0)
     torch.testing.assert_close(coarse, exact_log_like(problem), atol=0.03, rtol=0)
     assert resolution(fine, coarse, problem.concentration) < 0.02
     assert resolution(fine, fine, problem.concentration) == 0
+
+
+def test_what_a_grid_cannot_do_is_said(problem):
+    """A grid too coarse for the noise, and a datum off it."""
+    x = problem.x.clone()
+    x[7] = 30.0
+    settings = {"draws": 50, "burn": 0, "chains": 1}
+    fine = quadrature.sample(problem, TRUTH, Settings(grid=81, **settings))
+    assert fine.warnings == []
+    lost = quadrature.sample(replace(problem, x=x), TRUTH, Settings(grid=81, **settings))
+    (line,) = lost.warnings
+    assert "1 of 30 data (the first: number 7) lie off the grid" in line
+    assert lost.statistics["data_off_the_grid"] == [7]
+    coarse = replace(problem, noise_var=0.01)
+    (line, *_) = quadrature.sample(coarse, TRUTH, Settings(grid=9, **settings)).warnings
+    assert "--grid=9 is too coarse" in line
+    assert "use --grid=17" in line
 
 
 def test_the_posterior_of_a_linear_flow(problem):

@@ -57,6 +57,7 @@ def test_toy_as_published(toy, tmp_path):
     arrays = load(path)
     assert arrays["net_outputs"].shape == arrays["net_residuals"].shape == (70, 500, 2)
     np.testing.assert_allclose(arrays["t"], np.linspace(0, 7, 70))
+    assert arrays["net_errors"].shape == (70, 500, 2)
     y = arrays["net_outputs"] - arrays["net_residuals"]
     np.testing.assert_allclose(y, np.broadcast_to(y[0], y.shape), atol=1e-5)  # the same samples
     record = json.loads(path.with_suffix(".json").read_text())
@@ -65,14 +66,14 @@ def test_toy_as_published(toy, tmp_path):
     good(script.main, *args, *common)
     found = load(tmp_path / "b" / "circles_PRP_toy_autocorrelations.npz")
     assert found["net_residual_acs"].shape == found["net_output_acs"].shape == (70, 2, 2)
-    e = arrays["net_residuals"].astype(float)
-    for k in (0, 30, 69):
-        exact = np.corrcoef(e[0].T, e[k].T)[:2, 2:]
-        np.testing.assert_allclose(
-            found["net_residual_acs"][k].diagonal(), exact.diagonal(), atol=1e-4
-        )
+    for kind in ("residual", "error"):
+        e = arrays[f"net_{kind}s"].astype(float)
+        for k in (0, 30, 69):
+            exact = np.corrcoef(e[0].T, e[k].T)[:2, 2:]
+            np.testing.assert_allclose(found[f"net_{kind}_acs"][k], exact, atol=1e-4)
     summary = json.loads((tmp_path / "b" / "circles_PRP_toy_autocorrelations.json").read_text())
     assert summary["net_residual_acs_mean_diagonal"][0] == pytest.approx(1)
+    assert summary["net_error_acs_mean_diagonal"][0] == pytest.approx(1)
     assert len(summary["t"]) == 70
     assert (tmp_path / "b" / "circles_PRP_toy_autocorrelations.png").stat().st_size > 5000
 
@@ -83,10 +84,10 @@ def test_published_residuals_give_published_correlations(tmp_path):
     path = tmp_path / "swirl_PRRto2D_toy_net_outputs_residuals.npz"
     np.savez(path, net_residuals=arrays["net_residuals"].numpy())
     args = [f"--res_root={path}", f"--save_dir={tmp_path}", "--bs=33", "--device=cpu"]
-    good(script.main, "calctoys", *args)
+    good(script.main, "calctoys", *args, "--normalization=published")
     found = load(tmp_path / "swirl_PRRto2D_toy_autocorrelations.npz")
     np.testing.assert_allclose(found["net_residual_acs"], arrays["net_residual_acs"], atol=2e-6)
-    assert "net_output_acs" not in found
+    assert {"net_output_acs", "net_error_acs"}.isdisjoint(found)
 
 
 def test_images(place, tmp_path):
@@ -202,7 +203,7 @@ def test_no_room_on_the_disk(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(residual_runs.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     args = [f"--save_dir={tmp_path / 'x'}", f"--network={toy}", "--device=cpu"]
     line = error_line(script.main, "extracttoys", *args)
-    assert "107 MiB are needed and 1 MiB free" in line
+    assert "160 MiB are needed and 1 MiB free" in line
     assert not (tmp_path / "x").exists()
 
 
@@ -222,7 +223,7 @@ def test_dry_run_writes_nothing(place, toy, tmp_path):
     good(script.main, *calc_args(place, place / "acs"), "--dry-run")
     where = f"--save_dir={tmp_path / 'x'}"
     output = good(script.main, "extracttoys", where, f"--network={toy}", "--dry-run")
-    assert "1 file of 107 MiB" in output
+    assert "1 file of 160 MiB" in output
     assert sorted(place.rglob("*")) == before
     assert not (tmp_path / "x").exists()
 

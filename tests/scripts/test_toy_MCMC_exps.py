@@ -25,14 +25,14 @@ def network(tmp_path_factory):
     return out
 
 
-SMALL = ["--gt_n=12", "--chains=2", "--mcmc_n=40", "--burn=10", "--proposals=16", "--keep_z=3",
-         "--refresh=1", "--prior=dirichlet", "--solver=rk4", "--steps=2"]  # fmt: skip
+QUICK = ["--solver=rk4", "--steps=2", "--no-plot"]
+SMALL = ["--gt_n=12", "--chains=2", "--mcmc_n=40", "--burn=10", "--keep_z=3"]
+FLOW = ["--proposals=16", "--refresh=25"]
 
 
-def run(network, folder, *args):
-    return call(
-        toy_MCMC_exps.main, f"--outdir={folder}", f"--network={network}", *SMALL, "--no-plot", *args
-    )
+def run(network, folder, *args, small=(*SMALL, *FLOW)):
+    where = f"--outdir={folder}", f"--network={network}"
+    return call(toy_MCMC_exps.main, *where, *small, *QUICK, *args)
 
 
 def draws(folder):
@@ -42,8 +42,9 @@ def draws(folder):
 
 @pytest.mark.parametrize("sampler", ["flow", "quadrature"])
 def test_writes_what_is_documented(network, tmp_path, sampler):
-    args = ["--plot", f"--sampler={sampler}", "--grid=21"]
-    result = run(network, tmp_path, *args)
+    more = ["--grid=21"] if sampler == "quadrature" else FLOW
+    args, small = ["--plot", f"--sampler={sampler}"], [*SMALL, *more]
+    result = run(network, tmp_path, *args, small=small)
     assert result.exit_code == 0, result.output
     weights, z = draws(tmp_path)
     assert weights.shape == (2, 40, 3)
@@ -52,7 +53,9 @@ def test_writes_what_is_documented(network, tmp_path, sampler):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["truth"] == [0.5, 0.25, 0.25]
     np.testing.assert_allclose(summary["mean"], weights.mean((0, 1)))
-    assert {"sd", "r_hat", "ess_bulk", "mcse_mean", "evaluations", "seconds"} <= set(summary)
+    assert {"sd", "r_hat", "ess_bulk", "ess_tail", "mcse_mean", "evaluations", "seconds"} <= set(
+        summary
+    )
     assert summary["prior"] == summary["options"]["prior"] == "dirichlet"
     assert summary["options"]["gt_n"] == 12
     assert len(summary["network_sha256"]) == 64
@@ -60,13 +63,19 @@ def test_writes_what_is_documented(network, tmp_path, sampler):
         assert (tmp_path / name).stat().st_size > 1000
     assert json.loads((tmp_path / "run.json").read_text())["finished"]
     assert not (tmp_path / "state").exists()
-    again = run(network, tmp_path, *args, "--resume")
+    low, high = np.transpose(summary["interval_95"])
+    np.testing.assert_allclose(low, np.quantile(weights, 0.025, (0, 1)))
+    assert (low < summary["mean"]).all()
+    assert (high > summary["mean"]).all()
+    assert np.isfinite(summary["r_hat"]).all()
+    assert "Warning: --prior" not in result.output
+    again = run(network, tmp_path, *args, "--resume", small=small)
     assert "nothing left to do" in again.output
 
 
 def test_processes_do_not_change_results(network, tmp_path):
     assert run(network, tmp_path / "1").exit_code == 0
-    args = [f"--outdir={tmp_path / '2'}", f"--network={network}", *SMALL, "--no-plot"]
+    args = [f"--outdir={tmp_path / '2'}", f"--network={network}", *SMALL, *FLOW, *QUICK]
     done = run_script("toy_MCMC_exps.py", *args, "--device=cpu", processes=2)
     assert done.returncode == 0, done.stderr
     for one, two in zip(draws(tmp_path / "1"), draws(tmp_path / "2"), strict=True):
@@ -110,15 +119,15 @@ def test_chains_of_another_network_are_refused(network, tmp_path):
 
 
 def test_calibration(network, tmp_path):
-    result = run(network, tmp_path, "--experiment=sbc", "--sims=10", "--sim_n=8", "--grid=21",
-                 "--plot")  # fmt: skip
+    sbc = ["--experiment=sbc", "--sims=10", "--sim_n=8", "--grid=21", "--plot"]
+    result = run(network, tmp_path, *sbc, small=[])
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "sbc.json").read_text())
     assert found["results"]["data_sets"] == 10
     assert set(found["results"]["ranks"]) == {"w1", "w2", "w3"}
     with np.load(tmp_path / "sbc.npz") as file:
         assert file["ranks"].shape == (10, 3)
-    result = run(network, tmp_path / "t", "--experiment=tarp", "--sims=20", "--plot")
+    result = run(network, tmp_path / "t", "--experiment=tarp", "--sims=20", "--plot", small=[])
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "t" / "tarp.json").read_text())
     assert {"exact", "flat", "effective_draws"} <= set(found["results"])
@@ -128,7 +137,6 @@ def test_calibration(network, tmp_path):
 
 BAD = {
     "another tmax": (["--tmax=15.01"], "--tmax=15.01 contradicts the network, which has tmax=7.01"),
-    "improper calibration": (["--experiment=sbc", "--prior=improper"], "use --prior=dirichlet"),
     "no network": (["--network=/nowhere/net.pkl"], "/nowhere/net.pkl: no such file"),
     "no data": (["--gt_n=0"], "--gt_n"),
     "no noise": (["--gt_eps_mvn=0"], "--gt_eps_mvn"),
@@ -150,6 +158,60 @@ def test_bad_input_is_one_clear_line(network, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
+IGNORED = {
+    "--sampler=flow": ["--experiment=sbc"],
+    "--chains=3": ["--experiment=sbc"],
+    "--prior=dirichlet": ["--experiment=tarp"],
+    "--refresh=2": ["--experiment=tarp"],
+    "--gt_n=100": ["--experiment=tarp"],
+    "--sim_n=100": ["--experiment=weights"],
+    "--grid=21": ["--sampler=flow"],
+    "--proposals=64": ["--sampler=quadrature"],
+    "--step-size=0.01": [],
+    "--thin=5": ["--sampler=quadrature"],
+}
+
+
+@pytest.mark.parametrize("option", IGNORED)
+def test_an_option_without_effect_is_refused(network, tmp_path, option):
+    result = run(network, tmp_path / "out", option, *IGNORED[option], small=[])
+    assert result.exit_code == 2, result.output
+    mode = (IGNORED[option] or ["--sampler=flow"])[0].replace("experiment=weights", "sampler=flow")
+    option = option.replace("step-size", "step_size")
+    assert f"Error: {option} has no effect with {mode}, only with --" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_published_prior_has_its_warning(network, tmp_path):
+    result = run(network, tmp_path, "--prior=improper", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "Warning: --prior=improper, the published one, has no proper posterior" in result.output
+    result = run(network, tmp_path, "--prior=improper", "--experiment=sbc", small=[])
+    assert result.exit_code == 2, result.output
+    assert "use --prior=dirichlet" in result.output
+
+
+def test_a_coarse_grid_is_said(network, tmp_path):
+    args = ["--sampler=quadrature", "--grid=9", "--gt_eps_mvn=0.001"]
+    result = run(network, tmp_path, *args, small=["--gt_n=60", *SMALL[1:]])
+    assert result.exit_code == 0, result.output
+    assert "Warning: --grid=9 is too coarse" in result.output
+    assert "60 data (the first: number" in result.output
+    warnings = json.loads((tmp_path / "summary.json").read_text())["warnings"]
+    assert sum("grid" in line for line in warnings) == 2
+
+
+def test_draws_from_few_candidates_end_in_an_error_with_all_written(network, tmp_path, monkeypatch):
+    for name in ("FEW", "TOO_FEW"):
+        monkeypatch.setattr(f"experiments.flow_sampler.{name}", 16.0)
+    monkeypatch.setattr(Chain, "_check", lambda self: None)
+    result = run(network, tmp_path, "--gt_eps_mvn=1")
+    assert result.exit_code == 2, result.output
+    assert "count at the 10 % quantile" in result.output.splitlines()[-1]
+    assert "count at" in json.loads((tmp_path / "summary.json").read_text())["warnings"][-1]
+    assert draws(tmp_path)[0].shape == (2, 40, 3)
+
+
 def test_what_the_network_forbids(tmp_path):
     nets = tmp_path / "nets"
     args = [f"--outdir={nets}", "--data_name=s_curve", "--duration=0.01", "--batch=500"]
@@ -158,7 +220,7 @@ def test_what_the_network_forbids(tmp_path):
         (["--sampler=quadrature"], "at most 2 dimensions, this network has 3"),
         (["--net_eps_cd=0.01"], "compresses no dimension"),
     ):
-        result = run(nets, tmp_path / "out", *more)
+        result = run(nets, tmp_path / "out", *more, small=SMALL)
         assert result.exit_code == 2, result.output
         assert reason in result.output
     result = run(nets, tmp_path / "out", "--net_eps_cd=1")  # the published default
