@@ -16,7 +16,7 @@ from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from torch_utils import distributed
-from toy_train import data_options, open_source
+from toy_train import check_no_table, data_options, open_source, open_vectors, table_options
 from training.basis import eigenbasis
 from training.flow import BLOCK, Flow, open_flow
 from training.latents import GEN_SOURCES
@@ -33,6 +33,7 @@ from training.simulation_run import (
     save_results,
 )
 from training.solvers import PAPER_SOLVERS, SOLVERS
+from training.tables import reading_of
 from training.toy_data import ToySource
 from training.training_loop import describe
 from training.vector_data import VectorSource
@@ -50,6 +51,7 @@ network_options = cli.options(
     *cli.network_checks,
     click.option("--data_name", help="toy data set [that of the network]"),
     click.option("--data", type=click.Path(), help="your own vectors, for a network of such"),
+    table_options,
     click.option("--data_dim", type=int, help="[read from the network]"),
     click.option("--dims_to_keep", type=int, help="[read from the network]"),
 )
@@ -146,13 +148,13 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
             f"the network was trained on vectors ({data['name']}): name their file with --data"
         )
     if options["data"] is not None:
-        with cli.user_errors("--data"):
-            vectors = VectorSource(options["data"])
+        vectors = open_vectors(options, reading_of(flow.info))
         if vectors.dim != s.data_dim:
             raise UserError(
                 f"--data={options['data']} has {vectors.dim} columns; the network has {s.data_dim}"
             )
         return vectors
+    check_no_table(options)
     name = options["data_name"] or data.get("name")
     if name is None:
         raise UserError("--data_name is missing: this network does not say what it was trained on")

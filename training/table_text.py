@@ -130,8 +130,7 @@ def _separator(lines: Sequence[str], header: bool | None, decimal: str | None) -
     for separator in SEPARATORS:
         rows = [row for row in _split(sample, separator, strict=False) if any(row)]
         body = rows[1:] or rows
-        width = _width(body) if body else 0
-        if width < 2:
+        if not body or (width := _width(rows[0], body)) < 2:
             continue
         even = all(len(row) >= width and not any(row[width:]) for row in body)
         columns = [[r[j] for r in body if j < len(r) and not is_missing(r[j])]
@@ -140,7 +139,7 @@ def _separator(lines: Sequence[str], header: bool | None, decimal: str | None) -
         score = even, sum(numbers), -numbers.count(False)
         if score > best:
             best, found = score, separator
-    if found != ",":
+    if found not in (",", ALONE) or not any("," in line for line in sample):
         return found
     first = _split(lines[:1], ",")[0]
     named = header or (header is None and all(map(is_text, first)))
@@ -189,8 +188,10 @@ def zero_led(row: Sequence[str]) -> bool:
     return any(len(cell) > 1 and cell[0] == "0" for cell in row[1::2])
 
 
-def _width(rows: Sequence[Sequence[str]]) -> int:
-    return Counter(map(len, rows)).most_common(1)[0][0]
+def _width(first: Sequence[str], body: Sequence[Sequence[str]]) -> int:
+    """Cells of most rows of the body; of as many, those of the first."""
+    counts = Counter(map(len, body or [first]))
+    return max(counts, key=lambda width: (counts[width], width == len(first)))
 
 
 def _even(
@@ -202,7 +203,7 @@ def _even(
         ValueError: naming the row that is not.
     """
     first, body = rows[0], rows[1:]
-    width = _width(body or rows)
+    width = _width(first, body)
     for number, row in enumerate(body, start=2):
         if len(row) < width or any(row[width:]):
             raise ValueError(

@@ -168,6 +168,28 @@ def shown(names: list[str]) -> str:
     return ", ".join(cut) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
 
 
+def reading_of(info: dict[str, Any]) -> dict[str, Any] | None:
+    """How the table that a network was trained on was read, of its `info`; None for other data."""
+    data = info.get("data")
+    reading = data.get("reading") if isinstance(data, dict) else None
+    if not isinstance(reading, dict) or not isinstance(reading.get("columns"), list):
+        return None
+    return {
+        "columns": [str(name) for name in reading["columns"]],
+        "header": bool(reading.get("header")),
+        "decimal": "," if reading.get("decimal") == "," else ".",
+        "missing": "drop" if reading.get("missing") == "drop" else "error",
+    }
+
+
+def differences(before: Any, now: Any) -> str:
+    """What differs between two readings, for a message of one line."""
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return "a table before or now, but not both"
+    names = [k for k in now if before.get(k) != now[k]]
+    return "; ".join(f"{k} {before.get(k)} before, {now[k]} now" for k in names)[:300]
+
+
 def _left_out(left: dict[str, str]) -> str:
     told = [f"{shown([name])!r} ({reason})" for name, reason in left.items()]
     more = f", ... ({len(told)} in all)" if len(told) > SHOWN else ""
@@ -197,8 +219,9 @@ def _wanted(
     theirs = like.get("columns")
     if options.index_col is not None and options.index_col not in names:
         raise ValueError(f"--index_col={options.index_col}: its columns are {shown(names)}")
-    if asked is not None and options.index_col is not None:
-        raise ValueError("--columns says all that is read: leave --index_col out")
+    if (asked or theirs) and options.index_col is not None:
+        who = "--columns says" if asked else "the network knows"
+        raise ValueError(f"{who} all columns that are read: leave --index_col out")
     if asked is None and theirs and like.get("header") and not header:
         raise ValueError(
             f"has no header, and the network was trained on the columns {shown(theirs)}: write "
