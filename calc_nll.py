@@ -22,6 +22,7 @@ from experiments.density import (
 from experiments.shared_work import Parts
 from torch_utils import distributed
 from toy_pfODE_int import data_of, network_source
+from toy_pfODE_int import network_options as toy_network_options
 from toy_pfODE_int import solver_options as toy_solver_options
 from training.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization
 from training.elbo import check_rates
@@ -83,12 +84,7 @@ def main() -> None:
 
 @cli.subcommand(main, TOYS_EXAMPLE)
 @click.option("--save_dir", type=click.Path(), required=True, help="where results go")
-@click.option("--network", required=True, help="network file, or folder of runs (its latest)")
-@cli.options(*cli.network_checks)
-@click.option("--data_name", help="toy data set [that of the network]")
-@click.option("--data", type=click.Path(), help="your own vectors, for a network of such")
-@click.option("--data_dim", type=int, help="[read from the network]")
-@click.option("--dims_to_keep", type=int, help="[read from the network]")
+@toy_network_options
 @click.option("--total_samples", type=click.IntRange(min=2), default=10000)
 @click.option("--seed", type=click.IntRange(min=0), default=1, help="of data, noise and probes")
 @toy_solver_options(TOLERANCE)

@@ -16,7 +16,14 @@ from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from torch_utils import distributed
-from toy_train import data_options, embedded_dimensions, open_source
+from toy_train import (
+    check_no_table,
+    data_options,
+    embedded_dimensions,
+    open_source,
+    open_vectors,
+    table_options,
+)
 from training import published_options as published
 from training.basis import eigenbasis
 from training.flow import BLOCK, Flow, open_flow
@@ -35,6 +42,7 @@ from training.simulation_run import (
     save_results,
 )
 from training.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
+from training.tables import reading_of
 from training.toy_data import ToySource, trained_on
 from training.training_loop import describe
 from training.vector_data import VectorSource
@@ -53,6 +61,7 @@ network_options = cli.options(
     published.latent_check,
     click.option("--data_name", help="toy data set [that of the network]"),
     click.option("--data", type=click.Path(), help="your own vectors, for a network of such"),
+    table_options,
     click.option("--data_dim", type=int, help="[read from the network]"),
     click.option("--dims_to_keep", type=int, help="[read from the network]"),
 )
@@ -151,13 +160,13 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
             f"the network was trained on vectors ({data['name']}): name their file with --data"
         )
     if options["data"] is not None:
-        with cli.user_errors("--data"):
-            vectors = VectorSource(options["data"])
+        vectors = open_vectors(options, reading_of(flow.info))
         if vectors.dim != s.data_dim:
             raise UserError(
                 f"--data={options['data']} has {vectors.dim} columns; the network has {s.data_dim}"
             )
         return vectors
+    check_no_table(options)
     known = trained_on(flow.info)
     name = options["data_name"] or known
     if name is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import click
 
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
+from torch_utils import distributed
 from training.flow import Flow
 from training.options import count, nonnegative, run, schedule_options, training_options
+from training.tables import TableOptions, differences
 from training.toy_data import TOY_SETS, ToySource, own_dimensions
 from training.toy_networks import TOY_NETWORKS
 from training.training_loop import Snapshot
@@ -34,9 +37,22 @@ python toy_train.py --outdir=out --data_name=circles --data_dim=2 --dims_to_keep
 torchrun --nproc_per_node=2 toy_train.py --outdir=out --data=mine.csv --dims_to_keep=2
 """
 
+# How a table of --data is read, in every script that takes one.
+table_options = cli.options(
+    click.option("--columns", metavar="NAME,...",
+                 help="columns of the table to read, in this order; without a header 0,1,..."),
+    click.option("--index_col", metavar="NAME", help="column of the table to leave out"),
+    click.option("--header/--no-header", default=None,
+                 help="whether the table's first row is names  [judged]"),
+    click.option("--missing", type=click.Choice(["drop", "error"]),
+                 help="what to do with rows of the table that miss a value  [error]"),
+    click.option("--decimal", type=click.Choice([".", ","]),
+                 help="decimal sign of the table  [judged]"),
+)  # fmt: skip
 data_options = cli.options(
     click.option("--data_name", type=click.Choice(list(TOY_SETS)), help="toy data set"),
     click.option("--data", type=click.Path(), help="your own vectors: .npy, .npz or .csv"),
+    table_options,
     click.option("--augment_to", type=count,
                  help="embed a toy set into so many dimensions; --data_dim may then be its own"),
     click.option("--embedding", type=click.Choice(["orthonormal", "signed_square"]),
@@ -81,11 +97,17 @@ def open_source(options: dict[str, Any]) -> ToySource | VectorSource:
     if options["data"] is not None:
         if options["augment_to"]:
             raise UserError("--augment_to embeds toy sets; leave it out with --data")
-        with cli.user_errors("--data"):
-            source = VectorSource(options["data"])
-        for column in source.constant:
-            print(f"Warning: column {column} of {options['data']} is constant")
+        source = open_vectors(options)
+        before = options.get("reading")
+        if before is not None and before != source.reading:
+            raise UserError(
+                f"--data={options['data']}: the run to go on with was trained on other columns or "
+                f"read them otherwise: {differences(before, source.reading)}"
+            )
+        if source.reading is not None:
+            options["reading"] = source.reading
         return source
+    check_no_table(options)
     with cli.user_errors():
         return ToySource(
             options["data_name"],
@@ -93,6 +115,38 @@ def open_source(options: dict[str, Any]) -> ToySource | VectorSource:
             options["embedding"],
             options["embedding_noise"],
         )
+
+
+def open_vectors(options: dict[str, Any], like: dict[str, Any] | None = None) -> VectorSource:
+    """The vectors of --data; says what was read, and which columns are constant.
+
+    Args:
+        options: of the script.
+        like: how the table that a network was trained on was read, see `VectorSource`.
+
+    Raises:
+        UserError: naming the option.
+    """
+    columns = options["columns"]
+    names = None if columns is None else tuple(next(csv.reader([columns], skipinitialspace=True)))
+    told = {k: options[k] for k in ("index_col", "header", "missing", "decimal")}
+    with cli.user_errors("--data"):
+        source = VectorSource(options["data"], TableOptions(columns=names, **told), like)
+    distributed.print0(source.said)
+    for name in source.constant:
+        distributed.print0(f"Warning: column {name} of {options['data']} is constant")
+    return source
+
+
+def check_no_table(options: dict[str, Any]) -> None:
+    """Check that the options of tables are not given without --data.
+
+    Raises:
+        UserError: naming the option.
+    """
+    told = {k: options[k] for k in ("columns", "index_col", "header", "missing", "decimal")}
+    for option in TableOptions(**told).given():
+        raise UserError(f"{option} is for a table given with --data; leave it out")
 
 
 def draw_samples(source: ToySource | VectorSource) -> Snapshot:

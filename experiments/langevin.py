@@ -32,7 +32,8 @@ from experiments.density import noise_at_start, true_log_density, true_model
 from experiments.gaussianity import ks_distance
 from torch_utils import distributed
 from training import seeding
-from training.flow import Flow, Watcher, open_flow
+from training.flow import Flow, open_flow
+from training.integration import Watcher
 from training.mixture import MixtureField
 from training.simulation_run import save_results
 from training.toy_data import ToySource, trained_on

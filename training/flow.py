@@ -1,15 +1,13 @@
-r"""The probability-flow ODE: one vector field for every use.
+"""The flow, for use from Python and by the scripts: inflate, generate, sample, likelihood.
 
-In whitened coordinates u the ODE is du = -F dphi, F being what the network outputs. It is
-integrated in the arc length a of the angles, with a float64 state. The paper's coordinates are
-affine maps of u at the ends: see `training.coordinates`.
+How it is integrated is in `training.integration`; the paper's coordinates are affine maps of
+whitened states at the ends, see `training.coordinates`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,17 @@ from torch import Tensor
 from dnnlib.cli import user_errors
 from torch_utils import distributed
 from training import seeding
-from training.coordinates import CoordinateMaps, Coordinates
+from training.arguments import check_coordinates, check_latents, check_state, rows
+from training.coordinates import Coordinates
+from training.integration import Integrator
 from training.precond import Conditioned, FieldModel, InflationPrecond
-from training.schedule import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
-from training.solvers import PAPER_SOLVERS, SOLVERS
+from training.tables import reading_of
 
 BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
 IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
-Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
-# (time t, whitened states [n, d], angle rates [d]) -> the field F [n, d] there, and the rates of
-# quantities that are integrated along the path in m further columns of the state, [n, m].
-Rate = Callable[[float, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class Flow(CoordinateMaps):
+class Flow(Integrator):
     """An inflationary flow, ready to carry samples between data and latent.
 
     Args:
@@ -43,7 +38,7 @@ class Flow(CoordinateMaps):
 
     Attributes:
         block: samples integrated together.
-        evaluations: calls of the network so far.
+        columns: names of the data's columns, if it was a table that named them.
         unlabelled: whether a class-conditional network is to get zero labels.
     """
 
@@ -53,11 +48,10 @@ class Flow(CoordinateMaps):
         self, model: FieldModel, dtype: torch.dtype = torch.float64, info: dict | None = None
     ):
         super().__init__(model, dtype)
-        images = getattr(model, "shape", None) is not None
-        self.arc = Arc(model.schedule, growth=IMAGE_STEP_GROWTH if images else STEP_GROWTH)
         self.info = info or {}
-        self.block = IMAGE_BLOCK if images else BLOCK
-        self.evaluations = 0
+        self.block = IMAGE_BLOCK if getattr(model, "shape", None) is not None else BLOCK
+        reading = reading_of(self.info)
+        self.columns = reading["columns"] if reading and reading["header"] else None
 
     def given(self, class_labels: Tensor | None) -> Flow:
         """The flow of samples of given classes, which must pass through it together.
@@ -73,144 +67,26 @@ class Flow(CoordinateMaps):
         flow.block, flow.evaluations = len(class_labels), 0
         return flow
 
-    # The field ---------------------------------------------------------------------------------
-
-    def field(self, u: Tensor, t: float) -> Tensor:
-        """The network output F(u, t), [n, d]; each call counts as one evaluation."""
-        self.evaluations += 1
-        when = torch.full((1,), t, dtype=self.model.W.dtype, device=u.device)  # embedded once
-        return self.model.field(u, when)
-
-    def velocity(self, a: float, y: Tensor, rate: Rate | None = None) -> Tensor:
-        """du/da = -F dphi/da at arc length a, [n, d], and the further columns of `rate`."""
-        turn = torch.as_tensor(self.arc.turn(a), dtype=y.dtype, device=y.device)
-        if rate is None:
-            return -turn * self.field(y, self.arc.time(a))
-        F, further = rate(self.arc.time(a), y[:, : len(turn)], turn)
-        return torch.cat([-turn * F, further], 1)
-
-    def paper_velocity(self, t: float, x: Tensor, rate: Rate | None = None) -> Tensor:
-        """dx~/dt in the paper's coordinates, for x~ = scaled_es states, [n, d] (eq. 8).
-
-        Raises:
-            ValueError: for a schedule whose angle is not regular in t.
-        """
-        if self.schedule.proportional:
-            raise ValueError("g_type=proportional is not regular in t: use an angle solver")
-        stretch = self.stretch(t, "scaled_es")
-        if rate is None:
-            return self.paper_rate(t, x, self.field(x / stretch, t))
-        x = x[:, : len(stretch)]
-        F, further = rate(t, x / stretch, self.schedule.angle(t)[1].to(x))
-        return torch.cat([self.paper_rate(t, x, F), further], 1)
-
-    def paper_rate(self, t: float, x: Tensor, F: Tensor) -> Tensor:
-        """dx~/dt for scaled_es states x and the field F at them, [n, d].
-
-        x~ = s sqrt(S) u, so dx~/dt = (s'/s + S'/2S) x~ - s sqrt(S) F dphi/dt: no division by gamma.
-        """
-        s, ds = self.schedule.scale(t)
-        dS, S = self.schedule.gamma(t)[1], self.schedule.total(t)
-        growth, turn = ds / s + dS / (2 * S), s * S.sqrt() * self.schedule.angle(t)[1]
-        return growth.to(x) * x - turn.to(x) * F
-
-    # Integration -------------------------------------------------------------------------------
-
-    def integrate(
-        self,
-        u: Tensor,
-        start: float,
-        stop: float,
-        solver: str = "rk4",
-        steps: int = 32,
-        times: Sequence[float] | None = None,
-        callback: Watcher | None = None,
-        rate: Rate | None = None,
-        differentiable: bool = False,
-        **settings: float,
-    ) -> Tensor:
-        """Carry whitened states from time `start` to time `stop`.
+    def admit(self, x: Any, t: float, coords: Coordinates) -> Tensor:
+        """What a user passes, checked and whitened: [n, d] of any kind, or a pandas DataFrame.
 
         Args:
-            u: states [n, d]; for the reversible solver also a pair [2, n, d].
-            start, stop: times in [0, tmax].
-            solver: a name of `SOLVERS` (steps of `Arc.grid`), or of `PAPER_SOLVERS`
-                (the paper's, in scaled coordinates, on `times`).
-            steps: steps of the angle solvers.
-            times: time grid of the paper's solvers, between start and stop, in either order.
-            callback: called with (step, t, whitened state) at every state.
-            rate: evaluates the field, where u has further columns to be integrated along.
-            differentiable: keep the graph, so that autograd differentiates through the steps.
-            settings: passed to the solver (rtol, atol, coupling).
+            x: states. Columns of a DataFrame of data are taken by name, if the flow knows names.
+            t: their time.
+            coords: their coordinates.
 
-        Returns:
-            states of the shape of u.
+        Raises:
+            ValueError: naming what is wrong with x or coords.
         """
-        with torch.set_grad_enabled(differentiable):
-            if solver in PAPER_SOLVERS:
-                if times is None:
-                    raise ValueError(
-                        f"solver={solver!r} is the paper's and needs a grid: times=ifs_times(...) "
-                        f"or vp_ode_times(...); in the angle it is solver='angle_{solver}'"
-                    )
-                times = sorted(times, reverse=stop < start)
-                return self._integrate_paper(u, PAPER_SOLVERS[solver], times, callback, rate)
-            grid = self.arc.grid(start, stop, steps)
-            watch = None
-            if callback is not None:
+        check_coordinates(coords)
+        columns = self.columns if coords == "unscaled" else None
+        return self.to_whitened(rows(x, self.schedule.data_dim, columns), t, coords)
 
-                def watch(k: int, a: float, y: Tensor) -> None:
-                    callback(k, self.arc.time(a), y)
-
-            velocity = partial(self.velocity, rate=rate)
-            if solver != "reversible":
-                return SOLVERS[solver](velocity, u, grid, watch, **settings)
-            pair = u if u.dim() == 3 else torch.stack([u, u])
-            pair = SOLVERS[solver](velocity, pair, grid, watch, **settings)
-            return pair if u.dim() == 3 else pair[0]
-
-    def _integrate_paper(
-        self,
-        u: Tensor,
-        method: Callable,
-        times: Sequence[float],
-        callback: Watcher | None,
-        rate: Rate | None,
-    ) -> Tensor:
-        d = self.schedule.data_dim
-
-        def whiten(x: Tensor, t: float) -> Tensor:
-            return torch.cat([self.to_whitened(x[:, :d], t, "scaled_es"), x[:, d:]], 1)
-
-        watch = None
-        if callback is not None:
-
-            def watch(k: int, t: float, x: Tensor) -> None:
-                callback(k, t, whiten(x, t))
-
-        x = torch.cat([self.from_whitened(u[:, :d], times[0], "scaled_es"), u[:, d:]], 1)
-        x = method(partial(self.paper_velocity, rate=rate), x, times, watch)
-        return whiten(x, times[-1])
-
-    def ends(
-        self, solver: str = "rk4", times: Sequence[float] | None = None, **_: Any
-    ) -> tuple[float, float]:
-        """Times at which data enters and latents leave, for arguments of `integrate`.
-
-        These are 0 and tmax, but the paper's solvers take data to be at the first time of their
-        grid (0.01 on `vp_ode_times`) and latents at its last.
-        """
-        if solver in PAPER_SOLVERS and times is not None:
-            return min(times), max(times)
-        return 0.0, self.schedule.tmax
-
-    def inflate(
-        self, x: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: Any
-    ) -> Tensor:
+    def inflate(self, x: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:
         """Data to latents.
 
         Args:
-            x: data in its own units, [n, d].
+            x: data in its own units, [n, d]: tensor, array or DataFrame, see `admit`.
             coords: coordinates of the latents: "scaled_es" (the paper's, variances
                 `schedule.latent_variance()`) or "whitened" (unit variances), or any other.
             how: solver, steps, callback, ... of `integrate`.
@@ -218,14 +94,13 @@ class Flow(CoordinateMaps):
         Returns:
             latents [n, d], float64, on the flow's device.
         """
+        check_coordinates(coords)
         t0, T = self.ends(**how)
-        u = self.to_whitened(x, t0, "unscaled")
+        u = self.admit(x, t0, "unscaled")
         u = self._in_blocks(u, lambda b: self.integrate(b, t0, T, **how), how)
         return self.from_whitened(u, T, coords)
 
-    def generate(
-        self, z: Tensor | np.ndarray, coords: Coordinates = "scaled_es", **how: Any
-    ) -> Tensor:
+    def generate(self, z: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:
         """Latents to data: the inverse of `inflate`, same arguments.
 
         Args:
@@ -237,11 +112,11 @@ class Flow(CoordinateMaps):
             data in its own units, [n, d].
         """
         t0, T = self.ends(**how)
-        u = self.to_whitened(z, T, coords)
+        u = self.admit(z, T, coords)
         u = self._in_blocks(u, lambda b: self.integrate(b, T, t0, **how), how)
         return self.from_whitened(u, t0, "unscaled")
 
-    def round_trip(self, x: Tensor | np.ndarray, **how: Any) -> Tensor:
+    def round_trip(self, x: Any, **how: Any) -> Tensor:
         """Data to latent and back, [n, d] to [n, d]; exact with solver="reversible"."""
         t0, T = self.ends(**how)
 
@@ -250,10 +125,10 @@ class Flow(CoordinateMaps):
             pair = self.integrate(self.integrate(pair, t0, T, **how), T, t0, **how)
             return pair[0] if pair.dim() == 3 else pair
 
-        u = self._in_blocks(self.to_whitened(x, t0, "unscaled"), there_and_back, how)
+        u = self._in_blocks(self.admit(x, t0, "unscaled"), there_and_back, how)
         return self.from_whitened(u, t0, "unscaled")
 
-    def log_prob(self, x: Tensor | np.ndarray, **how: Any) -> Tensor:
+    def log_prob(self, x: Any, **how: Any) -> Tensor:
         """Log density of data x [n, d] in its own units, nats, [n]; see `likelihood.log_prob`."""
         from training.likelihood import log_prob
 
@@ -277,6 +152,7 @@ class Flow(CoordinateMaps):
             start: first index.
             t: time of the latents; None for tmax.
         """
+        check_latents(n, seed, eps, start)
         z = seeding.normals(seed, "latents", start, start + n, self.schedule.data_dim)
         return self.colour(torch.from_numpy(z), eps, t)
 
@@ -362,12 +238,14 @@ def load_flow(
     from torch_utils import checkpoint
     from training.model import network_from_dict
 
-    where = distributed.pick_device(device)
-    content = checkpoint.load_network(path, sha256, tmax, fallback_tmax)
-    model, info = network_from_dict(content)
-    if where.type == "mps":
-        model = model.float()
-    model = model.to(where).eval().requires_grad_(False)
+    check_state(dtype)
+    where = distributed.pick_device(str(device))
+    with torch.inference_mode(False):  # whose tensors have no derivatives, which likelihoods take
+        content = checkpoint.load_network(path, sha256, tmax, fallback_tmax)
+        model, info = network_from_dict(content)
+        if where.type == "mps":
+            model = model.float()
+        model = model.to(where).eval().requires_grad_(False)
     default = torch.float32 if where.type == "mps" else torch.float64
     return Flow(model, dtype or default, info)
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from training import seeding
+from training.arguments import whole
 from training.coordinates import Coordinates
 from training.flow import Flow
 
@@ -64,6 +64,7 @@ def log_normal(u: Tensor) -> Tensor:
     return -0.5 * u.square().sum(1) - u.shape[1] / 2 * math.log(2 * math.pi)
 
 
+@torch.inference_mode(mode=False)
 def inflate_with_volume(
     flow: Flow,
     u: Tensor,
@@ -89,7 +90,15 @@ def inflate_with_volume(
 
     Returns:
         float64 latents and log determinants, differentiable with differentiable=True.
+
+    Raises:
+        ValueError: naming the argument that cannot be.
     """
+    if trace not in (None, *get_args(Trace)):
+        raise ValueError(f"trace={trace!r} is none of {', '.join(get_args(Trace))}")
+    whole("probes", probes, 1)
+    if u.is_inference():
+        u = u.clone()
     trace = trace or ("exact" if flow.schedule.data_dim <= EXACT_UP_TO else "hutchinson")
     d, keep = flow.schedule.data_dim, bool(how.get("differentiable"))
     t0, T = flow.ends(**how)
@@ -115,7 +124,7 @@ def inflate_with_volume(
 
 def log_prob(
     flow: Flow,
-    x: Tensor | np.ndarray,
+    x: Any,
     coords: Coordinates = "unscaled",
     **how: Any,
 ) -> Density:
@@ -130,7 +139,7 @@ def log_prob(
         how: trace, probes, seed, solver, steps, ... of `inflate_with_volume`.
     """
     t0, _ = flow.ends(**how)
-    inflated = inflate_with_volume(flow, flow.to_whitened(x, t0, coords), **how)
+    inflated = inflate_with_volume(flow, flow.admit(x, t0, coords), **how)
     value = log_normal(inflated.u) + inflated.log_det - flow.log_volume(t0, coords)
     return Density(value, inflated.standard_error, inflated.u)
 
