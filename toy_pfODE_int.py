@@ -28,8 +28,10 @@ from training.simulation import Method, choose_method, kept_steps, latent_summar
 from training.simulation_run import (
     KINDS,
     Simulations,
+    check_content,
     check_gen_source,
     check_network_dimensions,
+    check_results,
     save_results,
 )
 from training.solvers import PAPER_SOLVERS, SOLVERS
@@ -152,6 +154,7 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
             raise UserError(
                 f"--data={options['data']} has {vectors.dim} columns; the network has {s.data_dim}"
             )
+        check_content(flow, vectors, "--data", options["data"])
         return vectors
     name = options["data_name"] or data.get("name")
     if name is None:
@@ -167,6 +170,7 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
         raise UserError(
             f"--data_name={name} has {source.dim} dimensions; the network has {s.data_dim}"
         )
+    check_content(flow, source, "--data_name", name)
     return source
 
 
@@ -208,7 +212,11 @@ def run(
     )
     if options["dry_run"]:
         return
-    report = simulate_all(flow, x, method, options, Path(options["save_dir"]), stem)
+    made_from = {"network_sha256": flow.digest}
+    if flow.digest is None:  # the samples themselves
+        made_from = {"data_sha256": source.content_hash()}
+    check_results(f"{options['save_dir']}/{stem}sim_params.json", made_from)
+    report = simulate_all(flow, x, method, options, Path(options["save_dir"]), stem, made_from)
     distributed.print0(json.dumps(report, indent=2))
 
 
@@ -219,6 +227,7 @@ def simulate_all(
     options: dict[str, Any],
     folder: Path,
     stem: str,
+    made_from: dict[str, str | None],
 ) -> dict[str, Any]:
     """The three simulations; on rank 0 their files, pictures and a summary."""
     started = time.monotonic()
@@ -229,12 +238,14 @@ def simulate_all(
     outcome = simulations.run()
     if not distributed.is_main():
         return {}
+    check_results(folder / f"{stem}sim_params.json", made_from)
     melt, back = outcome["melt"], outcome["roundtrip"]
     results = {name: result.arrays for name, result in outcome.items()}
     for name, arrays in results.items():
         save_results(folder / f"{stem}{name}_results.npz", arrays)
     error = back.arrays["tilde_xs"][-1] - melt.arrays["tilde_xs"][0]
     report = {
+        **made_from,
         "evaluations_one_way": melt.evaluations,
         "round_trip_rmse": float(np.sqrt(np.mean(error**2))),
         "round_trip_max": float(np.abs(error).max()),

@@ -20,6 +20,7 @@ from experiments.autocorrelation import denoised, noise_rows, space_of
 from experiments.residual_files import OUTPUTS, RESIDUALS, is_done, save_with_run
 from experiments.shared_work import NOTHING_KEPT, Parts
 from torch_utils import distributed
+from torch_utils.peers import of_rank0
 from training import seeding
 from training.flow import Flow
 
@@ -133,8 +134,7 @@ def extract_files(
     shapes = {OUTPUTS: shape, RESIDUALS: shape}
     with cli.user_errors():
         runs = [run | {"t": t} for t in times]
-        done = [is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)]
-    distributed.barrier()  # all have looked before anyone writes
+        done = of_rank0(lambda: [is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)])
     check_room(options, 8 * shape[0] * shape[1], len(paths), done.count(False))
     if options["dry_run"]:
         return None

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from torch_utils.peers import agree, local_rank, rank, together, world_size
+
 _device = torch.device("cpu")
 
 
@@ -51,7 +53,8 @@ def init(device: str = "auto") -> torch.device:
     _device = pick_device(device)
     if _device.type == "cuda":
         torch.cuda.set_device(_device)
-    if "RANK" in os.environ and not dist.is_initialized():
+    agree({f"--device={_device.type}": _device.type})
+    if together() and not dist.is_initialized():
         if os.name == "nt":
             os.environ.setdefault("USE_LIBUV", "0")  # Windows builds lack libuv
         on_gpu = _device.type == "cuda" and os.name != "nt"
@@ -82,21 +85,6 @@ def session(device: str = "auto") -> Iterator[torch.device]:
 def device() -> torch.device:
     """The device chosen by `init` (the CPU before it)."""
     return _device
-
-
-def rank() -> int:
-    """Number of this process, 0 without torchrun; known before `init`."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """Number of this process on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def world_size() -> int:
-    """Number of processes, 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launcher() -> str | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.cli import user_errors
-from torch_utils import distributed
+from torch_utils import checkpoint, distributed
 from training import seeding
 from training.coordinates import CoordinateMaps, Coordinates
 from training.precond import Conditioned, FieldModel, InflationPrecond
@@ -44,7 +44,10 @@ class Flow(CoordinateMaps):
     Attributes:
         block: samples integrated together.
         evaluations: calls of the network so far.
+        digest: SHA-256 of the network's file, where a script has opened it; None for others.
     """
+
+    digest: str | None = None
 
     def __init__(
         self, model: FieldModel, dtype: torch.dtype = torch.float64, info: dict | None = None
@@ -352,7 +355,6 @@ def load_flow(
     Raises:
         ValueError: if the file is not a network, saying what it is.
     """
-    from torch_utils import checkpoint
     from training.model import network_from_dict
 
     where = distributed.pick_device(device)
@@ -376,13 +378,16 @@ def open_flow(options: dict[str, Any], fallback_tmax: float | None = None) -> Fl
         UserError: naming the option.
     """
     with user_errors("--network"):
-        return load_flow(
-            options["network"],
+        path, digest = checkpoint.agreed_network(options["network"])
+        flow = load_flow(
+            path,
             options["device"],
             sha256=options.get("sha256"),
             tmax=options.get("tmax"),
             fallback_tmax=fallback_tmax,
         )
+    flow.digest = digest
+    return flow
 
 
 def _rms(x: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,12 @@ from torch import Tensor
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from dnnlib.download import open_url
-from torch_utils import checkpoint, distributed
+from torch_utils import distributed
 from training.flow import IMAGE_BLOCK, Flow, open_flow
 from training.image_data import ImageSource, to_pixels
 from training.latents import GEN_SOURCES
 from training.simulation import Method, choose_method, paper_method
-from training.simulation_run import check_network_dimensions
+from training.simulation_run import check_content, check_network_dimensions
 from training.solvers import PAPER_SOLVERS, SOLVERS
 
 STAGES = {
@@ -132,11 +130,8 @@ def open_network(options: dict[str, Any]) -> tuple[Flow, str]:
     Raises:
         UserError: if it is not a network of images, or another option contradicts it.
     """
-    with cli.user_errors("--network"):
-        path = str(checkpoint.find_network(options["network"]))
-    flow = open_flow(options | {"network": path})
-    with cli.user_errors("--network"), open_url(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    flow = open_flow(options)
+    assert flow.digest is not None
     if getattr(flow.model, "shape", None) is None or len(shape_of(flow)) != 3:
         raise UserError(
             f"--network={options['network']} was not trained on images; see toy_pfODE_int.py"
@@ -147,7 +142,7 @@ def open_network(options: dict[str, Any]) -> tuple[Flow, str]:
         raise UserError(
             f"--data_name={options['data_name']} becomes part of file names: give a plain name"
         )
-    return flow, digest
+    return flow, flow.digest
 
 
 def shape_of(flow: Flow) -> tuple[int, ...]:
@@ -199,11 +194,7 @@ def open_data(flow: Flow, path: str | None) -> ImageSource:
         raise UserError(
             f"--data_root={path} has {source.classes} classes; the network has {classes_of(flow)}"
         )
-    trained_on = flow.info.get("data", {}).get("sha256")
-    if trained_on not in (None, source.content_hash()):
-        distributed.print0(
-            f"Note: {path} is not the data that the network was trained on (other content)"
-        )
+    check_content(flow, source, "--data_root", path)
     return source
 
 

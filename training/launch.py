@@ -19,6 +19,7 @@ from training.augment import AugmentPipe
 from training.basis import Basis, eigenbasis
 from training.batches import Source
 from training.edm_precond import LEVELS, NOISE_LABELS, RECIPES
+from training.image_data import ImageSource
 from training.model import NETWORKS, build, network_of, transfer
 from training.precond import InflationPrecond, sigma_times
 from training.schedule import Schedule
@@ -30,29 +31,36 @@ STILL = 1e-3  # share of the mean variance below which a pixel counts as constan
 SCHEDULE_OPTIONS = (
     "dims_to_keep", "g_type", "inflation_gap", "g_rescaling", "rho", "gamma0", "tmax",
 )  # fmt: skip
-# Options that may differ when a run goes on: where, how long and how often, never what.
+# Options that may differ when a run goes on: where, how long and how often, never what. Of data
+# the content is compared, see `options.run`.
 FREE = {
     "outdir", "resume", "device", "duration", "stop_after", "batch_gpu", "tick", "snap", "dump",
-    "bench", "cache", "compile", "workers", "skip_nonfinite",
+    "bench", "cache", "compile", "workers", "skip_nonfinite", "data",
 }  # fmt: skip
+LISTED = 3  # runs that do not match are named, newest first
 
 
 def find_run(
-    resume: str, outdir: str | None, explicit: dict[str, Any]
-) -> tuple[Path | None, dict[str, Any]]:
+    resume: str,
+    outdir: str | None,
+    explicit: dict[str, Any],
+    unfit: Callable[[Path, dict[str, Any]], str | None] = lambda folder, stored: None,
+) -> tuple[str | None, dict[str, Any]]:
     """The run that --resume means, and its options with those the user changed.
 
     Args:
         resume: a run folder, or "latest": the newest run in outdir that the options agree with.
         outdir: --outdir.
         explicit: options that the user gave.
+        unfit: run folder and its options -> what else keeps it from going on; None: nothing.
 
     Returns:
-        run folder and options; (None, {}) if "latest" finds nothing to go on with.
+        run folder and options; (None, {}) if "latest" finds nothing to go on with, which is said.
 
     Raises:
-        UserError: if the folder is no run, or an option contradicts it.
+        UserError: if the folder is no run, an option contradicts it, or its data have changed.
     """
+    advice = "or leave --resume out to start another run"
     if resume != "latest":
         stored = _stored(Path(resume))
         for name, (old, new) in _conflicts(stored, explicit).items():
@@ -60,14 +68,33 @@ def find_run(
                 f"--{name}={new} contradicts {resume}, which was started with {old}; leave "
                 f"--{name} out to go on with that run, or leave --resume out to start another"
             )
-        return Path(resume), stored | explicit
+        flaw = unfit(Path(resume), stored)
+        if flaw is not None:
+            raise UserError(f"--resume={resume} {flaw}; {advice}")
+        return resume, stored | explicit
     if outdir is None:
         raise UserError("--resume=latest needs --outdir, the folder of the runs")
+    others, changed = [], ""
     for folder in reversed(run_dirs(outdir)):
         if (folder / OPTIONS_FILE).exists():
             stored = _stored(folder)
-            if not _conflicts(stored, explicit):
-                return folder, stored | explicit
+            differing = [
+                f"--{name} ({old}, now {new})"
+                for name, (old, new) in _conflicts(stored, explicit).items()
+            ]
+            flaw = f"differs in {', '.join(differing)}" if differing else None
+            if flaw is None:
+                flaw = unfit(folder, stored)
+                if flaw is None:
+                    return str(folder), stored | explicit
+                if explicit.get("data") in (None, stored.get("data")):  # no other data are meant
+                    changed = changed or f"--resume=latest: {folder} {flaw}; {advice}"
+            others.append(f"{folder.name} {flaw}")
+    if changed:
+        raise UserError(changed)
+    more = f"; and {len(others) - LISTED} older ones" if len(others) > LISTED else ""
+    why = f"matches: {'; '.join(others[:LISTED])}{more}" if others else "yet"
+    print(f"--resume=latest: no run in {outdir} {why}. A new one begins", flush=True)
     return None, {}
 
 
@@ -135,7 +162,8 @@ def launch(
         model, floored = prepare(options, source)
         if options.get("transfer"):
             with user_errors("--transfer"):
-                distributed.print0(transfer(model, options["transfer"]))
+                network, _ = checkpoint.agreed_network(options["transfer"], "--transfer")
+                distributed.print0(transfer(model, network))
         name = description(model.schedule.name)
         launchers = sorted({x for x in distributed.gather_objects(distributed.launcher()) if x})
         if run_dir is None and distributed.is_main():
@@ -150,13 +178,18 @@ def launch(
             write_json(run_dir / OPTIONS_FILE, options)
             print(f"Run folder: {run_dir}")
             notes = describe(model, floored) + _levels_note(options, model.schedule)
+            if options.get("dropout"):
+                notes.append(
+                    "Note: dropout masks depend on the number of processes and --batch-gpu"
+                )
             print("\n".join(notes), flush=True)
             return _train(options, run_dir, source, model, device, on_snapshot)
 
 
 def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, int]:
     """The preconditioned network of the options, seeded, on the CPU; and floored eigenvalues."""
-    basis = basis_of(source)
+    with user_errors(f"--data={options['data']}" if options.get("data") else "--data_name"):
+        basis = basis_of(source)
     if options["precond"] != "ifs":  # one variance for all dimensions, no rotation
         basis = basis.isotropic(RECIPES[options["precond"]].variance)
     options |= {"augment": _augmentation(options.get("augment", 0.0), basis)}
@@ -209,22 +242,26 @@ def _augmentation(wanted: float | None, basis: Basis) -> float:
 
 
 def basis_of(source: Source) -> Basis:
-    """The eigenbasis of a source; for data that can be told by its content, computed only once.
+    """The eigenbasis of a source; of images, computed only once.
 
-    It is kept beside the data, or in the cache folder where that cannot be written to.
+    It is kept beside the data of rank 0, or in its cache folder where that cannot be written to.
+
+    Raises:
+        ValueError: if the data have none.
     """
-    content_hash = getattr(source, "content_hash", None)
-    if content_hash is None:
+    if not isinstance(source, ImageSource):
         return eigenbasis(source.basis_batches(), source.dim, source.scale)
-    mirrored = "-xflip" if source.xflip else ""  # type: ignore[attr-defined]
-    data = Path(source.path)  # type: ignore[attr-defined]
-    name = f"{data.stem}.basis-{content_hash()[:16]}{mirrored}.pt"
-    folder = data.parent if os.access(data.parent, os.W_OK) else cache_dir()
-    path = folder / name
-    if distributed.broadcast(path.exists()):
+    mirrored = "-xflip" if source.xflip else ""
+    data = source.path
+    name = f"{data.stem}.basis-{source.content_hash()[:16]}{mirrored}.pt"
+    stored, path = None, data
+    if distributed.is_main():
+        path = (data.parent if os.access(data.parent, os.W_OK) else cache_dir()) / name
         with suppress(ValueError):  # a damaged file is computed again
-            stored = checkpoint.load(path, "basis")
-            return Basis(**{k: stored[k] for k in ("mean", "scale", "xi", "W", "floored")})
+            stored = checkpoint.load(path, "basis") if path.exists() else None
+    found = distributed.broadcast(stored)
+    if isinstance(found, dict):
+        return Basis(**{k: found[k] for k in ("mean", "scale", "xi", "W", "floored")})
     basis = eigenbasis(source.basis_batches(), source.dim, source.scale)
     if distributed.is_main():
         checkpoint.save(path, "basis", vars(basis))

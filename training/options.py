@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ import click
 from dnnlib import cli
 from dnnlib.cli import UserError
 from torch_utils import distributed
+from torch_utils.peers import agree_on_file, of_rank0
 from training.batches import Source
 from training.edm_precond import LEVELS, RECIPES
 from training.launch import find_run, launch, run_before_restart
@@ -119,14 +121,30 @@ def run(
         UserError: naming the option, its value and the remedy, before anything is written.
     """
     explicit = {k: options[k] for k in cli.given(ctx) & options.keys()}
-    run_dir = None
     if "transfer" in explicit and options["resume"]:
         raise UserError("--transfer starts a run and --resume goes on with one; give one of them")
-    resume = options["resume"] or run_before_restart(options["outdir"])
-    if resume:
-        run_dir, found = find_run(resume, options["outdir"], explicit)
-        _check_found(found, options, presets)
-        options |= found
+    opened: dict[str, Source] = {}
+
+    def source_of(options: dict[str, Any]) -> Source:
+        key = json.dumps(options, sort_keys=True)
+        if key not in opened:
+            opened[key] = open_source(options)
+        return opened[key]
+
+    def unfit(folder: Path, stored: dict[str, Any]) -> str | None:
+        found = stored | explicit
+        flaw = _other_script(found, options, presets)
+        flaw = flaw or _other_data(folder, source_of(options | found), found)
+        if flaw is None and stored.get("lr_decay") == "cosine":
+            _say_horizon(stored, found)
+        return flaw
+
+    def found_run() -> tuple[str | None, dict[str, Any]]:
+        resume = options["resume"] or run_before_restart(options["outdir"])
+        return find_run(resume, options["outdir"], explicit, unfit) if resume else (None, {})
+
+    run_dir, found = of_rank0(found_run)
+    options |= found
     options |= {k: v for k, v in presets[options["arch"]].items() if options[k] is None}
     if options["lr_rampup"] is None:
         options["lr_rampup"] = min(0.4, 0.05 * options["duration"])
@@ -134,13 +152,15 @@ def run(
         raise UserError("--outdir is missing: name the folder that run folders go to")
     with cli.user_errors():
         distributed.pick_device(options["device"])
-    source = open_source(options)
-    _check_content(options, source, run_dir)
+    source = source_of(options)
+    options["data_sha256"] = source.content_hash()
+    which = "data" if options["data"] is not None else "data_name"
+    agree_on_file(f"--{which}", options[which], options["data_sha256"])
     check(options, source)
     if run_dir is None:
         options |= _levels_covered(options, explicit)
     if dry_run:
-        print(json.dumps(options, indent=2))
+        distributed.print0(json.dumps(options, indent=2))
         return
     if run_dir is None:
         cli.check_writable(options["outdir"], "--outdir")
@@ -149,8 +169,9 @@ def run(
         return f"{source.description()['name']}-{schedule}"
 
     try:
-        launch(options, run_dir, description, source, on_snapshot and on_snapshot(source))
-    except FloatingPointError as error:
+        where = None if run_dir is None else Path(run_dir)
+        launch(options, where, description, source, on_snapshot and on_snapshot(source))
+    except (FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
@@ -159,18 +180,19 @@ def run(
         raise
 
 
-def _check_found(
+def _other_script(
     found: dict[str, Any], options: dict[str, Any], presets: dict[str, dict[str, Any]]
-) -> None:
-    """Check that options read from a run's file are of the kinds that a command line gives."""
+) -> str | None:
+    """Why options read from a run's file are not of the kinds that a command line gives."""
     flaws = [k for k, v in found.items() if k in options and not _alike(v, options[k])]
     if found.get("arch", options["arch"]) not in presets:
         flaws.append("arch")
-    if flaws:
-        raise UserError(
-            f"--resume={options['resume']}: its options are those of another script or damaged "
-            f"(--{flaws[0]}={str(found.get(flaws[0]))[:40]}); name a run of this script"
-        )
+    if not flaws:
+        return None
+    return (
+        "is a run of another script or damaged "
+        f"(--{flaws[0]}={str(found.get(flaws[0]))[:40]}): name one of this script"
+    )
 
 
 def _alike(stored: Any, default: Any) -> bool:
@@ -183,18 +205,28 @@ def _alike(stored: Any, default: Any) -> bool:
     )
 
 
-def _check_content(options: dict[str, Any], source: Source, run_dir: Any) -> None:
-    """Note the data's digest among the options; when a run goes on, check that it is the same."""
-    content_hash = getattr(source, "content_hash", None)
-    if content_hash is None:
-        return
-    before, now = options.get("data_sha256"), content_hash()
-    if run_dir is not None and before not in (None, now):
-        raise UserError(
-            f"--data={options['data']}: its images or labels are not those that {run_dir} was "
-            "trained on; restore them, or leave --resume out to start another run"
+def _other_data(folder: Path, source: Source, found: dict[str, Any]) -> str | None:
+    """Why a run cannot go on with a source: its data have other content, wherever they lie."""
+    before, now = found.get("data_sha256"), source.content_hash()
+    name = "data" if found.get("data") else "data_name"
+    if before is None:
+        print(f"Note: {folder} is older than digests of data: they are taken to be the same")
+    elif before != now:
+        return (
+            f"was trained on other data than --{name}={found[name]} has now (sha256 {before[:12]}, "
+            f"now {now[:12]}): restore them"
         )
-    options["data_sha256"] = now
+    return None
+
+
+def _say_horizon(stored: dict[str, Any], found: dict[str, Any]) -> None:
+    """Say what a cosine rate means for a run that goes on for longer."""
+    before, now = stored.get("duration"), found.get("duration")
+    if before != now:
+        print(
+            f"Note: --lr_decay=cosine falls to zero at --duration: from here on it follows {now} "
+            f"Mimg, no longer {before}, and the result is not that of one run of {now} Mimg"
+        )
 
 
 def check_dimensions(options: dict[str, Any], source: Source) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +64,20 @@ class VectorSource:
 
     def description(self) -> dict:
         """What the network file says about its data."""
-        return {"kind": "vectors", "name": self.path.stem, "dim": self.dim, "rows": len(self.rows)}
+        return {
+            "kind": "vectors",
+            "name": self.path.stem,
+            "dim": self.dim,
+            "rows": len(self.rows),
+            "sha256": self.content_hash(),
+        }
+
+    def content_hash(self) -> str:
+        """SHA-256 of the rows and the names of their columns, whatever the file's format."""
+        digest = hashlib.sha256(json.dumps(getattr(self, "columns", None)).encode())
+        digest.update(f" {tuple(self.rows.shape)}".encode())
+        digest.update(self.rows.numpy().astype("<f8").tobytes())
+        return digest.hexdigest()
 
 
 def read_vectors(path: Path) -> np.ndarray:
