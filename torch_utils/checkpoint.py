@@ -227,8 +227,10 @@ def agreed_network(path: str | Path, option: str = "--network") -> tuple[str, st
     try:
         with open_url(found) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except FileNotFoundError:
+        raise ValueError(f"{found}: no such file") from None
     except OSError as error:
-        raise ValueError(f"{found}: {error.strerror or error}") from None
+        raise ValueError(f"{found}: cannot be read ({error.strerror or error})") from None
     agree_on_file(option, found, digest)
     return found, digest
 

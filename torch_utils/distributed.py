@@ -75,11 +75,18 @@ def shutdown() -> None:
 
 @contextmanager
 def session(device: str = "auto") -> Iterator[torch.device]:
-    """`init` at the start of the block and `shutdown` at its end, whatever happens inside."""
+    """`init` at the start of the block and `shutdown` at its end.
+
+    After an error the group stays until the other processes have been told of it (`peers.tell`):
+    they would take its end for an error of their own.
+    """
     try:
         yield init(device)
-    finally:
-        shutdown()
+    except BaseException:
+        if world_size() == 1:
+            shutdown()
+        raise
+    shutdown()
 
 
 def device() -> torch.device:

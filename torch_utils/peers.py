@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import click
 import torch
+import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore
 
 from dnnlib import cli
@@ -113,10 +114,10 @@ class Peers:
     def tell(self, line: str, code: int) -> None:
         """Tell the others that this process fails; does not come back if another has before."""
         self._mine.acquire()  # the watching thread waits from now on
-        if rank() and not self.several:  # where rank 0 fails alike, its line is the one
-            _until(lambda: self.store.check(["told"]), 1.0)
         text = json.dumps({"machine": self.machine, "line": line, "code": code})
         with suppress(RuntimeError):  # without a store it has only its log to tell
+            if rank() and not self.several:  # where rank 0 fails alike, its line is the one
+                _until(lambda: self.store.check(["told"]), 1.0)
             first = self.store.compare_set("told", "", text).decode()
             if first != text:
                 self._end(json.loads(first), self.store)
@@ -283,6 +284,8 @@ def tell(line: str, code: int, error: Exception) -> str:
     if not isinstance(error, Disagreement):
         line = _here.prefix() + line
     _here.tell(line, code)
+    if dist.is_initialized():
+        dist.destroy_process_group()
     return line
 
 
