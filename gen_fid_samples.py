@@ -139,6 +139,7 @@ def run(flow: Flow, digest: str, donors: Donors | None, options: dict[str, Any])
     }
     shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run", "seeds")}
     shown["seeds"] = f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"
+    distributed.check_shared(folder, "--save_dir")
     claim(folder, identity, shown, len(seeds) - len(todo))
     started = time.monotonic()
 

@@ -159,6 +159,7 @@ def correlate_times(found: Extracted, options: dict[str, Any]) -> None:
 
     with cli.user_errors():
         done = of_rank0(done_before)
+    distributed.check_shared(options["save_dir"], "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
     for i in mine(len(todo), "lags"):
         k = todo[i]

@@ -138,6 +138,7 @@ def extract_files(
     check_room(options, 8 * shape[0] * shape[1], len(paths), done.count(False))
     if options["dry_run"]:
         return None
+    distributed.check_shared(options["save_dir"], "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
     for i in mine(len(todo), "times"):
         arrays = extraction.at(todo[i]) | {"t": np.array(times[todo[i]])}

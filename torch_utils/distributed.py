@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -19,7 +21,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from torch_utils.peers import agree, local_rank, rank, together, world_size
+from torch_utils.peers import (
+    agree,
+    local_rank,
+    local_world_size,
+    of_rank0,
+    rank,
+    together,
+    world_size,
+)
 
 _device = torch.device("cpu")
 
@@ -173,6 +183,28 @@ def gather_objects(value: object) -> list:
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank."""
     return bool(all_sum_(torch.tensor(float(flag), device=_device)) > 0)
+
+
+def check_shared(folder: str | Path, option: str) -> None:
+    """Check that all processes write to one disk, where each writes files of its own.
+
+    Raises:
+        UserError: naming the option, and a process that has another.
+    """
+    if world_size() == local_world_size():
+        return
+    mark = Path(folder) / f".{secrets.token_hex(8)}"
+    if is_main():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    mark = mark.with_name(str(of_rank0(lambda: mark.name)))
+    deadline = time.monotonic() + 10  # of network disks, which remember what was not there
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    there = "the disk of rank 0" if mark.exists() else "a disk of its own"
+    agree({f"{option}={folder} on {there}": there})
+    if is_main():
+        mark.unlink()
 
 
 def share(count: int, block: int) -> list[range]:

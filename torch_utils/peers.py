@@ -199,11 +199,11 @@ def here() -> Peers | None:
     return _here
 
 
-def agree(what: dict[str, str]) -> None:
+def agree(what: dict[str, str | None]) -> None:
     """Compare what each process has read or been given, in the same order; all call this.
 
     Args:
-        what: how to call a thing in an error -> what must be equal.
+        what: how to call a thing in an error -> what must be equal; None: not looked at here.
 
     Raises:
         Disagreement: naming the first process that differs from rank 0, and both things.
@@ -215,16 +215,16 @@ def agree(what: dict[str, str]) -> None:
     where, first = found[0]
     for other, theirs in found[1:]:
         for (shown, value), (their_shown, their_value) in zip(first, theirs, strict=False):
-            if value != their_value:
+            if their_value not in (None, value):
                 raise Disagreement(
                     f"{other} has {their_shown}, {where} has {shown}: all processes must have "
                     "the same"
                 )
 
 
-def agree_on_file(option: str, path: object, digest: str) -> None:
+def agree_on_file(option: str, path: object, digest: str | None) -> None:
     """`agree` on the content of a file that an option names, wherever it lies."""
-    agree({f"another {option}={path} (sha256 {digest[:12]})": digest})
+    agree({f"another {option}={path} (sha256 {str(digest)[:12]})": digest})
 
 
 def of_rank0(make: Callable[[], Any]) -> Any:
@@ -263,7 +263,7 @@ def compare(ctx: click.Context) -> None:
     if here() is None:
         return
     code, root = code_digest(), Path(__file__).parents[1]
-    what = {f"the code in {root} (sha256 {code[:12]})": code}
+    what: dict[str, str | None] = {f"the code in {root} (sha256 {code[:12]})": code}
     what |= {f"torch {torch.__version__}": torch.__version__}
     for option in ctx.command.params:
         name = str(option.name)

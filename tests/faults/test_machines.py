@@ -15,13 +15,13 @@ import torch
 from tests.faults import harness
 from tests.helpers import ROOT
 from tests.image_fixtures import pixels, png, write_zip
-from tests.image_networks import untrained
 from torch_utils import checkpoint
 
 TOY = ["toy_train", "--outdir=out", "--data=mine.csv", "--duration=0.002", "--batch=200",
        "--no-plot", "--device=cpu"]  # fmt: skip
 IMAGES = ["train", "--outdir=out", "--data=set.zip", "--cbase=16", "--cres=1", "--num_blocks=1",
-          "--batch=4", "--duration=0.000008", "--dropout=0", "--no-plot", "--device=cpu"]  # fmt: skip
+          "--batch=4", "--duration=0.000008", "--dropout=0", "--no-plot",
+          "--device=cpu"]  # fmt: skip
 SIMULATE = ["toy_pfODE_int", "net", "--network=net.pkl", "--save_dir=flow", "--total_samples=10",
             "--no-plot", "--device=cpu"]  # fmt: skip
 WHO = "rank 1 on machine 1"
