@@ -16,6 +16,7 @@ from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from torch_utils import distributed
+from torch_utils.peers import agree_on_file
 from toy_train import data_options, open_source
 from training.basis import eigenbasis
 from training.flow import BLOCK, Flow, open_flow
@@ -118,6 +119,8 @@ def discrete(**options: Any) -> None:
     """Simulate with the exact score of the samples themselves (a check, not a model)."""
     options["total_samples"] = options["total_samples"] or 1000
     source = open_source(options)
+    which = "data_name" if options["data"] is None else "data"
+    agree_on_file(f"--{which}", options[which], source.content_hash())
     check_dimensions(options, source)
     if options["steps"] and options["solver"] in (None, *PAPER_SOLVERS):
         options["tmax"] = options["steps"] * (options["h"] or 1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.arrays import load_npz
+from torch_utils.peers import agree_on_file
 from training.flow import Flow
 from training.latents import Donors
 from training.simulation import Method
@@ -72,6 +74,8 @@ def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
         ValueError: one line that names the file and what is wrong with it.
     """
     arrays = _arrays(Path(path))
+    with open(path, "rb") as file:
+        agree_on_file("--prev_melt", path, hashlib.file_digest(file, "sha256").hexdigest())
     missing = [k for k in ("xs_es", "tilde_xs", "t") if k not in arrays]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; name an inflation, *_melt_results")

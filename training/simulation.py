@@ -133,7 +133,8 @@ def choose_method(
         return Method(solver or "rk4", steps, tmax)
     solver = solver or "rk4"
     fixed = "heun" if solver == "reversible" else solver
-    steps, error = flow.steps_for(pilot, tmax, tolerance, fixed, limit)
+    found = flow.steps_for(pilot, tmax, tolerance, fixed, limit)
+    steps, error = distributed.broadcast(found)  # type: ignore[misc]  # machines may round otherwise
     return Method(solver, steps, tmax, estimate=error)
 
 
