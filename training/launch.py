@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +12,7 @@ import torch
 
 from dnnlib.cli import UserError, user_errors
 from dnnlib.download import cache_dir
-from dnnlib.util import Logger, next_run_dir, run_dirs, write_json
+from dnnlib.util import Logger, next_run_dir, write_json
 from torch_utils import checkpoint, distributed
 from training.augment import AugmentPipe
 from training.basis import Basis, eigenbasis
@@ -22,112 +21,14 @@ from training.edm_precond import LEVELS, NOISE_LABELS, RECIPES
 from training.image_data import ImageSource
 from training.model import NETWORKS, build, network_of, transfer
 from training.precond import InflationPrecond, sigma_times
+from training.resume import LAUNCH_FILE, OPTIONS_FILE
 from training.schedule import Schedule
 from training.training_loop import Snapshot, TrainConfig, Trainer, describe
 
-OPTIONS_FILE = "training_options.json"
-LAUNCH_FILE = ".launch.json"  # which torchrun started the run
 STILL = 1e-3  # share of the mean variance below which a pixel counts as constant
 SCHEDULE_OPTIONS = (
     "dims_to_keep", "g_type", "inflation_gap", "g_rescaling", "rho", "gamma0", "tmax",
 )  # fmt: skip
-# Options that may differ when a run goes on: where, how long and how often, never what. Of data
-# the content is compared, see `options.run`.
-FREE = {
-    "outdir", "resume", "device", "duration", "stop_after", "batch_gpu", "tick", "snap", "dump",
-    "bench", "cache", "compile", "workers", "skip_nonfinite", "data",
-}  # fmt: skip
-LISTED = 3  # runs that do not match are named, newest first
-
-
-def find_run(
-    resume: str,
-    outdir: str | None,
-    explicit: dict[str, Any],
-    unfit: Callable[[Path, dict[str, Any]], str | None] = lambda folder, stored: None,
-) -> tuple[str | None, dict[str, Any]]:
-    """The run that --resume means, and its options with those the user changed.
-
-    Args:
-        resume: a run folder, or "latest": the newest run in outdir that the options agree with.
-        outdir: --outdir.
-        explicit: options that the user gave.
-        unfit: run folder and its options -> what else keeps it from going on; None: nothing.
-
-    Returns:
-        run folder and options; (None, {}) if "latest" finds nothing to go on with, which is said.
-
-    Raises:
-        UserError: if the folder is no run, an option contradicts it, or its data have changed.
-    """
-    advice = "or leave --resume out to start another run"
-    if resume != "latest":
-        stored = _stored(Path(resume))
-        for name, (old, new) in _conflicts(stored, explicit).items():
-            raise UserError(
-                f"--{name}={new} contradicts {resume}, which was started with {old}; leave "
-                f"--{name} out to go on with that run, or leave --resume out to start another"
-            )
-        flaw = unfit(Path(resume), stored)
-        if flaw is not None:
-            raise UserError(f"--resume={resume} {flaw}; {advice}")
-        return resume, stored | explicit
-    if outdir is None:
-        raise UserError("--resume=latest needs --outdir, the folder of the runs")
-    others, changed = [], ""
-    for folder in reversed(run_dirs(outdir)):
-        if (folder / OPTIONS_FILE).exists():
-            stored = _stored(folder)
-            differing = [
-                f"--{name} ({old}, now {new})"
-                for name, (old, new) in _conflicts(stored, explicit).items()
-            ]
-            flaw = f"differs in {', '.join(differing)}" if differing else None
-            if flaw is None:
-                flaw = unfit(folder, stored)
-                if flaw is None:
-                    return str(folder), stored | explicit
-                if explicit.get("data") in (None, stored.get("data")):  # no other data are meant
-                    changed = changed or f"--resume=latest: {folder} {flaw}; {advice}"
-            others.append(f"{folder.name} {flaw}")
-    if changed:
-        raise UserError(changed)
-    more = f"; and {len(others) - LISTED} older ones" if len(others) > LISTED else ""
-    why = f"matches: {'; '.join(others[:LISTED])}{more}" if others else "yet"
-    print(f"--resume=latest: no run in {outdir} {why}. A new one begins", flush=True)
-    return None, {}
-
-
-def run_before_restart(outdir: str | None) -> str | None:
-    """The run that this process's torchrun has started before it restarted it, if it has."""
-    if not distributed.restarted():
-        return None
-    for folder in reversed(run_dirs(outdir or ".")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if distributed.launcher() in json.loads((folder / LAUNCH_FILE).read_text())["torchrun"]:
-                return str(folder)
-    return None
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    try:
-        stored = json.loads((folder / OPTIONS_FILE).read_text())
-        if not isinstance(stored, dict) or not isinstance(stored.get("arch"), str):
-            raise ValueError
-        return stored
-    except (OSError, ValueError, RecursionError):
-        raise UserError(
-            f"--resume={folder}: no run there ({OPTIONS_FILE} is missing or damaged); name a run "
-            "folder such as out/00000-circles-PRP, or latest"
-        ) from None
-
-
-def _conflicts(stored: dict[str, Any], explicit: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {
-        name: (stored.get(name), value)
-        for name, value in explicit.items()
-        if name not in FREE and stored.get(name) != value
-    }
 
 
 def launch(

@@ -16,7 +16,8 @@ from torch_utils import distributed
 from torch_utils.peers import agree_on_file, of_rank0
 from training.batches import Source
 from training.edm_precond import LEVELS, RECIPES
-from training.launch import find_run, launch, run_before_restart
+from training.launch import launch
+from training.resume import find_run, other_data, other_script, run_before_restart, say_horizon
 from training.schedule import G_TYPES, default_rho, inflation_exponents
 from training.training_loop import Snapshot
 
@@ -133,10 +134,10 @@ def run(
 
     def unfit(folder: Path, stored: dict[str, Any]) -> str | None:
         found = stored | explicit
-        flaw = _other_script(found, options, presets)
-        flaw = flaw or _other_data(folder, source_of(options | found), found)
+        flaw = other_script(found, options, presets)
+        flaw = flaw or other_data(folder, source_of(options | found), found)
         if flaw is None and stored.get("lr_decay") == "cosine":
-            _say_horizon(stored, found)
+            say_horizon(stored, found)
         return flaw
 
     def found_run() -> tuple[str | None, dict[str, Any]]:
@@ -178,55 +179,6 @@ def run(
             reason = str(error).strip().splitlines()[0][:200]
             raise UserError(f"--compile does not work here ({reason}); use --no-compile") from error
         raise
-
-
-def _other_script(
-    found: dict[str, Any], options: dict[str, Any], presets: dict[str, dict[str, Any]]
-) -> str | None:
-    """Why options read from a run's file are not of the kinds that a command line gives."""
-    flaws = [k for k, v in found.items() if k in options and not _alike(v, options[k])]
-    if found.get("arch", options["arch"]) not in presets:
-        flaws.append("arch")
-    if not flaws:
-        return None
-    return (
-        "is a run of another script or damaged "
-        f"(--{flaws[0]}={str(found.get(flaws[0]))[:40]}): name one of this script"
-    )
-
-
-def _alike(stored: Any, default: Any) -> bool:
-    """Whether a stored value may stand in the place of a default."""
-    number = (int, float)
-    if stored is None or default is None:
-        return isinstance(stored, (str, *number, list, type(None)))
-    return isinstance(stored, type(default)) or (
-        isinstance(stored, number) and isinstance(default, number)
-    )
-
-
-def _other_data(folder: Path, source: Source, found: dict[str, Any]) -> str | None:
-    """Why a run cannot go on with a source: its data have other content, wherever they lie."""
-    before, now = found.get("data_sha256"), source.content_hash()
-    name = "data" if found.get("data") else "data_name"
-    if before is None:
-        print(f"Note: {folder} is older than digests of data: they are taken to be the same")
-    elif before != now:
-        return (
-            f"was trained on other data than --{name}={found[name]} has now (sha256 {before[:12]}, "
-            f"now {now[:12]}): restore them"
-        )
-    return None
-
-
-def _say_horizon(stored: dict[str, Any], found: dict[str, Any]) -> None:
-    """Say what a cosine rate means for a run that goes on for longer."""
-    before, now = stored.get("duration"), found.get("duration")
-    if before != now:
-        print(
-            f"Note: --lr_decay=cosine falls to zero at --duration: from here on it follows {now} "
-            f"Mimg, no longer {before}, and the result is not that of one run of {now} Mimg"
-        )
 
 
 def check_dimensions(options: dict[str, Any], source: Source) -> None:

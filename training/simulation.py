@@ -134,8 +134,8 @@ def choose_method(
     solver = solver or "rk4"
     fixed = "heun" if solver == "reversible" else solver
     found = flow.steps_for(pilot, tmax, tolerance, fixed, limit)
-    steps, error = distributed.broadcast(found)  # type: ignore[misc]  # machines may round otherwise
-    return Method(solver, steps, tmax, estimate=error)
+    found = distributed.broadcast(found)  # type: ignore[assignment]  # machines may round otherwise
+    return Method(solver, found[0], tmax, estimate=found[1])
 
 
 def kept_steps(method: Method, save_freq: int | None) -> list[int]:

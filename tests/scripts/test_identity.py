@@ -21,7 +21,7 @@ from tests.image_fixtures import pixels, png, write_zip
 from tests.image_networks import error_line, good, untrained
 from torch_utils import checkpoint
 from training import toy_data
-from training.launch import OPTIONS_FILE
+from training.resume import OPTIONS_FILE
 from training.toy_data import ToySource
 from training.vector_data import VectorSource
 
