@@ -28,6 +28,7 @@ from torch_utils import distributed
 from toy_pfODE_int import network_options, network_source
 from training import image_simulation as images
 from training.flow import ifs_times, open_flow, vp_ode_times
+from training.simulation_run import check_results
 
 EXTRACT = """
 python calc_net_residuals_autocorrelations.py extract --save_dir=net_outputs-tmp --network=out \\
@@ -164,8 +165,9 @@ def extracttoys(**options: Any) -> None:
     with distributed.session(options["device"]):
         check_room(options, 4 * len(extraction.keys) * n * count * source.dim, 1, 1)
         data = source.description()
-        run = {**extraction.run(), "data": data}
+        run = {**extraction.run(), "data": data, "network_sha256": flow.digest}
         path = files.toy_file(options["save_dir"], data["name"], flow.schedule.name)
+        check_results(path.with_suffix(".json"), {"network_sha256": flow.digest})
         identity = {"run": run, "times": times, "network": flow.model, "x": samples(0, count)}
         parts = Parts(path.with_name(f".{path.stem}.parts"), identity)
         arrays = None if options["dry_run"] else extract_here(extraction, parts=parts)

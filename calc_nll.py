@@ -46,6 +46,7 @@ from training.likelihood import EXACT_UP_TO
 from training.method_options import PILOTS as MOST_PILOTS
 from training.method_options import pilots_of, toy_method
 from training.simulation import Method
+from training.simulation_run import check_results
 from training.toy_data import ToySource
 from training.vector_data import VectorSource
 
@@ -203,6 +204,8 @@ def run_toys(flow: Flow, source: ToySource | VectorSource, options: dict[str, An
     distributed.print0(f"{len(x)} samples, {method.describe()}")
     if options["dry_run"]:
         return
+    stem = Path(options["save_dir"], f"{source.description()['name']}_{flow.schedule.name}_nll")
+    check_results(f"{stem}.json", {"network_sha256": flow.digest})
     found = evaluate(flow, lambda r: x[r.start : r.stop], len(x), settings)
     truth = report.known_truth(flow, source) if options["noise"] else None
     grid = None
@@ -211,8 +214,7 @@ def run_toys(flow: Flow, source: ToySource | VectorSource, options: dict[str, An
         grid = report.on_grid(flow, noisy.cpu().numpy(), settings, truth)
     if found is None:
         return
-    stem = Path(options["save_dir"], f"{source.description()['name']}_{flow.schedule.name}_nll")
-    told: dict[str, Any] = {}
+    told: dict[str, Any] = {"network_sha256": flow.digest}
     told["integration_error"] = report.integration_error(flow, x[:MOST_PILOTS], method, settings)
     if truth is not None:
         told |= report.against_truth(found, truth)
@@ -267,6 +269,7 @@ def run_images(
     if options["dry_run"]:
         return
     stem = Path(options["save_dir"], f"{options['data_name']}_{flow.schedule.name}_nll")
+    check_results(f"{stem}.json", {"network_sha256": digest})
     data = source.content_hash()
     # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
     asked = {k: v for k, v in vars(settings).items() if k != "dequantize"}

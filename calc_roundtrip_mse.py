@@ -35,7 +35,7 @@ from training.image_simulation import (
 )
 from training.method_options import pilots_of
 from training.simulation import Method
-from training.simulation_run import save_results
+from training.simulation_run import check_results, save_results
 
 EXAMPLE = """
 python calc_roundtrip_mse.py --save_dir=mse-tmp --network=out --data_root=datasets/digits-8x8.zip
@@ -96,6 +96,7 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
     started = time.monotonic()
     name = f"{flow.schedule.name}_Roundtrip_MSE_{seed}seed_{trained_kimg(flow)}kimgs"
     folder = Path(options["save_dir"])
+    check_results(folder / f"{name}.json", {"network_sha256": digest})
     # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
     identity = {"network": digest, "data": source.content_hash(), "seed": seed}
     identity |= {"unlabelled": True} if flow.unlabelled else {}

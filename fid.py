@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from dnnlib.cli import UserError
 from dnnlib.host import printable
 from dnnlib.util import write_json
 from torch_utils import distributed
+from torch_utils.peers import agree_on_file, local_rank, local_world_size, world_size
 from training.detectors import BUNDLE, INCEPTION_SHA256, INPUTS, Detector, load_detector
 from training.fid_reference import Reference, load_reference, save_reference
 from training.image_data import ImageSource
@@ -81,6 +83,11 @@ def calc(**options: Any) -> None:
         reference = load_reference(options["ref"])
     with cli.user_errors("--images"):
         stream = open_stream(images)
+    with open(options["ref"], "rb") as file:
+        agree_on_file("--ref", options["ref"], hashlib.file_digest(file, "sha256").hexdigest())
+    looks = local_rank() == 0 and local_world_size() < world_size()  # once a machine of several
+    with cli.user_errors("--images"):
+        agree_on_file("--images", images, stream.digest() if looks else None)
     count = how_many(options, stream)
     some = (
         f" of {stream.count}, chosen by --seed={options['seed']}," if count < stream.count else ""
@@ -132,6 +139,7 @@ def ref(**options: Any) -> None:
     def read(block: range) -> np.ndarray:
         return source.pixels[block.start : block.stop].copy()
 
+    agree_on_file("--data", options["data"], source.content_hash())
     stream = ImageStream(len(source), kind, read)
     if stream.count < 2:
         raise UserError(f"--data={options['data']}: 1 image has no covariance; give 2 at least")
@@ -219,6 +227,7 @@ def measure(
             detector = load_detector(
                 options["detector"], options["detector_sha256"], options["detector_input"], device
             )
+        agree_on_file("--detector", options["detector"], detector.sha256)
         if detector.sha256 not in (INCEPTION_SHA256, options["detector_sha256"]):
             distributed.print0(
                 f"Warning: --detector={options['detector']} is not a network known here; use only "

@@ -147,6 +147,7 @@ def run(
     }
     shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run", "seeds")}
     shown["seeds"] = f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"
+    distributed.check_shared(folder, "--save_dir")
     claim(folder, identity, shown, len(seeds) - len(todo))
     started = time.monotonic()
 

@@ -46,7 +46,13 @@ from training.simulation import (
     latent_summary,
     paper_method,
 )
-from training.simulation_run import KINDS, Simulations, check_gen_source, save_results
+from training.simulation_run import (
+    KINDS,
+    Simulations,
+    check_gen_source,
+    check_results,
+    save_results,
+)
 from training.training_loop import describe
 
 EXAMPLE = """
@@ -176,6 +182,9 @@ def run(
     )
     if options["dry_run"]:
         return
+    base = f"{options['data_name']}_{flow.schedule.name}_HD_pfODE_int_sim_params.json"
+    made_from: dict[str, str | None] = {"network_sha256": digest}
+    check_results(Path(options["save_dir"]) / base, made_from)
     started = time.monotonic()
     with cli.user_errors("--prev_melt"):
         donors = melt.lender(options["gen_source"]) if melt is not None and "gen" in kinds else None
@@ -191,7 +200,7 @@ def run(
         final = everywhere(results["melt"].final, total, flow.block).numpy()
         results["melt"].arrays |= {"whitened": final, "run": run_entry(flow, digest, method)}
     if distributed.is_main():
-        report = {"network_sha256": digest, **measured(flow, method, results, x)}
+        report = {**made_from, **measured(flow, method, results, x)}
         write(flow, method, results, report | {"seconds": time.monotonic() - started}, options)
 
 

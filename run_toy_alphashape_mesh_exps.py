@@ -31,7 +31,7 @@ from toy_pfODE_int import network_options, network_source, solver_options
 from training.flow import Flow, open_flow
 from training.method_options import pilots_of, toy_method
 from training.simulation import Method
-from training.simulation_run import save_results
+from training.simulation_run import check_results, save_results
 from training.solvers import PAPER_SOLVERS
 from training.toy_data import ToySource
 from training.training_loop import describe
@@ -150,6 +150,7 @@ def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
     if options["dry_run"]:
         return
     stem = Path(options["save_dir"]) / f"{name}_{flow.schedule.name}"
+    check_results(f"{stem}_coverages_latent.json", {"network_sha256": flow.digest})
     counted = {k: options[k] for k in ("boundary", "alpha")}  # beside the points themselves
     parts = Parts(stem.with_name(f".{stem.name}_coverages.parts"), counted)
     carrier = Carrier(flow, method, options["eps"], parts)
@@ -192,6 +193,7 @@ def make_boundaries(
 def record(flow: Flow, method: Method, options: dict[str, Any]) -> dict[str, Any]:
     """What the result files say of the run."""
     return {
+        "network_sha256": flow.digest,
         "options": {k: v for k, v in options.items() if k not in ("plot", "dry_run")},
         "schedule": {**flow.schedule.settings(), "name": flow.schedule.name},
         "method": method.describe(),

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import click
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from dnnlib.download import open_url
 from experiments.calibration import sbc, tarp, weights
 from experiments.mcmc import SAMPLERS
 from experiments.posterior import Problem, paper_problem
 from experiments.run_state import NETWORK, begin, finish
-from torch_utils import checkpoint, distributed
+from torch_utils import distributed
 from training.flow import Flow, open_flow
 from training.likelihood import EXACT_UP_TO
 from training.method_options import PILOTS, toy_method
@@ -121,19 +119,17 @@ def main(**options: Any) -> None:
         options[name] = value if options[name] is None else options[name]
     folder = cli.check_writable(options["outdir"], "--outdir")
     flow = open_flow(options, PUBLISHED_TMAX)
-    with cli.user_errors("--network"):
-        digest = network_digest(options["network"])
     check(flow, options)
     with distributed.session(options["device"]):
         problem, method = build(flow, options)
         distributed.print0(describe(problem, method, options))
         if options["dry_run"]:
             return
-        facts = {k: v for k, v in options.items() if k not in NOT_FACTS} | {NETWORK: digest}
+        facts = {k: v for k, v in options.items() if k not in NOT_FACTS} | {NETWORK: flow.digest}
         if begin(folder, facts, options["resume"]):
             distributed.print0(f"{folder} holds this run's results: nothing left to do")
             return
-        summary = {"options": options, NETWORK: digest, "integration": method.describe()}
+        summary = {"options": options, NETWORK: flow.digest, "integration": method.describe()}
         with cli.user_errors():
             EXPERIMENT_OF[options["experiment"]](problem, options, summary, folder)
         if distributed.is_main():
@@ -195,12 +191,6 @@ def check(flow: Flow, options: dict[str, Any]) -> None:
             "--prior=improper: calibration draws weights from their prior, so that must be proper; "
             "use --prior=dirichlet"
         )
-
-
-def network_digest(network: str) -> str:
-    """sha256 of a network file."""
-    with open_url(str(checkpoint.find_network(network))) as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 def build(flow: Flow, options: dict[str, Any]) -> tuple[Problem, Method]:

@@ -16,6 +16,7 @@ from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from torch_utils import distributed
+from torch_utils.peers import agree_on_file
 from toy_train import (
     check_no_table,
     data_options,
@@ -37,8 +38,10 @@ from training.simulation import Method, kept_steps, latent_summary
 from training.simulation_run import (
     KINDS,
     Simulations,
+    check_content,
     check_gen_source,
     check_network_dimensions,
+    check_results,
     save_results,
 )
 from training.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
@@ -130,6 +133,8 @@ def discrete(**options: Any) -> None:
     options["total_samples"] = options["total_samples"] or 1000
     embedded_dimensions(options)
     source = open_source(options)
+    which = "data_name" if options["data"] is None else "data"
+    agree_on_file(f"--{which}", options[which], source.content_hash())
     check_dimensions(options, source)
     if options["steps"] and options["solver"] in (None, *PAPER_SOLVERS):
         options["tmax"] = options["steps"] * (options["h"] or 1e-2)
@@ -165,6 +170,7 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
             raise UserError(
                 f"--data={options['data']} has {vectors.dim} columns; the network has {s.data_dim}"
             )
+        check_content(flow, vectors, "--data", options["data"])
         return vectors
     check_no_table(options)
     known = trained_on(flow.info)
@@ -186,6 +192,7 @@ def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSou
         raise UserError(
             f"--data_name={name} has {source.dim} dimensions; the network has {s.data_dim}"
         )
+    check_content(flow, source, "--data_name", name)
     return source
 
 
@@ -224,7 +231,11 @@ def run(
     )
     if options["dry_run"]:
         return
-    report = simulate_all(flow, x, method, options, Path(options["save_dir"]), stem)
+    made_from = {"network_sha256": flow.digest}
+    if flow.digest is None:  # the samples themselves
+        made_from = {"data_sha256": source.content_hash()}
+    check_results(f"{options['save_dir']}/{stem}sim_params.json", made_from)
+    report = simulate_all(flow, x, method, options, Path(options["save_dir"]), stem, made_from)
     distributed.print0(json.dumps(report, indent=2))
 
 
@@ -235,6 +246,7 @@ def simulate_all(
     options: dict[str, Any],
     folder: Path,
     stem: str,
+    made_from: dict[str, str | None],
 ) -> dict[str, Any]:
     """The three simulations; on rank 0 their files, pictures and a summary."""
     started = time.monotonic()
@@ -245,12 +257,14 @@ def simulate_all(
     outcome = simulations.run()
     if not distributed.is_main():
         return {}
+    check_results(folder / f"{stem}sim_params.json", made_from)
     melt, back = outcome["melt"], outcome["roundtrip"]
     results = {name: result.arrays for name, result in outcome.items()}
     for name, arrays in results.items():
         save_results(folder / f"{stem}{name}_results.npz", arrays)
     error = back.arrays["tilde_xs"][-1] - melt.arrays["tilde_xs"][0]
     report = {
+        **made_from,
         "evaluations_one_way": melt.evaluations,
         "round_trip_rmse": float(np.sqrt(np.mean(error**2))),
         "round_trip_max": float(np.abs(error).max()),

@@ -18,6 +18,8 @@ import click
 
 from dnnlib import host
 
+company: Any = None  # torch_utils.peers, once it is imported: the processes beside this one
+
 
 class UserError(click.ClickException):
     """Bad input: one line that names the option, its value and the remedy; exit code 2."""
@@ -59,7 +61,7 @@ def refusal(error: BaseException | None) -> OSError | None:
 
 
 class _OneLineErrors:
-    """Mixin: usage errors as one line instead of a usage block; flags that may take a value."""
+    """Mixin: errors as one line, told to the processes beside this one; flags may take a value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line; see click."""
@@ -70,37 +72,54 @@ class _OneLineErrors:
         kwargs["standalone_mode"] = False
         host.standard_streams()
         try:
+            if company is not None:
+                company.join()
             result = super().main(*args, **kwargs)  # type: ignore[misc]
             sys.stdout.flush()
+            if company is not None:
+                company.leave()
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             sys.exit(2)
-        except click.ClickException as error:
-            hint = ""
-            ctx = getattr(error, "ctx", None)
-            if isinstance(error, click.UsageError) and ctx is not None:
-                hint = f" (see {ctx.command_path} --help)"
-            _say(" ".join(error.format_message().split()) + hint)
-            sys.exit(2)
-        except click.Abort:
-            _say("interrupted")
-            sys.exit(130)
-        except BrokenPipeError:
-            host.drop_stdout()
-            _say("stopped, as nobody reads what is printed any more; send it to a file (> FILE)")
-            sys.exit(2)
-        except OSError as error:
-            if error.errno not in REFUSALS:
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename is None:
+                host.drop_stdout()  # perhaps it is what fails, and Python would try it again
+            line, code = _one_line(error)
+            if company is not None:
+                fault = f"{type(error).__name__}: {error} (the traceback is in its log)"
+                told = company.tell(line or " ".join(fault.split()), code, error)
+                line = line and told
+            if line is None:
                 raise
-            if error.filename is None:  # perhaps stdout, which Python would try again
-                host.drop_stdout()
-            _say(str(DiskError(error.filename or "a file of this run", error.errno)))
-            sys.exit(2)
+            say(line)
+            sys.exit(code)
         sys.exit(result if isinstance(result, int) else 0)
+
+
+def _one_line(error: Exception) -> tuple[str | None, int]:
+    """What to say of an error, and the exit code; None for a fault of the program."""
+    if isinstance(error, click.ClickException):
+        ctx, hint = getattr(error, "ctx", None), ""
+        if isinstance(error, click.UsageError) and ctx is not None:
+            hint = f" (see {ctx.command_path} --help)"
+        return " ".join(error.format_message().split()) + hint, 2
+    if isinstance(error, click.Abort):
+        return "interrupted", 130
+    if isinstance(error, BrokenPipeError):
+        return "stopped, as nobody reads what is printed any more; send it to a file (> FILE)", 2
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return str(DiskError(error.filename or "a file of this run", error.errno)), 2
+    return None, 1
 
 
 class Command(_OneLineErrors, click.Command):
     """A click command with one-line errors."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, if all processes were given the same options; see click."""
+        if company is not None:
+            company.compare(ctx)
+        return super().invoke(ctx)
 
 
 class Group(_OneLineErrors, click.Group):
@@ -273,6 +292,6 @@ def _epilog(example: str) -> str:
     return "\b\nExample:\n" + "\n".join("  " + line for line in example.strip().splitlines())
 
 
-def _say(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        click.echo(f"Error: {line}", err=True)
+def say(line: str, kind: str = "Error") -> None:
+    """Say what is wrong, in one line on stderr."""
+    click.echo(f"{kind}: {line}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from experiments.autocorrelation import Correlation, cross_correlation
 from experiments.residual_files import CORRELATIONS, ERRORS, OUTPUTS, RESIDUALS, ArrayFile
 from experiments.residual_runs import mine, refuse
 from torch_utils import distributed
+from torch_utils.peers import agree, of_rank0
+from training.simulation_run import check_results
 
 LEGENDS = {RESIDUALS: "residuals", OUTPUTS: "network outputs", ERRORS: "network errors"}
 # The released code leaves the D of PRRto30D out.
@@ -108,6 +111,7 @@ def open_times(options: dict[str, Any]) -> Extracted | None:
         if differing:
             raise UserError(f"{file.path} and time0 differ in {differing[0]}; extract them alike")
     _check(options, data, schedule, shape[1])
+    agree({f"--res_root={folder} of {f.path.name}": json.dumps(f.run) for f in opened})
     times = np.array([np.nan if f.small("t") is None else float(f.small("t")) for f in opened])  # type: ignore[arg-type]
     count = _count(options, shape[0])
     return Extracted(data, _named(schedule), opened, [0] * n, count, keys, shape[1], times)
@@ -132,6 +136,7 @@ def open_toy(options: dict[str, Any]) -> Extracted | None:
             f"--res_root={path} does not say what it is: say --data_name, --dims_to_keep"
         )
     _check(options, data, schedule, shape[2])
+    agree({f"--res_root={path}": json.dumps([file.run, shape])})
     n = options["n_time_pts"] or shape[0]
     if n > shape[0]:
         raise UserError(f"--n_time_pts={n}, but {path} has {shape[0]} times; ask for no more")
@@ -149,9 +154,13 @@ def correlate_times(found: Extracted, options: dict[str, Any]) -> None:
     shapes = {CORRELATIONS[k]: (found.dim, found.dim) for k in found.keys}
     how = {"n_samples": found.count, "normalization": options["normalization"]}
     runs = [how | {"source": f.run} for f in found.opened]
+
+    def done_before() -> list[bool]:
+        return [files.is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)]
+
     with cli.user_errors():
-        done = [files.is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)]
-    distributed.barrier()  # all have looked before anyone writes
+        done = of_rank0(done_before)
+    distributed.check_shared(options["save_dir"], "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
     for i in mine(len(todo), "lags"):
         k = todo[i]
@@ -167,6 +176,9 @@ def correlate_times(found: Extracted, options: dict[str, Any]) -> None:
 def correlate_toy(found: Extracted, options: dict[str, Any]) -> None:
     """Write the correlations of all times to one file, in a session."""
     started, n = time.monotonic(), len(found.opened)
+    path = files.toy_correlation_file(options["save_dir"], found.data, found.schedule)
+    source = found.opened[0].run
+    check_results(path.with_suffix(".json"), {"network_sha256": source.get("network_sha256")})
     mine_arrays = []
     for k in mine(n, "lags"):
         c = found.correlation(k, options["bs"], options["normalization"])
@@ -181,9 +193,8 @@ def correlate_toy(found: Extracted, options: dict[str, Any]) -> None:
     for i, key in enumerate(found.keys):
         arrays[CORRELATIONS[key]] = matrices[:, i].float().numpy()
         arrays[f"{key}_sd"] = sds[:, i].numpy()
-    path = files.toy_correlation_file(options["save_dir"], found.data, found.schedule)
     how = {"n_samples": found.count, "normalization": options["normalization"]}
-    files.save_with_run(path, arrays, how | {"source": found.opened[0].run})
+    files.save_with_run(path, arrays, how | {"source": source})
     of = {_mean(key): means[:, i] for i, key in enumerate(found.keys)}
     _summarise(path.with_suffix(""), found, lambda k, name: of[name][k], options, started)
 

@@ -35,7 +35,7 @@ from training import seeding
 from training.flow import Flow, open_flow
 from training.integration import Watcher
 from training.mixture import MixtureField
-from training.simulation_run import save_results
+from training.simulation_run import check_results, save_results
 from training.toy_data import ToySource, trained_on
 
 EXAMPLE = """
@@ -208,10 +208,12 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
     started = time.monotonic()
     n, seed, steps = (options[k] for k in ("total_samples", "seed", "steps"))
     keep = {*range(0, steps, max(1, steps // 60)), steps}
+    name, folder = trained_on(flow.info), Path(options["save_dir"])
+    stem = f"{name or 'data'}_{flow.schedule.name}_langevin"
+    check_results(folder / f"{stem}.json", {"network_sha256": flow.digest})
     states, times = both(flow, n, seed, steps, options["churn"], keep)
     if not states:
         return
-    name = trained_on(flow.info)
     truth = true_model(flow, str(name))
     ends = {
         k: flow.from_whitened(v[-1].to(flow.device), 0.0, "unscaled").cpu().numpy()
@@ -221,9 +223,8 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
     if known is not None:
         ends = {"data": known, **ends}
     result: dict[str, Any] = {k: describe(x, truth) for k, x in ends.items()}
+    result["network_sha256"] = flow.digest
     result["seconds"] = time.monotonic() - started
-    folder = Path(options["save_dir"])
-    stem = f"{name or 'data'}_{flow.schedule.name}_langevin"
     pairs = {k: in_paper_coordinates(flow, v, times) for k, v in states.items()}
     save_results(folder / f"{stem}.npz", {"ode": pairs["ODE"], "sde": pairs["SDE"], "t": times})
     shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}

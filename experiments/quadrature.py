@@ -217,8 +217,8 @@ def draw_latents(
 def table_of(problem: Problem, settings: Settings) -> tuple[Grid, int]:
     """The grid of a run, from its checkpoint where that has it, and points computed now."""
     store = ChainStore(settings.checkpoint, "quadrature", 0, fingerprint(problem, settings))
-    saved = store.load()
-    if saved is not None:
+    saved = distributed.broadcast(store.load() if distributed.is_main() else None)
+    if isinstance(saved, dict):
         z, cell = grid_points(problem.mixture, settings.grid)
         fz = torch.from_numpy(saved["fz"]).to(z)
         return with_masses(problem.mixture, z, fz, settings.grid, cell), 0

@@ -20,6 +20,7 @@ from experiments.autocorrelation import denoised, noise_rows, space_of
 from experiments.residual_files import ERRORS, OUTPUTS, RESIDUALS, is_done, save_with_run
 from experiments.shared_work import NOTHING_KEPT, Parts
 from torch_utils import distributed
+from torch_utils.peers import of_rank0
 from training import seeding
 from training.flow import Flow
 from training.precond import FieldModel
@@ -142,11 +143,11 @@ def extract_files(
     shapes = dict.fromkeys(extraction.keys, shape)
     with cli.user_errors():
         runs = [run | {"t": t} for t in times]
-        done = [is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)]
-    distributed.barrier()  # all have looked before anyone writes
+        done = of_rank0(lambda: [is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)])
     check_room(options, 4 * len(shapes) * shape[0] * shape[1], len(paths), done.count(False))
     if options["dry_run"]:
         return None
+    distributed.check_shared(options["save_dir"], "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
     for i in mine(len(todo), "times"):
         arrays = extraction.at(todo[i]) | {"t": np.array(times[todo[i]])}

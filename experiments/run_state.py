@@ -11,6 +11,7 @@ from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from experiments.mcmc import STATE
 from torch_utils import distributed
+from torch_utils.peers import of_rank0
 
 MANIFEST = "run.json"
 NETWORK = "network_sha256"
@@ -33,16 +34,18 @@ def begin(folder: Path, facts: dict[str, Any], resume: bool) -> bool:
         UserError: if there is nothing to resume, if what there is came from another network or
             other options, or if a new run would discard an unfinished one.
     """
-    found = _manifest(folder)
+    found = of_rank0(lambda: _manifest(folder))
     if resume and found is None:
         raise UserError(f"--resume: {folder} holds no run; leave --resume out to begin one")
-    left = (folder / STATE).is_dir() and any((folder / STATE).iterdir())
+    if found is not None:
+        _compare(folder, found["facts"], facts, {NETWORK})
+    left = of_rank0(lambda: (folder / STATE).is_dir() and any((folder / STATE).iterdir()))
     if found is not None and (resume or (left and not found["finished"])):
-        _compare(folder, found["facts"], json.loads(json.dumps(facts)))
+        new = json.loads(json.dumps(facts))
+        _compare(folder, found["facts"], new, found["facts"].keys() | new)
         if not found["finished"]:
             distributed.print0(f"Going on with the unfinished run in {folder}")
         return bool(found["finished"])
-    distributed.barrier()  # every rank has looked
     if distributed.is_main():
         shutil.rmtree(folder / STATE, ignore_errors=True)
         write_json(folder / MANIFEST, {"facts": facts, "finished": False})
@@ -76,13 +79,13 @@ def finish(folder: Path, facts: dict[str, Any]) -> None:
     shutil.rmtree(folder / STATE, ignore_errors=True)
 
 
-def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def _compare(folder: Path, old: dict[str, Any], new: dict[str, Any], names: set[str]) -> None:
     if old[NETWORK] != new[NETWORK]:
         raise UserError(
             f"--outdir: {folder} holds a run of another network (sha256 {old[NETWORK][:12]}, now "
             f"{new[NETWORK][:12]}); name that network, or another --outdir"
         )
-    for name in sorted(old.keys() | new.keys()):
+    for name in sorted(names):
         if old.get(name) != new.get(name):
             raise UserError(
                 f"--outdir: {folder} holds a run with --{name}={old.get(name)}, now "

@@ -9,6 +9,7 @@ torch_utils.checkpoint info|verify|convert FILE` looks through them.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import math
 import os
@@ -26,6 +27,7 @@ from dnnlib.util import atomic_path, run_dirs, sync
 from torch_utils import schema
 from torch_utils.inert_pickle import RefusedError
 from torch_utils.legacy_pickle import read_legacy
+from torch_utils.peers import agree_on_file, of_rank0
 from torch_utils.tensor_files import ZIP_MAGIC, read_zip
 
 FORMAT = "inflationary-flow"
@@ -212,6 +214,25 @@ def find_network(path: str | Path) -> str | Path:
         if snapshots:
             return snapshots[-1]
     raise ValueError(f"{path}: no network-snapshot-*.pkl in this folder")
+
+
+def agreed_network(path: str | Path, option: str = "--network") -> tuple[str, str]:
+    """The network file that rank 0 finds, and its SHA-256, which is the same on all ranks.
+
+    Raises:
+        ValueError: if there is none.
+        UserError: naming a process that has another.
+    """
+    found = of_rank0(lambda: str(find_network(path)))
+    try:
+        with open_url(found) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except FileNotFoundError:
+        raise ValueError(f"{found}: no such file") from None
+    except OSError as error:
+        raise ValueError(f"{found}: cannot be read ({error.strerror or error})") from None
+    agree_on_file(option, found, digest)
+    return found, digest
 
 
 def numbered(folder: str | Path, pattern: str) -> list[Path]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import secrets
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -18,6 +20,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from torch_utils.peers import (
+    agree,
+    local_rank,
+    local_world_size,
+    of_rank0,
+    rank,
+    together,
+    world_size,
+)
 
 _device = torch.device("cpu")
 
@@ -51,7 +63,8 @@ def init(device: str = "auto") -> torch.device:
     _device = pick_device(device)
     if _device.type == "cuda":
         torch.cuda.set_device(_device)
-    if "RANK" in os.environ and not dist.is_initialized():
+    agree({f"--device={_device.type}": _device.type})
+    if together() and not dist.is_initialized():
         if os.name == "nt":
             os.environ.setdefault("USE_LIBUV", "0")  # Windows builds lack libuv
         on_gpu = _device.type == "cuda" and os.name != "nt"
@@ -72,31 +85,23 @@ def shutdown() -> None:
 
 @contextmanager
 def session(device: str = "auto") -> Iterator[torch.device]:
-    """`init` at the start of the block and `shutdown` at its end, whatever happens inside."""
+    """`init` at the start of the block and `shutdown` at its end.
+
+    After an error the group stays until the other processes have been told of it (`peers.tell`):
+    they would take its end for an error of their own.
+    """
     try:
         yield init(device)
-    finally:
-        shutdown()
+    except BaseException:
+        if world_size() == 1:
+            shutdown()
+        raise
+    shutdown()
 
 
 def device() -> torch.device:
     """The device chosen by `init` (the CPU before it)."""
     return _device
-
-
-def rank() -> int:
-    """Number of this process, 0 without torchrun; known before `init`."""
-    return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """Number of this process on its machine."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
-def world_size() -> int:
-    """Number of processes, 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def launcher() -> str | None:
@@ -178,6 +183,28 @@ def gather_objects(value: object) -> list:
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank."""
     return bool(all_sum_(torch.tensor(float(flag), device=_device)) > 0)
+
+
+def check_shared(folder: str | Path, option: str) -> None:
+    """Check that all processes write to one disk, where each writes files of its own.
+
+    Raises:
+        UserError: naming the option, and a process that has another.
+    """
+    if world_size() == local_world_size():
+        return
+    mark = Path(folder) / f".{secrets.token_hex(8)}"
+    if is_main():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    mark = mark.with_name(str(of_rank0(lambda: mark.name)))
+    deadline = time.monotonic() + 10  # of network disks, which remember what was not there
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    there = "the disk of rank 0" if mark.exists() else "a disk of its own"
+    agree({f"{option}={folder} on {there}": there})
+    if is_main():
+        mark.unlink()
 
 
 def share(count: int, block: int) -> list[range]:

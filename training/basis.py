@@ -116,8 +116,16 @@ def eigenbasis(batches: Iterable[Tensor], d: int, scale: Tensor | None = None) -
 
     Returns:
         the basis on the CPU, identical on every rank; each eigenvector's largest entry is positive.
+
+    Raises:
+        ValueError: if the data have none: too few samples, all alike, or too large.
     """
     _, mean, covariance = moments(batches, d)
+    if not bool(covariance.isfinite().all()):
+        raise ValueError(
+            "values are so large that their squares overflow: remove those that stand for missing "
+            "ones, or divide the data by a constant"
+        )
     scale = torch.ones_like(mean) if scale is None else scale.to(mean)
     covariance = covariance / torch.outer(scale, scale)
     xi, W = torch.linalg.eigh(covariance)

@@ -50,6 +50,10 @@ class Source(Protocol):
         """What the network file says about its data."""
         ...
 
+    def content_hash(self) -> str:
+        """SHA-256 of what the data are, wherever they lie."""
+        ...
+
 
 @dataclass
 class Batches:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.cli import user_errors
-from torch_utils import distributed
+from torch_utils import checkpoint, distributed
 from training import seeding
 from training.arguments import check_coordinates, check_latents, check_state, rows
 from training.coordinates import Coordinates
@@ -39,9 +39,11 @@ class Flow(Integrator):
     Attributes:
         block: samples integrated together.
         columns: names of the data's columns, if it was a table that named them.
+        digest: SHA-256 of the network's file, where a script has opened it; None for others.
         unlabelled: whether a class-conditional network is to get zero labels.
     """
 
+    digest: str | None = None
     unlabelled = False
 
     def __init__(
@@ -235,7 +237,6 @@ def load_flow(
     Raises:
         ValueError: if the file is not a network, saying what it is.
     """
-    from torch_utils import checkpoint
     from training.model import network_from_dict
 
     check_state(dtype)
@@ -261,13 +262,16 @@ def open_flow(options: dict[str, Any], fallback_tmax: float | None = None) -> Fl
         UserError: naming the option.
     """
     with user_errors("--network"):
-        return load_flow(
-            options["network"],
+        path, digest = checkpoint.agreed_network(options["network"])
+        flow = load_flow(
+            path,
             options["device"],
             sha256=options.get("sha256"),
             tmax=options.get("tmax"),
             fallback_tmax=fallback_tmax,
         )
+    flow.digest = digest
+    return flow
 
 
 def _rms(x: Tensor) -> float:

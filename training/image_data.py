@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ from dnnlib.download import cache_dir
 from dnnlib.host import printable
 from dnnlib.util import atomic_path, in_order
 from torch_utils import distributed
+from torch_utils.peers import local_world_size
 from training import seeding
 from training.image_decode import BadImageError, kind_of
 from training.image_files import ImageSet, open_images
@@ -204,8 +204,7 @@ def to_pixels(x: Tensor, shape: tuple[int, ...]) -> np.ndarray:
 
 def _all_pixels(path: Path, images: ImageSet, picks: np.ndarray, cache: bool) -> np.ndarray:
     """The chosen images, read-only uint8 [n, C, H, W]."""
-    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1
-    if cache and together:
+    if cache and local_world_size() > 1:
         return _shared_pixels(path, images, picks)
     decoded = _decoded(path, images, picks)
     first = next(decoded)

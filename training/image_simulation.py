@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,14 @@ from torch import Tensor
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from dnnlib.download import open_url
-from torch_utils import checkpoint, distributed
+from torch_utils import distributed
 from training import published_options as published
 from training.flow import IMAGE_BLOCK, Flow, open_flow
 from training.image_data import ImageSource, to_pixels
 from training.latents import GEN_SOURCE_HELP, GEN_SOURCES, class_labels, class_number, drawn_of
 from training.method_options import check_solver_options
 from training.simulation import Method, choose_method, paper_method
-from training.simulation_run import check_network_dimensions
+from training.simulation_run import check_content, check_network_dimensions
 from training.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
 
 STAGES = {
@@ -168,11 +166,8 @@ def open_network(options: dict[str, Any]) -> tuple[Flow, str]:
     Raises:
         UserError: if it is not a network of images, or another option contradicts it.
     """
-    with cli.user_errors("--network"):
-        path = str(checkpoint.find_network(options["network"]))
-    flow = open_flow(options | {"network": path})
-    with cli.user_errors("--network"), open_url(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    flow = open_flow(options)
+    assert flow.digest is not None
     if getattr(flow.model, "shape", None) is None or len(shape_of(flow)) != 3:
         raise UserError(
             f"--network={options['network']} was not trained on images; see toy_pfODE_int.py"
@@ -183,7 +178,7 @@ def open_network(options: dict[str, Any]) -> tuple[Flow, str]:
         raise UserError(
             f"--data_name={options['data_name']} becomes part of file names: give a plain name"
         )
-    return flow, digest
+    return flow, flow.digest
 
 
 def shape_of(flow: Flow) -> tuple[int, ...]:
@@ -248,11 +243,7 @@ def open_data(flow: Flow, path: str | None) -> ImageSource:
             f"--data_root={path} has images of {_size(source.shape)}; the network was trained on "
             f"{_size(shape_of(flow))}: name its data, or convert these with dataset_tool.py"
         )
-    trained_on = flow.info.get("data", {}).get("sha256")
-    if trained_on not in (None, source.content_hash()):
-        distributed.print0(
-            f"Note: {path} is not the data that the network was trained on (other content)"
-        )
+    check_content(flow, source, "--data_root", path)
     return source
 
 

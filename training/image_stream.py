@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,21 @@ class ImageStream:
         kind: what messages call one of them: "32x32 colour".
         read: gives a range of them, uint8 [n, C, H, W] with C = 3 or 1.
         flaw: looks at every image and gives a line on the first that cannot be used, or None.
+        parts: bytes of all of them, in any pieces, for a digest.
     """
 
     count: int
     kind: str
     read: Callable[[range], np.ndarray]
     flaw: Callable[[], str | None] = lambda: None
+    parts: Callable[[], Iterable[bytes]] = tuple
+
+    def digest(self) -> str:
+        """SHA-256 of all images as they are stored."""
+        found = hashlib.sha256()
+        for part in self.parts():
+            found.update(part)
+        return found.hexdigest()
 
     def chosen(self, count: int, seed: int) -> ImageStream:
         """`count` of the images, in their order, chosen by the seed as published: the same ones.
@@ -98,7 +108,9 @@ def _from_files(path: Path, images: ImageSet) -> ImageStream:
         n = len(images.names)
         return next(filter(None, tqdm(in_order(look, range(n)), "checking", n, disable=None)), None)
 
-    return ImageStream(len(images.names), kind_of(first), read, flaw)
+    n, raw = len(images.names), images.raw
+    assert raw is not None  # folders and archives are made of files
+    return ImageStream(n, kind_of(first), read, flaw, lambda: map(raw, range(n)))
 
 
 def _load(path: Path) -> np.ndarray:
@@ -124,4 +136,7 @@ def _from_array(path: Path, x: np.ndarray) -> ImageStream:
             f"{path}: holds {held}; images are uint8 [n, H, W, 3], [n, 3, H, W], or grey"
         )
     kind = f"{x.shape[3]}x{x.shape[2]} {'grey' if x.shape[1] == 1 else 'colour'}"
-    return ImageStream(len(x), kind, lambda block: x[block.start : block.stop].copy())
+    return ImageStream(
+        len(x), kind, lambda block: x[block.start : block.stop].copy(),
+        parts=lambda: (image.tobytes() for image in x),
+    )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,106 +12,23 @@ import torch
 
 from dnnlib.cli import UserError, user_errors
 from dnnlib.download import cache_dir
-from dnnlib.util import Logger, fill_dir, next_run_dir, run_dirs, write_json
+from dnnlib.util import Logger, fill_dir, next_run_dir, write_json
 from torch_utils import checkpoint, distributed
 from training.augment import AugmentPipe
 from training.basis import Basis, eigenbasis
 from training.batches import Source
 from training.edm_precond import LEVELS, NOISE_LABELS, RECIPES
+from training.image_data import ImageSource
 from training.model import NETWORKS, attention_of, build, network_of, transfer
 from training.precond import InflationPrecond, sigma_times
+from training.resume import LAUNCH_FILE, OPTIONS_FILE
 from training.schedule import Schedule
 from training.training_loop import Snapshot, TrainConfig, Trainer, describe
 
-OPTIONS_FILE = "training_options.json"
-LAUNCH_FILE = ".launch.json"  # which torchrun started the run
 STILL = 1e-3  # share of the mean variance below which a pixel counts as constant
 SCHEDULE_OPTIONS = (
     "dims_to_keep", "g_type", "inflation_gap", "g_rescaling", "rho", "gamma0", "tmax",
 )  # fmt: skip
-# Options that may differ when a run goes on: where, how long and how often, never what.
-FREE = {
-    "outdir", "resume", "device", "duration", "stop_after", "batch_gpu", "tick", "snap", "dump",
-    "bench", "cache", "compile", "workers", "skip_nonfinite",
-}  # fmt: skip
-
-
-def find_run(
-    resume: str, outdir: str | None, explicit: dict[str, Any]
-) -> tuple[Path | None, dict[str, Any]]:
-    """The run that --resume means, and its options with those the user changed.
-
-    Args:
-        resume: a run folder, or "latest": the newest run in outdir that the options agree with.
-        outdir: --outdir.
-        explicit: options that the user gave.
-
-    Returns:
-        run folder and options; (None, {}) if "latest" finds nothing to go on with.
-
-    Raises:
-        UserError: if the folder is no run, or an option contradicts it.
-    """
-    if resume != "latest":
-        stored = _stored(Path(resume))
-        for name, (old, new) in _conflicts(stored, explicit).items():
-            raise UserError(
-                f"--{name}={new} contradicts {resume}, which was started with {old}; leave "
-                f"--{name} out to go on with that run, or leave --resume out to start another"
-            )
-        return Path(resume), stored | explicit
-    if outdir is None:
-        raise UserError("--resume=latest needs --outdir, the folder of the runs")
-    for folder in _runs(outdir):
-        if (folder / OPTIONS_FILE).exists():
-            stored = _stored(folder)
-            if not _conflicts(stored, explicit):
-                return folder, stored | explicit
-    return None, {}
-
-
-def run_before_restart(outdir: str | None) -> str | None:
-    """The run that this process's torchrun has started before it restarted it, if it has."""
-    if not distributed.restarted():
-        return None
-    for folder in _runs(outdir or "."):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            if distributed.launcher() in json.loads((folder / LAUNCH_FILE).read_text())["torchrun"]:
-                return str(folder)
-    return None
-
-
-def _runs(outdir: str) -> list[Path]:
-    """Folders that may be a run, the newest first; the last one where --nosubdir makes it."""
-    return [*reversed(run_dirs(outdir)), Path(outdir)]
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    if folder.suffix == ".pt":
-        network = checkpoint.SNAPSHOT.replace("{:06d}", folder.stem.rpartition("-")[2])
-        raise UserError(
-            f"--resume={folder} is a file; name the folder of a run of this suite. A state of the "
-            "released code holds no schedule to go on with: start from the average of its weights, "
-            f"--transfer={folder.with_name(network)}"
-        )
-    try:
-        stored = json.loads((folder / OPTIONS_FILE).read_text())
-        if not isinstance(stored, dict) or not isinstance(stored.get("arch"), str):
-            raise ValueError
-        return stored
-    except (OSError, ValueError, RecursionError):
-        raise UserError(
-            f"--resume={folder}: no run there ({OPTIONS_FILE} is missing or damaged); name a run "
-            "folder such as out/00000-circles-PRP, or latest"
-        ) from None
-
-
-def _conflicts(stored: dict[str, Any], explicit: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {
-        name: (stored.get(name), value)
-        for name, value in explicit.items()
-        if name not in FREE and stored.get(name) != value
-    }
 
 
 def launch(
@@ -167,6 +83,10 @@ def launch(
             write_json(run_dir / OPTIONS_FILE, options)
             print(f"Run folder: {run_dir}")
             notes = describe(model, floored) + _levels_note(options, model.schedule)
+            if options.get("dropout"):
+                notes.append(
+                    "Note: dropout masks depend on the number of processes and --batch-gpu"
+                )
             print("\n".join(notes), flush=True)
             return _train(options, run_dir, source, model, device, on_snapshot)
 
@@ -181,6 +101,7 @@ def _transferred(options: dict[str, Any], run_dir: Path | None) -> dict[str, Any
     if not path or (run_dir is not None and checkpoint.numbered(run_dir, checkpoint.STATE)):
         return None
     with user_errors("--transfer"):
+        path, _ = checkpoint.agreed_network(path, "--transfer")
         content = checkpoint.load_network(path, fallback_tmax=options["tmax"])
     notes = [f"Weight average: half-life {options['ema']:g} Mimg at once (--transfer)"]
     attention = attention_of(content, options["arch"])
@@ -193,7 +114,8 @@ def _transferred(options: dict[str, Any], run_dir: Path | None) -> dict[str, Any
 
 def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, int]:
     """The preconditioned network of the options, seeded, on the CPU; and floored eigenvalues."""
-    basis = basis_of(source)
+    with user_errors(f"--data={options['data']}" if options.get("data") else "--data_name"):
+        basis = basis_of(source)
     if options["precond"] != "ifs":  # one variance for all dimensions, no rotation
         basis = basis.isotropic(RECIPES[options["precond"]].variance)
     options |= {"augment": _augmentation(options.get("augment", 0.0), basis)}
@@ -246,22 +168,26 @@ def _augmentation(wanted: float | None, basis: Basis) -> float:
 
 
 def basis_of(source: Source) -> Basis:
-    """The eigenbasis of a source; for data that can be told by its content, computed only once.
+    """The eigenbasis of a source; of images, computed only once.
 
-    It is kept beside the data, or in the cache folder where that cannot be written to.
+    It is kept beside the data of rank 0, or in its cache folder where that cannot be written to.
+
+    Raises:
+        ValueError: if the data have none.
     """
-    content_hash = getattr(source, "content_hash", None)
-    if content_hash is None:
+    if not isinstance(source, ImageSource):
         return eigenbasis(source.basis_batches(), source.dim, source.scale)
-    mirrored = "-xflip" if source.xflip else ""  # type: ignore[attr-defined]
-    data = Path(source.path)  # type: ignore[attr-defined]
-    name = f"{data.stem}.basis-{content_hash()[:16]}{mirrored}.pt"
-    folder = data.parent if os.access(data.parent, os.W_OK) else cache_dir()
-    path = folder / name
-    if distributed.broadcast(path.exists()):
+    mirrored = "-xflip" if source.xflip else ""
+    data = source.path
+    name = f"{data.stem}.basis-{source.content_hash()[:16]}{mirrored}.pt"
+    stored, path = None, data
+    if distributed.is_main():
+        path = (data.parent if os.access(data.parent, os.W_OK) else cache_dir()) / name
         with suppress(ValueError):  # a damaged file is computed again
-            stored = checkpoint.load(path, "basis")
-            return Basis(**{k: stored[k] for k in ("mean", "scale", "xi", "W", "floored")})
+            stored = checkpoint.load(path, "basis") if path.exists() else None
+    found = distributed.broadcast(stored)
+    if isinstance(found, dict):
+        return Basis(**{k: found[k] for k in ("mean", "scale", "xi", "W", "floored")})
     basis = eigenbasis(source.basis_batches(), source.dim, source.scale)
     if distributed.is_main():
         checkpoint.save(path, "basis", vars(basis))

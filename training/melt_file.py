@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dnnlib.arrays import load_npz
 from torch_utils import distributed
+from torch_utils.peers import agree_on_file
 from training.flow import Flow
 from training.latents import Lender, class_labels, lender
 from training.simulation import Method
@@ -75,6 +77,8 @@ def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
         ValueError: one line that names the file and what is wrong with it.
     """
     arrays = _arrays(Path(path))
+    with open(path, "rb") as file:
+        agree_on_file("--prev_melt", path, hashlib.file_digest(file, "sha256").hexdigest())
     missing = [k for k in ("xs_es", "tilde_xs") if k not in arrays]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}; name an inflation, *_melt_results")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,10 +13,12 @@ import click
 from dnnlib import cli
 from dnnlib.cli import UserError
 from torch_utils import distributed
+from torch_utils.peers import agree_on_file, of_rank0
 from training import published_options as published
 from training.batches import Source
 from training.edm_precond import LEVELS, RECIPES
-from training.launch import find_run, launch, run_before_restart
+from training.launch import launch
+from training.resume import find_run, other_data, other_script, run_before_restart, say_horizon
 from training.schedule import G_TYPES, default_rho, inflation_exponents
 from training.toy_data import own_dimensions
 from training.training_loop import Snapshot
@@ -126,14 +129,30 @@ def run(
         UserError: naming the option, its value and the remedy, before anything is written.
     """
     explicit = {k: options[k] for k in cli.given(ctx) & options.keys()}
-    run_dir = None
     if "transfer" in explicit and options["resume"]:
         raise UserError("--transfer starts a run and --resume goes on with one; give one of them")
-    resume = options["resume"] or run_before_restart(options["outdir"])
-    if resume:
-        run_dir, found = find_run(resume, options["outdir"], explicit)
-        _check_found(found, options, presets)
-        options |= found
+    opened: dict[str, Source] = {}
+
+    def source_of(options: dict[str, Any]) -> Source:
+        key = json.dumps(options, sort_keys=True)
+        if key not in opened:
+            opened[key] = open_source(options)
+        return opened[key]
+
+    def unfit(folder: Path, stored: dict[str, Any]) -> str | None:
+        found = stored | explicit
+        flaw = other_script(found, options, presets)
+        flaw = flaw or other_data(folder, source_of(options | found), found)
+        if flaw is None and stored.get("lr_decay") == "cosine":
+            say_horizon(stored, found)
+        return flaw
+
+    def found_run() -> tuple[str | None, dict[str, Any]]:
+        resume = options["resume"] or run_before_restart(options["outdir"])
+        return find_run(resume, options["outdir"], explicit, unfit) if resume else (None, {})
+
+    run_dir, found = of_rank0(found_run)
+    options |= found
     options |= {k: v for k, v in presets[options["arch"]].items() if options[k] is None}
     if options["lr_rampup"] is None:
         options["lr_rampup"] = min(0.4, 0.05 * options["duration"])
@@ -141,14 +160,16 @@ def run(
         raise UserError("--outdir is missing: name the folder that run folders go to")
     with cli.user_errors():
         distributed.pick_device(options["device"])
-    source = open_source(options)
-    _check_content(options, source, run_dir)
+    source = source_of(options)
+    options["data_sha256"] = source.content_hash()
+    which = "data" if options["data"] is not None else "data_name"
+    agree_on_file(f"--{which}", options[which], options["data_sha256"])
     check(options, source)
     if run_dir is None:
         options |= _levels_covered(options, explicit)
         published.check_folder(options)
     if dry_run:
-        print(json.dumps(options, indent=2))
+        distributed.print0(json.dumps(options, indent=2))
         return
     if run_dir is None:
         cli.check_writable(options["outdir"], "--outdir")
@@ -158,52 +179,15 @@ def run(
         return f"{source.description()['name']}-{schedule}{desc}"
 
     try:
-        launch(options, run_dir, description, source, on_snapshot and on_snapshot(source))
-    except FloatingPointError as error:
+        where = None if run_dir is None else Path(run_dir)
+        launch(options, where, description, source, on_snapshot and on_snapshot(source))
+    except (FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             reason = str(error).strip().splitlines()[0][:200]
             raise UserError(f"--compile does not work here ({reason}); use --no-compile") from error
         raise
-
-
-def _check_found(
-    found: dict[str, Any], options: dict[str, Any], presets: dict[str, dict[str, Any]]
-) -> None:
-    """Check that options read from a run's file are of the kinds that a command line gives."""
-    flaws = [k for k, v in found.items() if k in options and not _alike(v, options[k])]
-    if found.get("arch", options["arch"]) not in presets:
-        flaws.append("arch")
-    if flaws:
-        raise UserError(
-            f"--resume={options['resume']}: its options are those of another script or damaged "
-            f"(--{flaws[0]}={str(found.get(flaws[0]))[:40]}); name a run of this script"
-        )
-
-
-def _alike(stored: Any, default: Any) -> bool:
-    """Whether a stored value may stand in the place of a default."""
-    number = (int, float)
-    if stored is None or default is None:
-        return isinstance(stored, (str, *number, list, type(None)))
-    return isinstance(stored, type(default)) or (
-        isinstance(stored, number) and isinstance(default, number)
-    )
-
-
-def _check_content(options: dict[str, Any], source: Source, run_dir: Any) -> None:
-    """Note the data's digest among the options; when a run goes on, check that it is the same."""
-    content_hash = getattr(source, "content_hash", None)
-    if content_hash is None:
-        return
-    before, now = options.get("data_sha256"), content_hash()
-    if run_dir is not None and before not in (None, now):
-        raise UserError(
-            f"--data={options['data']}: its images or labels are not those that {run_dir} was "
-            "trained on; restore them, or leave --resume out to start another run"
-        )
-    options["data_sha256"] = now
 
 
 def check_dimensions(options: dict[str, Any], source: Source) -> None:

@@ -66,7 +66,7 @@ def is_complete(path: Path) -> bool:
 
 
 def claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found: int) -> None:
-    """Check that images already in a folder are of the same kind, and say there what is made.
+    """Check, on rank 0, that images already there are of the same kind, and say what is made.
 
     Args:
         folder: of the images.
@@ -78,6 +78,8 @@ def claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found
         UserError: if the folder holds images made otherwise, naming the difference.
     """
     stored: dict[str, Any] | None = None
+    if not distributed.is_main():
+        return
     try:
         stored = json.loads((folder / OPTIONS_FILE).read_text())["identity"]
     except FileNotFoundError:
@@ -96,9 +98,7 @@ def claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found
             f"--save_dir={folder} holds images made otherwise ({key}: {_short(stored.get(key))}, "
             f"now {_short(wanted.get(key))}); name another folder"
         )
-    distributed.barrier()  # nobody reads what is written now
-    if distributed.is_main():
-        write_json(folder / OPTIONS_FILE, {"identity": identity, "options": options})
+    write_json(folder / OPTIONS_FILE, {"identity": identity, "options": options})
 
 
 def missing_seeds(folder: Path, seeds: list[int], subdirs: bool) -> list[int]:

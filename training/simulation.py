@@ -141,8 +141,9 @@ def choose_method(
         return Method(solver or "rk4", steps, tmax)
     solver = solver or "rk4"
     fixed = "angle_heun" if solver == "reversible" else solver
-    steps, error = flow.steps_for(pilot, tmax, tolerance, fixed, limit)
-    return Method(solver, steps, tmax, estimate=error)
+    found = flow.steps_for(pilot, tmax, tolerance, fixed, limit)
+    found = distributed.broadcast(found)  # type: ignore[assignment]  # machines may round otherwise
+    return Method(solver, found[0], tmax, estimate=found[1])
 
 
 def kept_steps(method: Method, save_freq: int | None) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.util import atomic_path
 from torch_utils import distributed
+from torch_utils.peers import agree_on_file
+from training.batches import Source
 from training.flow import Flow
 from training.latents import Lender, class_labels, drawn_of, everywhere, lender, random_classes
 from training.simulation import Method, Result, simulate
@@ -180,3 +183,55 @@ def check_network_dimensions(flow: Flow, options: dict[str, Any]) -> None:
                 f"--{option}={options[option]} contradicts the network, which has {option}={value} "
                 f"(schedule {s.name}); leave the option out or name another network"
             )
+
+
+def check_content(flow: Flow, source: Source, option: str, shown: object) -> None:
+    """Compare data among processes, and say where they are not what the network was trained on.
+
+    Raises:
+        UserError: naming a process that has other data.
+    """
+    agree_on_file(option, shown, source.content_hash())
+    if flow.info.get("data", {}).get("sha256") not in (None, source.content_hash()):
+        distributed.print0(
+            f"Note: {option}={shown} is not the data that the network was trained on (other "
+            "content)"
+        )
+
+
+def check_results(
+    path: str | Path, made_from: dict[str, str | None], option: str = "--save_dir"
+) -> None:
+    """Check, on rank 0, that results to be written are not there already of something else.
+
+    Args:
+        path: .json of the results, which says what they were made from.
+        made_from: network_sha256 or data_sha256, wherever the .json has it -> the digest now.
+        option: that names the folder.
+
+    Raises:
+        UserError: if they are.
+    """
+    if not distributed.is_main() or not Path(path).exists():
+        return
+    ((key, digest),) = made_from.items()
+    try:
+        before = _entry(json.loads(Path(path).read_text()), key)
+    except (OSError, ValueError, RecursionError):
+        before = None
+    if before != digest:
+        what = key.removesuffix("_sha256")
+        made = f"another {what}" if before else f"a {what} that it does not name"
+        raise UserError(
+            f"{option}={Path(path).parent}: {Path(path).name} there is of {made} (sha256 "
+            f"{str(before)[:12]}, now {str(digest)[:12]}); name another folder, or remove what is "
+            "there"
+        )
+
+
+def _entry(value: Any, key: str) -> Any:
+    """The first entry of that name in nested dicts; None if there is none."""
+    if not isinstance(value, dict):
+        return None
+    inner = (_entry(v, key) for v in value.values())
+    return value.get(key) or next((v for v in inner if v is not None), None)

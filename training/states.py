@@ -27,19 +27,19 @@ def save_state(run_dir: Path, nimg: int, content: dict[str, Any]) -> None:
 
 
 def latest_state(run_dir: Path) -> dict[str, Any] | None:
-    """The newest state that is whole, the same on every rank; None if there is none at all.
+    """The newest state that is whole, as rank 0 has it, on every rank; None if there is none.
 
     Raises:
         UserError: if there are states, but none can be read.
     """
     content, path, flaw = _search(run_dir) if distributed.is_main() else (None, None, None)
-    path, flaw = distributed.broadcast((path, flaw))  # type: ignore[misc]
+    keys: list[str]
+    path, flaw, keys = distributed.broadcast((path, flaw, list(content or [])))  # type: ignore[misc]
     if flaw is not None:
         raise UserError(flaw)
     if path is None:
         return None
-    if content is None:
-        content = checkpoint.load(path, "training-state")
+    content = {k: distributed.broadcast(content and content[k]) for k in keys}
     distributed.print0(f"Resuming at {content['nimg'] / 1000:.1f} kimg from {path}")
     return content
 

@@ -8,6 +8,8 @@ the distribution, in closed form, not of a sample. Sample i of a seed is the sam
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -251,7 +253,13 @@ class ToySource:
                 "embedding": self.embedding,
                 "embedding_noise": self.embedding_noise,
             }
-        return described
+        return described | {"sha256": self.content_hash()}
+
+    def content_hash(self) -> str:
+        """SHA-256 of the set's name, parameters, and some samples: of its definition."""
+        some = self.samples(0, 0, 64, "identity").numpy().round(6) + 0.0  # -0 is 0
+        named = json.dumps([self.name, self.augment_to, self.embedding, self.embedding_noise])
+        return hashlib.sha256(named.encode() + some.astype("<f8").tobytes()).hexdigest()
 
 
 def exact_mixture(name: str, points: int = 192) -> dict[str, Any]:

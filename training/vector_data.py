@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,9 +89,18 @@ class VectorSource:
     def description(self) -> dict:
         """What the network file says about its data."""
         described = {
-            "kind": "vectors", "name": printable(self.path.stem), "dim": self.dim, "rows": len(self.rows),
+            "kind": "vectors", "name": printable(self.path.stem), "dim": self.dim,
+            "rows": len(self.rows), "sha256": self.content_hash(),
         }  # fmt: skip
         return described | ({"reading": self.reading} if self.reading else {})
+
+    def content_hash(self) -> str:
+        """SHA-256 of the rows and the names of their columns, whatever the file's format."""
+        names = self.reading["columns"] if self.reading else None
+        digest = hashlib.sha256(json.dumps(names).encode())
+        digest.update(f" {tuple(self.rows.shape)}".encode())
+        digest.update(self.rows.numpy().astype("<f8").tobytes())
+        return digest.hexdigest()
 
 
 def _scale(rows: Tensor, names: list[str]) -> Tensor:

@@ -199,7 +199,7 @@ def test_a_run_goes_on_with_its_own_data_only(tmp_path, colour, digits):
         result = call(train.main, f"--resume={run}", "--duration=0.0002", "--device=cpu")
         assert result.exit_code == 2
         (line,) = [x for x in result.output.splitlines() if x.startswith("Error:")]
-        assert f"are not those that {run} was trained on" in line
+        assert f"--resume={run} was trained on other data than --data={data} has now" in line
 
 
 def test_no_compiler_is_one_line(tmp_path, colour, monkeypatch):
