@@ -17,7 +17,7 @@ from training.batches import Source
 from training.edm_precond import LEVELS, RECIPES
 from training.launch import find_run, launch, run_before_restart
 from training.schedule import G_TYPES, default_rho, inflation_exponents
-from training.toy_data import own_dimensions
+from training.toy_data import DEFINITION, own_dimensions
 from training.training_loop import Snapshot
 
 positive = click.FloatRange(min=0, min_open=True)
@@ -132,6 +132,8 @@ def run(
     resume = options["resume"] or run_before_restart(options["outdir"])
     if resume:
         run_dir, found = find_run(resume, options["outdir"], explicit)
+        if published.of_another_set(run_dir, found, resume):
+            run_dir, found = None, {}
         _check_found(found, options, presets)
         options |= found
     options |= {k: v for k, v in presets[options["arch"]].items() if options[k] is None}
@@ -145,6 +147,7 @@ def run(
     _check_content(options, source, run_dir)
     check(options, source)
     if run_dir is None:
+        options |= {"definition": DEFINITION} if options.get("data_name") else {}
         options |= _levels_covered(options, explicit)
         published.check_folder(options)
     if dry_run:

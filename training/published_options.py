@@ -11,6 +11,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from torch_utils import distributed
 from training.launch import OPTIONS_FILE
+from training.toy_data import trained_on
 
 # Checked where network or data are opened, see `simulation_run.check_network_dimensions`.
 latent_check = click.option(
@@ -34,6 +35,28 @@ def t_sampling(_: click.Context, __: click.Parameter, value: str | None) -> str 
     if distributed.is_main():
         click.echo("Note: --t_sampling=normal is lognormal here, with EDM's mean and sd", err=True)
     return "lognormal"
+
+
+def of_another_set(run_dir: Path | None, found: dict[str, Any], resume: str) -> bool:
+    """Whether a run to go on with was started when the name of its toy set meant another one.
+
+    Args:
+        run_dir: the run; None for none.
+        found: its options.
+        resume: "latest", for which a line says that the run is passed over, or a folder.
+
+    Raises:
+        UserError: for a folder.
+    """
+    name = found.get("data_name")
+    known = trained_on({"data": {"kind": "toy", "name": name, **found}})
+    if run_dir is None or known == name:
+        return False
+    line = f"{run_dir} was trained on {known}, at its time called {name}"
+    if resume != "latest":
+        raise UserError(f"--resume={resume}: {line}; leave --resume out to start another run")
+    distributed.print0(f"Note: {line}, and is not gone on with: this is another run")
+    return True
 
 
 def check_folder(options: dict[str, Any]) -> None:
