@@ -86,7 +86,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 @click.option(
     "--save_freq",
     type=click.IntRange(min=1),
-    help="also save every so many states; the first and the last always are",
+    help="also save every so many states (published: 10); the first and the last always are",
 )
 @click.option(
     "--save_dtype",

@@ -20,7 +20,7 @@ from training.edm_precond import LEVELS, RECIPES
 from training.launch import launch
 from training.resume import find_run, other_data, other_script, run_before_restart, say_horizon
 from training.schedule import G_TYPES, default_rho, inflation_exponents
-from training.toy_data import own_dimensions
+from training.toy_data import DEFINITION, own_dimensions
 from training.training_loop import Snapshot
 
 positive = click.FloatRange(min=0, min_open=True)
@@ -166,6 +166,7 @@ def run(
     agree_on_file(f"--{which}", options[which], options["data_sha256"])
     check(options, source)
     if run_dir is None:
+        options |= {"definition": DEFINITION} if options.get("data_name") else {}
         options |= _levels_covered(options, explicit)
         published.check_folder(options)
     if dry_run:

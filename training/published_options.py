@@ -10,7 +10,7 @@ import click
 from dnnlib import cli
 from dnnlib.cli import UserError
 from torch_utils import distributed
-from training.launch import OPTIONS_FILE
+from training.resume import OPTIONS_FILE
 
 # Checked where network or data are opened, see `simulation_run.check_network_dimensions`.
 latent_check = click.option(

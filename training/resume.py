@@ -12,6 +12,7 @@ from dnnlib.cli import UserError
 from dnnlib.util import run_dirs
 from torch_utils import checkpoint, distributed
 from training.batches import Source
+from training.toy_data import trained_on
 
 OPTIONS_FILE = "training_options.json"
 LAUNCH_FILE = ".launch.json"  # which torchrun started the run
@@ -71,7 +72,8 @@ def find_run(
                 flaw = unfit(folder, stored)
                 if flaw is None:
                     return str(folder), stored | explicit
-                if explicit.get("data") in (None, stored.get("data")):  # no other data are meant
+                if stored.get("data") and explicit.get("data") in (None, stored["data"]):
+                    # no other data are meant
                     changed = changed or f"--resume=latest: {folder} {flaw}; {advice}"
             others.append(f"{folder.name} {flaw}")
     if changed:
@@ -155,6 +157,9 @@ def other_data(folder: Path, source: Source, found: dict[str, Any]) -> str | Non
     """Why a run cannot go on with a source: its data have other content, wherever they lie."""
     before, now = found.get("data_sha256"), source.content_hash()
     name = "data" if found.get("data") else "data_name"
+    known = trained_on({"data": {"kind": "toy", "name": found[name], **found}})
+    if name == "data_name" and known != found[name]:
+        return f"was trained on {known}, at its time called {found[name]}"
     if before is None:
         print(f"Note: {folder} is older than digests of data: they are taken to be the same")
     elif before != now:

@@ -110,6 +110,22 @@ def test_desc_and_nosubdir(tmp_path):
     assert "--desc=a/b becomes part of a folder's name" in line
 
 
+def test_a_run_of_before_is_not_gone_on_with(tmp_path):
+    """Its data_name meant the set that is now called _sharp."""
+    args = [f"--outdir={tmp_path}", *TOY, "--batch=500", "--duration=0.001"]
+    good(toy_train.main, *args)
+    path = tmp_path / "00000-circles-PRP" / "training_options.json"
+    stored = json.loads(path.read_text())
+    assert stored.pop("definition") == 2
+    path.write_text(json.dumps(stored))
+    said = "00000-circles-PRP was trained on circles_sharp, at its time called circles"
+    assert said in error_line(toy_train.main, *args, f"--resume={path.parent}")
+    assert f"{said}. A new one begins" in good(toy_train.main, *args, "--resume=latest")
+    assert (tmp_path / "00001-circles-PRP").is_dir()
+    assert "Run folder" in good(toy_train.main, *args, "--resume=latest")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_names_of_what_is_known(images, tmp_path):
     """In training: --end_time, --img_size, --batch_pca, --cres=1-2, --t_sampling=normal."""
     start = [f"--outdir={tmp_path}", f"--data={images}", "--device=cpu"]
@@ -122,7 +138,7 @@ def test_names_of_what_is_known(images, tmp_path):
     assert "--t_sampling=normal is lognormal here" in said
     assert options(train.main, *start, "--cres=2,1-3")[0]["cres"] == [2, 1, 2, 3]
     for wrong in ("--cres=3-", "--cres=0-2", "--cres=2-1"):
-        assert "is no list of positive integers" in error_line(train.main, *start, wrong)
+        assert "is not a list of positive integers" in error_line(train.main, *start, wrong)
     line = error_line(train.main, *start, "--img_size=32", "--cres=1,2")
     assert "--img_size=32 contradicts" in line
     assert "have img_size=8" in line
