@@ -23,7 +23,7 @@ NLL_TOYS = (
 NLL_NET = f"calc_nll.py net {IMAGES} --solver=ab3 --steps=3 --no-plot"
 MCMC = (
     "toy_MCMC_exps.py --outdir={out} --network={prr} --device=cpu --gt_n=8 --chains=2 --mcmc_n=12 "
-    "--burn=6 --keep_z=3 --solver=rk4 --steps=2"
+    "--burn=6 --keep_z=3 --prior=dirichlet --solver=rk4 --steps=2"
 )
 COVER = "run_toy_alphashape_mesh_exps.py --save_dir={out} --device=cpu --solver=rk4 --steps=4"
 RESIDUALS = "calc_net_residuals_autocorrelations.py"
@@ -142,10 +142,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "coverage_3d": (f"{COVER} --network={{surface}} --test_pts=100 --num_seeds=1 --r_num=2",),
     # posteriors
     "flow": (f"{MCMC} --sampler=flow --proposals=8 --refresh=1 --no-plot",),
-    "quadrature": (f"{MCMC} --sampler=quadrature --grid=21",),
-    "parallel": (
-        f"{MCMC} --sampler=parallel --traj_length=3 --thin=1 --no-plot --prior=dirichlet",
-    ),
+    "quadrature": (f"{MCMC} --sampler=quadrature --grid=21 --prior=improper",),
+    "parallel": (f"{MCMC} --sampler=parallel --traj_length=3 --thin=1 --no-plot",),
     "nuts": (
         f"{MCMC} --sampler=nuts --no-plot --gt_n=3 --traj_length=3 --mcmc_n=8 --burn=1 --steps=1",
     ),

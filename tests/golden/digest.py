@@ -22,6 +22,7 @@ Digests = dict[str, Any]  # of an array {"shape", "dtype", "bits", "stats"}; a n
 
 # Wall times, dates, memory: they differ from run to run.
 CLOCK = re.compile(r"sec_per_kimg|sec_total|(cpu|gpu)_mem_gib|timestamp|.*seconds.*")
+MOMENT = re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d)?|(?<=<dt>seconds</dt>\n)<dd>[\d.]+")
 # What they write of stats.jsonl and the terminal again.
 LEFT_OUT = re.compile(r"events\.out\..*|log\.txt")
 TOLERANCE = 2e-3  # of the committed numbers, which other machines round otherwise
@@ -44,7 +45,7 @@ def values(path: Path, name: str, hide: dict[str, str]) -> Iterator[tuple[str, V
         text = data.decode()
         for place, word in hide.items():
             text = text.replace(place, word)
-        yield name, np.frombuffer(text.encode(), np.uint8)
+        yield name, np.frombuffer(MOMENT.sub("", text).encode(), np.uint8)
     else:
         yield from _content(data, name, kind)
 
@@ -100,13 +101,25 @@ def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Value]]:
             if not CLOCK.fullmatch(str(key)):
                 yield from _leaves(value, f"{name}:{key}" if ":" not in name else f"{name}.{key}")
     elif isinstance(tree, list | tuple):
-        if tree and all(type(x) in (int, float) for x in tree):
-            yield name, np.array(tree)
+        numbers = _numbers(tree)
+        if numbers is not None:
+            yield name, np.array(numbers)
         else:
             for i, value in enumerate(tree):
                 yield from _leaves(value, f"{name}[{i}]")
     elif isinstance(tree, np.ndarray | bool | int | float):
         yield name, tree
+
+
+def _numbers(tree: list | tuple) -> list[float] | None:
+    """The numbers of nested lists in a row; None if there are others than numbers and texts."""
+    found: list[float] = []
+    for value in tree:
+        inner = _numbers(value) if isinstance(value, list | tuple) else [value]
+        if inner is None or not all(isinstance(x, int | float | str) or x is None for x in inner):
+            return None
+        found += [x for x in inner if isinstance(x, int | float)]
+    return found
 
 
 def of_folders(folders: dict[str, Path], hide: dict[str, str]) -> tuple[Digests, Digests]:
