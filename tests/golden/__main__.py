@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +18,6 @@ import numpy as np
 from tests.golden.commands import COMMANDS, QUICK
 from tests.golden.digest import Digests, differences, of_folders, rounded
 from tests.golden.run import run
-
-
-def measure(checkout: Path, names: Iterable[str], work: Path) -> tuple[Digests, Digests]:
-    """Run commands in a new folder: digests of what they leave, and the arrays."""
-    checkout, work = checkout.resolve(), work.resolve()
-    codes = run(checkout, work, names)
-    folders = {name: work / name for name in codes}
-    digests, arrays = of_folders(folders, {str(work): "WORK", str(checkout): "TREE"})
-    for name, code in codes.items():
-        if code:
-            digests[f"{name}: exit code"] = code
-            print(f"{name}: exit code {code}\n{(work / f'{name}.log').read_text()[-2000:]}")
-    return digests, arrays
 
 
 def main() -> int:
@@ -53,13 +39,21 @@ def main() -> int:
     if options.command == "compare":
         return compare(*options.files)
     names = options.only.split(",") if options.only else QUICK if options.quick else COMMANDS
+    checkout = options.checkout.resolve()
     with tempfile.TemporaryDirectory() as scratch:
-        digests, arrays = measure(options.checkout, names, options.keep or Path(scratch) / "work")
+        work = (options.keep or Path(scratch) / "work").resolve()
+        codes = run(checkout, work, names)
+        folders = {name: work / name for name in codes}
+        digests, arrays = of_folders(folders, {str(work): "WORK", str(checkout): "TREE"})
+        failed = {name: code for name, code in codes.items() if code}
+        for name, code in failed.items():
+            digests[f"{name}: exit code"] = code
+            print(f"{name}: exit code {code}\n{(work / f'{name}.log').read_text()[-2000:]}")
     write(options.out, rounded(digests) if options.rounded else digests)
     if not options.rounded:
-        np.savez_compressed(options.out.with_suffix(".npz"), **arrays)
+        np.savez(options.out.with_suffix(".npz"), **arrays)
     print(f"{len(digests)} arrays and numbers: {options.out}")
-    return int(any(k.endswith(": exit code") for k in digests))
+    return int(bool(failed))
 
 
 def write(path: Path, digests: Digests) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 TRAIN = "--outdir={out} --duration=.002 --batch=100 --device=cpu"
 TOY = f"toy_train.py {TRAIN} --data_name"
 PAPER_PRR = "--dims_to_keep=1 --g_type=orig --g_rescaling=.15 --rho=1 --tmax=15.01"
-UNET = "--cbase=16 --cres=1,2 --num_blocks=1 --lr_rampup=0 --plot"
+UNET = "--cbase=16 --cres=1,2 --num_blocks=1 --lr_rampup=0"
 IMAGE = f"train.py --outdir={{out}} --data={{digits}}/digits.zip --batch=30 --device=cpu {UNET}"
 RESUME = "--duration=.004 --tick=1 --snap=1 --dump=1 --no-plot"
 SIMULATE = "toy_pfODE_int.py net --save_dir={out} --device=cpu --total_samples=60"
@@ -23,7 +23,7 @@ NLL_TOYS = (
 NLL_NET = f"calc_nll.py net {IMAGES} --solver=ab3 --steps=3 --no-plot"
 MCMC = (
     "toy_MCMC_exps.py --outdir={out} --network={prr} --device=cpu --gt_n=8 --chains=2 --mcmc_n=12 "
-    "--burn=6 --keep_z=3 --solver=rk4 --steps=2"
+    "--burn=6 --keep_z=3 --prior=dirichlet --solver=rk4 --steps=2"
 )
 COVER = "run_toy_alphashape_mesh_exps.py --save_dir={out} --device=cpu --solver=rk4 --steps=4"
 RESIDUALS = "calc_net_residuals_autocorrelations.py"
@@ -32,34 +32,41 @@ DETECTOR = "--detector={inputs}/tiny.pt --detector-input=pixels --device=cpu"
 COMMANDS: dict[str, tuple[str, ...]] = {
     # data sets
     "digits": ("dataset_tool.py --source=digits --dest={out}/digits.zip --max-images=90",),
+    "all_digits": ("dataset_tool.py --source=digits --dest={out}/digits.zip --no-plot",),
     "colour": (
         "dataset_tool.py --source={digits}/digits.zip --dest={out}/colour.zip --channels=3 "
         "--resolution=16x12 --transform=center-crop-wide --max-images=20",
     ),
     # training of toys
+    "vp": (f"{TOY}=moons --no-plot --precond=vp",),
     "prr": (f"{TOY}=circles --no-plot {PAPER_PRR}",),
-    "prp": (f"{TOY}=circles --second_order --transfer={{gap}}",),
-    "gap": (f"{TOY}=circles --dims_to_keep=2 --no-plot --t_sampling=arc --weighting=arc",),
+    "prp": (f"{TOY}=circles --no-plot --t_sampling=arc --weighting=arc",),
+    "second": (f"{TOY}=circles --second_order --transfer={{prp}}",),
     "line": (f"{TOY}=gmm1d --no-plot --weighting=likelihood --importance",),
-    "surface": (f"{TOY}=s_curve --no-plot --dims_to_keep=2 --space=IS --g_type=proportional",),
-    "convunet": (f"{TOY}=alt_swirl --no-plot --arch=ToyConvUNet --augment_to=8 --weighting=noise",),
+    "surface": (f"{TOY}=s_curve --no-plot --dims_to_keep=2 --space=IS",),
+    "convunet": (
+        f"{TOY}=alt_swirl --no-plot --arch=ToyConvUNet --augment_to=8 --batch=20 "
+        "--duration=.0002 --weighting=noise",
+    ),
     "vectors": (
         f"toy_train.py {TRAIN} --no-plot --data={{inputs}}/vectors.csv --dims_to_keep=3 "
         "--inflation_gap=.5",
     ),
-    "edm": (f"{TOY}=moons --no-plot --precond=edm",),
+    "proportional": (f"{TOY}=moons --no-plot --g_type=proportional",),
     "vp_velocity": (f"{TOY}=swirl --no-plot --precond=vp_velocity --weighting=likelihood",),
     "stopped": (f"{TOY}=sine2 {RESUME} --stop_after=.002",),
     "resumed": (f"{TOY}=sine2 {RESUME} --resume=latest".replace("{out}", "{stopped}"),),
     "two_train": (f"2x {TOY}=circles --no-plot",),
     # training of images
-    "image_is": (f"{IMAGE} --duration=.0003 --tmax=6.51",),
+    "image_is": (f"{IMAGE} --duration=.0003 --tmax=6.51 --no-plot",),
     "image_es": (
         f"{IMAGE} --duration=.0003 --space=ES --dims_to_keep=8 --tmax=10.01 --cond --xflip "
-        "--augment=.5 --inflation_gap=.5 --dropout=0 --no-plot",
+        "--inflation_gap=.5 --dropout=0",
     ),
     "image_ncsnpp": (f"{IMAGE} --duration=.00006 --no-plot --arch=ncsnpp --gamma0=1.7e-6 --bf16",),
-    "image_adm": (f"{IMAGE} --duration=.00006 --no-plot --arch=adm --precond=ve --workers=0",),
+    "image_adm": (
+        f"{IMAGE} --duration=.00006 --no-plot --arch=adm --precond=ve --workers=0 --augment=.5",
+    ),
     # simulations of toys, by every solver
     "euler": (f"{SIMULATE} --network={{prr}} --solver=euler --steps=5 --no-plot",),
     "heun": (f"{SIMULATE} --network={{prp}} --solver=heun --steps=4 --no-plot",),
@@ -67,7 +74,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "ab3": (f"{SIMULATE} --network={{convunet}} --solver=ab3 --steps=5 --no-plot",),
     "rk4": (f"{SIMULATE} --network={{prp}} --solver=rk4 --steps=3 --no-plot --save_freq=2",),
     "adaptive": (f"{SIMULATE} --network={{prr}} --solver=adaptive --tol=.01 --no-plot",),
-    "reversible": (f"{SIMULATE} --network={{gap}} --solver=reversible --steps=6 --no-plot",),
+    "reversible": (f"{SIMULATE} --network={{second}} --solver=reversible --steps=6 --no-plot",),
     "paper_euler": (f"{SIMULATE} --network={{prr}} --h=1 --animate --gen_source=empirical",),
     "paper_heun": (f"{SIMULATE} --network={{prp}} --solver=paper_heun --steps=4 --eps=1e-3",),
     "by_tol": (f"{SIMULATE} --network={{vp_velocity}} --tol=.05 --no-plot",),
@@ -83,7 +90,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "image_prev": (
         f"{FLOW} --network={{image_es}} --sim_type=gen --gen_source=empirical --no-plot "
-        "--prev_melt={image_flow}/digits_PRRto8D_net_melt_results.npz --solver=reversible --steps=3",
+        "--prev_melt={image_flow}/digits_PRRto8D_net_melt_results.npz --solver=reversible "
+        "--steps=3",
     ),
     "two_seeds": (
         "2x gen_fid_samples.py --save_dir={out} --network={image_is} --seeds=0-70 --device=cpu "
@@ -93,11 +101,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "gen_fid_samples.py --save_dir={out} --network={image_es} --seeds=0-3,20 --device=cpu "
         "--n_iters=4 --no-plot",
     ),
-    "mse": (f"calc_roundtrip_mse.py {IMAGES} --network={{image_is}} --total_samples=20 --steps=4",),
+    "mse": (
+        f"calc_roundtrip_mse.py {IMAGES} --network={{image_is}} --total_samples=20 --steps=4 "
+        "--no-plot",
+    ),
     # likelihood
     "nll_exact": (f"{NLL_TOYS} --network={{line}} --sde --sde_times=3",),
     "nll_probes": (
-        f"{NLL_TOYS} --network={{prr}} --trace=hutchinson --probes=2 --no-noise --bits",
+        f"{NLL_TOYS} --network={{prr}} --trace=hutchinson --probes=2 --no-noise --bits --no-plot",
     ),
     "nll_uniform": (f"{NLL_NET} --network={{image_is}} --total_samples=12 --num_importance=2",),
     "nll_tn": (
@@ -105,7 +116,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "--sde_times=2",
     ),
     "nll_exact_net": (
-        f"{NLL_NET} --network={{image_is}} --total_samples=3 --dequantization=none --trace=exact",
+        f"{NLL_NET} --network={{image_is}} --total_samples=3 --dequantization=none --trace=exact "
+        "--steps=1",
     ),
     # residuals
     "outputs_toys": (
@@ -122,17 +134,19 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "lags": (f"{RESIDUALS} calc --save_dir={{out}} --res_root={{outputs}} --device=cpu --no-plot",),
     # coverage
-    "coverage": (f"{COVER} --network={{prr}} --test_pts=300 --num_seeds=2 --r_num=3",),
+    "coverage": (f"{COVER} --network={{prr}} --test_pts=300 --num_seeds=2 --r_num=3 --no-plot",),
     "coverage_alpha": (
         f"{COVER} --network={{prp}} --test_pts=200 --num_seeds=1 --r_num=2 --boundary=alphashape "
         "--boundary_pts=60 --no-plot",
     ),
     "coverage_3d": (f"{COVER} --network={{surface}} --test_pts=100 --num_seeds=1 --r_num=2",),
     # posteriors
-    "flow": (f"{MCMC} --sampler=flow --proposals=8 --refresh=1",),
-    "quadrature": (f"{MCMC} --sampler=quadrature --grid=21 --no-plot",),
-    "parallel": (f"{MCMC} --sampler=parallel --traj_length=3 --no-plot --prior=dirichlet",),
-    "nuts": (f"{MCMC} --sampler=nuts --no-plot",),
+    "flow": (f"{MCMC} --sampler=flow --proposals=8 --refresh=1 --no-plot",),
+    "quadrature": (f"{MCMC} --sampler=quadrature --grid=21 --prior=improper",),
+    "parallel": (f"{MCMC} --sampler=parallel --traj_length=3 --thin=1 --no-plot",),
+    "nuts": (
+        f"{MCMC} --sampler=nuts --no-plot --gt_n=3 --traj_length=3 --mcmc_n=8 --burn=1 --steps=1",
+    ),
     "sbc": (f"{MCMC} --experiment=sbc --sims=10 --sim_n=6 --grid=21 --no-plot",),
     "tarp": (f"{MCMC} --experiment=tarp --sims=12 --proposals=16 --no-plot",),
     # quality of images, files, reports
@@ -144,11 +158,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"--dest={{out}}/fid.json {DETECTOR}",
     ),
     "quality": (
-        "-m experiments.digit_quality --data={digits}/digits.zip --images={two_seeds} "
-        "--dest={out}/quality.json --epochs=2",
+        "-m experiments.digit_quality --data={all_digits}/digits.zip --images={two_seeds} "
+        "--dest={out}/quality.json",
     ),
     "convert": ("-m torch_utils.checkpoint convert {image_es} {out}/network.safetensors",),
-    "report": ("report.py {inputs} {lags_toys} {coverage} {flow} --dest={out}/report.html",),
+    "report": ("report.py {lags_toys} {coverage} {flow} --dest={out}/report.html",),
     "reproduce": ("reproduce.py all --dry-run --outdir=/nowhere",),
 }
 # Run by `make test`.

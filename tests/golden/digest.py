@@ -1,4 +1,4 @@
-"""What a folder of results holds, as numbers: of arrays, tensors, pixels, JSON; and how two differ."""
+"""Digests of every array, tensor, pixel and number in folders of results, and how two differ."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ Value = np.ndarray | int | float
 Digests = dict[str, Any]  # of an array {"shape", "dtype", "bits", "stats"}; a number as it is
 
 # Wall times, dates, memory: they differ from run to run.
-CLOCK = re.compile(r"sec_per_kimg|sec_total|(cpu|gpu)_mem_gib|timestamp|.*seconds|cost")
-# Pictures of wall times, and repetitions of what other files hold.
-LEFT_OUT = re.compile(r"events\.out\..*|log\.txt|.*\.nc\.tmp")
+CLOCK = re.compile(r"sec_per_kimg|sec_total|(cpu|gpu)_mem_gib|timestamp|.*seconds.*")
+MOMENT = re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d)?|(?<=<dt>seconds</dt>\n)<dd>[\d.]+")
+# What they write of stats.jsonl and the terminal again.
+LEFT_OUT = re.compile(r"events\.out\..*|log\.txt")
 TOLERANCE = 2e-3  # of the committed numbers, which other machines round otherwise
 
 
@@ -44,7 +45,7 @@ def values(path: Path, name: str, hide: dict[str, str]) -> Iterator[tuple[str, V
         text = data.decode()
         for place, word in hide.items():
             text = text.replace(place, word)
-        yield name, np.frombuffer(text.encode(), np.uint8)
+        yield name, np.frombuffer(MOMENT.sub("", text).encode(), np.uint8)
     else:
         yield from _content(data, name, kind)
 
@@ -57,7 +58,8 @@ def _content(data: bytes, name: str, kind: str) -> Iterator[tuple[str, Value]]:
         yield from _leaves(load_safetensors(data), name)
     elif kind in (".png", ".gif"):
         with Image.open(io.BytesIO(data)) as image:
-            frames = [np.asarray(f) for f in ImageSequence.Iterator(image)]
+            mode = image.mode if kind == ".png" else "RGBA"  # frames of a .gif have several
+            frames = [np.asarray(f.convert(mode)) for f in ImageSequence.Iterator(image)]
         yield name, np.stack(frames) if len(frames) > 1 else frames[0]
     elif kind == ".json":
         yield from _leaves(json.loads(data), name)
@@ -99,15 +101,25 @@ def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Value]]:
             if not CLOCK.fullmatch(str(key)):
                 yield from _leaves(value, f"{name}:{key}" if ":" not in name else f"{name}.{key}")
     elif isinstance(tree, list | tuple):
-        if tree and all(type(x) in (int, float) for x in tree):
-            yield name, np.array(tree)
+        numbers = _numbers(tree)
+        if numbers is not None:
+            yield name, np.array(numbers)
         else:
             for i, value in enumerate(tree):
                 yield from _leaves(value, f"{name}[{i}]")
-    elif isinstance(tree, np.ndarray):
+    elif isinstance(tree, np.ndarray | bool | int | float):
         yield name, tree
-    elif isinstance(tree, bool | int | float):
-        yield name, tree
+
+
+def _numbers(tree: list | tuple) -> list[float] | None:
+    """The numbers of nested lists in a row; None if there are others than numbers and texts."""
+    found: list[float] = []
+    for value in tree:
+        inner = _numbers(value) if isinstance(value, list | tuple) else [value]
+        if inner is None or not all(isinstance(x, int | float | str) or x is None for x in inner):
+            return None
+        found += [x for x in inner if isinstance(x, int | float)]
+    return found
 
 
 def of_folders(folders: dict[str, Path], hide: dict[str, str]) -> tuple[Digests, Digests]:
@@ -144,7 +156,8 @@ def _of_array(x: np.ndarray) -> Digests:
 
 
 def rounded(digests: Digests) -> Digests:
-    """For another machine: without bits, numbers of 6 digits."""
+    """For other machines: no bits, numbers of 6 digits, no pictures by matplotlib, no states."""
+    digests = {k: v for k, v in digests.items() if not re.search(r"\.(png|pt)(:|$)", k)}
     return {
         k: {a: b for a, b in v.items() if a != "bits"} if isinstance(v, dict)
         else float(f"{v:.6g}") if type(v) is float else v
@@ -164,7 +177,7 @@ def differences(a: Digests, b: Digests, x: Digests, y: Digests) -> list[str]:
     for key in a.keys() & b.keys():
         one, two = a[key], b[key]
         if not isinstance(one, dict) or not isinstance(two, dict):
-            if not (one == two or one != one and two != two or (not exact and _close(one, two))):
+            if not (one == two or (one != one and two != two) or (not exact and _close(one, two))):
                 lines.append(f"{key}: {one} and {two}")
         elif (one["shape"], one["dtype"]) != (two["shape"], two["dtype"]):
             lines.append(f"{key}: {one['dtype']}{one['shape']} and {two['dtype']}{two['shape']}")

@@ -1,4 +1,4 @@
-"""Runs the commands in a checkout, two at a time, each in a fork of a process that has imported torch."""
+"""Runs the commands in a checkout, two at a time, in forks of a process that has imported torch."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def run(checkout: Path, work: Path, names: Iterable[str]) -> dict[str, int]:
         return process.exitcode or 0
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        codes |= {name: pool.submit(one, name) for name in COMMANDS if name in wanted}
+        for name in (n for n in COMMANDS if n in wanted):
+            codes[name] = pool.submit(one, name)
     return {name: code.result() for name, code in codes.items()}
 
 
