@@ -137,20 +137,34 @@ def test_the_users_own_vectors(tmp_path):
     common = [f"--data={tmp_path / 'mine.csv'}"]
     result = call(toy_train.main, f"--outdir={tmp_path / 'o'}", *common, "--duration=0.02")
     assert result.exit_code == 0, result.output
-    assert "column 2" in result.output
+    assert "mine.csv: 400 rows, 3 columns: a, b, c" in result.output
+    assert "column c" in result.output
     assert "floored" in result.output
     args = ["net", f"--save_dir={tmp_path}", f"--network={tmp_path / 'o'}"]
     refused = call(toy_pfODE_int.main, *args)
     assert refused.exit_code == 2
     assert "--data" in refused.output
+    head = (tmp_path / "mine.csv").read_text().splitlines()[0]
+    (tmp_path / "mine.csv").write_text(  # the same columns elsewhere in the table
+        "\n".join(
+            [head.replace("a,b,c", "c,k,b,a"), *(f"{c!r},x,{b!r},{a!r}" for a, b, c in x.tolist())]
+        )
+    )
     result = call(toy_pfODE_int.main, *args, *common, "--no-plot")
     assert result.exit_code == 0, result.output
+    assert "3 columns: a, b, c; left out: 'k' (not asked for)" in result.output
     results, _ = load(tmp_path, "mine_PRP_net_")
     np.testing.assert_allclose(results["melt"]["tilde_xs"][0], x, rtol=1e-9)
     np.testing.assert_allclose(results["roundtrip"]["tilde_xs"][-1] / x.std(0).clip(1e-3),
                                x / x.std(0).clip(1e-3), atol=1e-2)  # fmt: skip
     made = results["gen"]["tilde_xs"][-1]
     assert abs(made[:, 2] - 3).max() < 1
+    for options, reason in {
+        "--columns=a,b": "--columns=a,b contradicts the network, which was trained on a, b, c",
+        "--index_col=a": "leave --index_col out",
+    }.items():
+        refused = call(toy_pfODE_int.main, *args, *common, options)
+        assert (refused.exit_code, reason in refused.output) == (2, True), refused.output
 
 
 def test_empirical_latents_have_the_variances_of_the_inflation(network, tmp_path):
@@ -231,6 +245,7 @@ BAD = {
     "another schedule": (["--dims_to_keep=2"], "--dims_to_keep=2 contradicts the network"),
     "another dimension": (["--data_dim=3"], "--data_dim=3 contradicts the network"),
     "other data": (["--data_name=moons"], "--data_name=moons contradicts the network"),
+    "columns of nothing": (["--columns=a"], "--columns is for a table given with --data"),
     "beyond tmax": (["--steps=1501"], "beyond the flow's tmax=7.01; use --steps=701"),
     "too few points": (["--steps=1"], "at least 2 time points"),
     "no network": (["--network=/nowhere/net.pkl"], "/nowhere/net.pkl: no such file"),

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import toy_train
+from training.flow import load_flow
 
 
 def call(*args):
@@ -37,6 +38,14 @@ BAD = {
     "nan": (["--data=nan.npy"], "row 1, column 0"),
     "empty": (["--data=empty.csv"], "no rows of numbers"),
     "absent": (["--data=absent.csv"], "no such file"),
+    "no column": (
+        ["--data=t.csv", "--columns=a,d"],
+        "lacks the columns d; its columns are a, b, c",
+    ),
+    "gap": (["--data=t.csv"], "--missing=drop"),
+    "large": (["--data=t.csv", "--columns=a,c"], "column 'c' holds 1.7e+308, too large"),
+    "option of tables": (["--data=nan.npy", "--missing=drop"], "--missing is for tables of text"),
+    "no table": (["--data_name=circles", "--no-header"], "--no-header is for a table given"),
     "resume": (["--data_name=circles", "--resume=nowhere"], "--resume=nowhere: no run there"),
     "device": (["--data_name=circles", "--device=warp"], "--device=warp"),
 }
@@ -47,6 +56,7 @@ def test_bad_input_is_one_clear_line(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     np.save("nan.npy", np.array([[1.0, 2], [np.nan, 3], [4, 5]]))
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "t.csv").write_text("a,b,c\n1.5,2,1.7e308\n2,NA,3\n4,5,6\n")
     args, reason = BAD[case]
     result = CliRunner().invoke(toy_train.main, ["--outdir=out", *args])
     assert result.exit_code == 2, result.output
@@ -99,6 +109,27 @@ def test_resume_refuses_another_experiment_and_latest_starts_one(tmp_path):
     assert (tmp_path / "00001-moons-PRP").is_dir()
     assert call(*common, "--data_name=circles", "--resume=latest").exit_code == 0
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_run_keeps_how_its_table_was_read(tmp_path):
+    table, rng = tmp_path / "t.csv", np.random.default_rng(0)
+    rows = [f"{a:.3f},x,{b:.3f}" for a, b in rng.standard_normal((60, 2))]
+    table.write_text("\n".join(["a,kind,b", *rows, "1.5,x,?"]))
+    common = [f"--outdir={tmp_path}", "--duration=0.001", "--batch=50", "--no-plot"]
+    result = call(*common, f"--data={table}", "--missing=drop")
+    assert result.exit_code == 0, result.output
+    line = "60 rows, 2 columns: a, b; left out: 'kind' (text); 1 rows with missing values left out"
+    assert f"{table}: {line}" in result.output
+    run = tmp_path / "00000-t-PRP"
+    stored = json.loads((run / "training_options.json").read_text())
+    reading = {"columns": ["a", "b"], "header": True, "decimal": ".", "missing": "drop"}
+    assert stored["reading"] == reading | {"left_out": ["kind"]}
+    assert load_flow(run).columns == ["a", "b"]
+    assert call(f"--resume={run}", "--duration=0.002").exit_code == 0
+    table.write_text("\n".join(["a,kind,c", *rows]))
+    result = call(f"--resume={run}", "--duration=0.003")
+    assert result.exit_code == 2
+    assert "columns ['a', 'b'] before, ['a', 'c'] now" in result.output
 
 
 def test_help_shows_a_runnable_example():
