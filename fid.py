@@ -81,7 +81,9 @@ def calc(**options: Any) -> None:
     with cli.user_errors("--images"):
         stream = open_stream(images)
     count = how_many(options, stream)
-    some = f" of {stream.count}, chosen by --seed={options['seed']}," if count < stream.count else ""
+    some = (
+        f" of {stream.count}, chosen by --seed={options['seed']}," if count < stream.count else ""
+    )
     notes = [f"{count} images{some} of {stream.kind}"]
     stream = stream.chosen(count, options["seed"])
     notes += warnings(reference, stream, count)

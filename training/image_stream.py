@@ -43,7 +43,9 @@ class ImageStream:
         picks = np.sort(order[:count]).tolist()
 
         def read(block: range) -> np.ndarray:
-            return np.concatenate([self.read(range(i, i + 1)) for i in picks[block.start : block.stop]])
+            return np.concatenate(
+                [self.read(range(i, i + 1)) for i in picks[block.start : block.stop]]
+            )
 
         return ImageStream(count, self.kind, read, self.flaw)
 

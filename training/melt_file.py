@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def run_entry(flow: Flow, digest: str, method: Method) -> np.ndarray:
     """
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     method_entry = {**vars(method), "times": None}
-    entry = {"network_sha256": digest, "schedule": schedule, "method": method_entry}
+    entry: dict[str, Any] = {"network_sha256": digest, "schedule": schedule, "method": method_entry}
     entry |= {"unlabelled": True} if flow.unlabelled else {}
     return np.array(json.dumps(entry))
 
@@ -140,7 +141,9 @@ def _checked_run(
     if theirs != flow.schedule.name:
         raise ValueError(f"{path}: has the schedule {theirs}; the network has {flow.schedule.name}")
     if run.get("unlabelled", False) != flow.unlabelled:
-        raise ValueError(f"{path}: was made with --class=none or without, and this run the other way")
+        raise ValueError(
+            f"{path}: was made with --class=none or without, and this run the other way"
+        )
     if other:
         raise ValueError(f"{path}: was inflated by another network; name that one with --network")
     return method

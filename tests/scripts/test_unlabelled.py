@@ -1,4 +1,4 @@
-"""--class=none: a class-conditional network gets zero labels, as it does in the published scripts."""
+"""--class=none: a class-conditional network gets zero labels, as in the published scripts."""
 
 import json
 
@@ -41,7 +41,14 @@ def zero_labels(place, n):
 
 def test_published_labels_of_simulations_are_zero(place, tmp_path):
     data = f"--data_root={place / 'digits.zip'}"
-    start = [pfODE_int.main, *arguments(place, tmp_path), data, *FAST, "--bs=20", "--save_dtype=float64"]
+    start = [
+        pfODE_int.main,
+        *arguments(place, tmp_path),
+        data,
+        *FAST,
+        "--bs=20",
+        "--save_dtype=float64",
+    ]
     assert NOTE in good(*start)
     stem = tmp_path / "digits_PRRto8D_net_"
     true = np.load(f"{stem}melt_results.npz")["xs_es"][-1]
@@ -85,7 +92,9 @@ def test_published_labels_of_round_trips_and_likelihoods_are_zero(place, tmp_pat
     assert NOTE in good(*start)
     true = np.load(tmp_path / "digits_PRRto8D_nll.npz")["log_prob"]
     assert NOTE not in good(*start, "--class=none")
-    assert not np.allclose(np.load(tmp_path / "digits_PRRto8D_nll.npz")["log_prob"], true, rtol=1e-6)
+    assert not np.allclose(
+        np.load(tmp_path / "digits_PRRto8D_nll.npz")["log_prob"], true, rtol=1e-6
+    )
 
 
 def test_published_labels_of_residuals_are_zero(place, tmp_path):
@@ -95,7 +104,9 @@ def test_published_labels_of_residuals_are_zero(place, tmp_path):
     good(*start, "--class=none")
     flow, source = zero_labels(place, 20)
     t = vp_ode_times(2, flow.schedule.tmax)[1]
-    D, _ = denoised(flow, source.samples(0, 0, 20, "drawn"), noise_rows(0, "fresh", 1, 0, 20, 64), t)
+    D, _ = denoised(
+        flow, source.samples(0, 0, 20, "drawn"), noise_rows(0, "fresh", 1, 0, 20, 64), t
+    )
     found = np.load(tmp_path / "digits_PRRto8D_net_outputs_residuals_time1.npz")["net_outputs"]
     np.testing.assert_allclose(found, D, rtol=1e-4, atol=2e-4)
     assert "labels=zero and not of the images" in error_line(*start)
@@ -104,5 +115,7 @@ def test_published_labels_of_residuals_are_zero(place, tmp_path):
 def test_without_classes_the_option_is_refused(place, tmp_path):
     start = [*arguments(place, tmp_path, "plain.pkl"), *FAST]
     for main in (pfODE_int.main, gen_fid_samples.main, calc_roundtrip_mse.main):
-        assert "--class=none: the network's classes are none" in error_line(main, *start, "--class=none")
+        assert "--class=none: the network's classes are none" in error_line(
+            main, *start, "--class=none"
+        )
     assert "'x' is neither a class" in error_line(gen_fid_samples.main, *start, "--class=x")

@@ -64,7 +64,7 @@ def older_code() -> Iterator[None]:
     module._reconstruct_persistent_obj = _reconstruct_persistent_obj
     sys.modules["torch_utils.persistence"] = module
     try:
-        with mock.patch("torch.serialization.location_tag", lambda storage: "cuda:0"):
+        with mock.patch("torch.serialization.location_tag", return_value="cuda:0"):
             yield
     finally:
         del sys.modules["torch_utils.persistence"]
@@ -197,7 +197,9 @@ def write_embedded_toy(path: Path, canary: Path, d: int = 2, augment_to: int = 4
         "space": "ES", "label_dim": 0, "use_fp16": False,
     }  # fmt: skip
     inner = converted(net, source, in_channels=augment_to)
-    precond = Persistent("ToyIFsPrecond", source, module_state(modules={"model": inner}, **attributes))
+    precond = Persistent(
+        "ToyIFsPrecond", source, module_state(modules={"model": inner}, **attributes)
+    )
     return dump(path, precond, source, dataset_kwargs=toy_data(d, augment_to))
 
 
