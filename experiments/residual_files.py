@@ -136,8 +136,8 @@ class ArrayFile:
         """`rows` of an array in Fortran order: its columns are mapped, or unpacked as a whole."""
         shape = self.shapes[name]
         if name in self._offsets:
-            where = {"dtype": self._types[name], "offset": self._offsets[name], "shape": shape}
-            table: Any = np.memmap(self.path, mode="r", order="F", **where)
+            kind, offset = self._types[name], self._offsets[name]
+            table: Any = np.memmap(self.path, kind, "r", offset, shape, "F")
         else:
             table = self.small(name)
         for first in range(start, stop, chunk):

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def run_entry(flow: Flow, digest: str, method: Method) -> np.ndarray:
     """
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     method_entry = {**vars(method), "times": None}
-    entry = {"network_sha256": digest, "schedule": schedule, "method": method_entry}
+    entry: dict[str, Any] = {"network_sha256": digest, "schedule": schedule, "method": method_entry}
     entry |= {"unlabelled": True} if flow.unlabelled else {}
     return np.array(json.dumps(entry))
 

@@ -259,8 +259,8 @@ class Trainer:
             return
         if self.config.augment and state.get("augmentation") != CONVENTION:
             raise UserError(
-                f"--resume={self.config.run_dir}: its augmentation labels are of an earlier version, "
-                "with other signs; start another run from it with --transfer"
+                f"--resume={self.config.run_dir}: its augmentation labels are of an earlier "
+                "version, with other signs; start another run from it with --transfer"
             )
         self.nimg, self.watch.skipped = state["nimg"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])

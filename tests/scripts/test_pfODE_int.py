@@ -149,8 +149,8 @@ def test_a_published_inflation_without_times(place, tmp_path, shape):
     back = flow.generate(arrays["xs_es"][-1], **how)
     found = load(tmp_path / "back", "roundtrip")["tilde_xs"][-1]
     np.testing.assert_allclose(found, back, rtol=1e-4, atol=1e-5)
-    line = error_line(pfODE_int.main, f"--save_dir={tmp_path}", f"--network={place / 'classes.pkl'}",
-                      *COMMON, *prev)  # fmt: skip
+    args = [f"--save_dir={tmp_path}", f"--network={place / 'classes.pkl'}", *COMMON, *prev]
+    line = error_line(pfODE_int.main, *args)
     assert "gave it zero labels, as --class=none does" in line
 
 

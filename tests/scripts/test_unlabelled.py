@@ -1,4 +1,4 @@
-"""--class=none: a class-conditional network gets zero labels, as it does in the published scripts."""
+"""--class=none: a class-conditional network gets zero labels, as in the published scripts."""
 
 import json
 

@@ -64,7 +64,7 @@ def older_code() -> Iterator[None]:
     module._reconstruct_persistent_obj = _reconstruct_persistent_obj
     sys.modules["torch_utils.persistence"] = module
     try:
-        with mock.patch("torch.serialization.location_tag", lambda storage: "cuda:0"):
+        with mock.patch("torch.serialization.location_tag", return_value="cuda:0"):
             yield
     finally:
         del sys.modules["torch_utils.persistence"]

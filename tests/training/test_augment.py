@@ -105,8 +105,9 @@ def test_published_sign_of_the_anisotropy_axis():
 
 def test_published_order_of_operations():
     """Scale, rotation, anisotropy, translation: the disc goes where their product takes it."""
-    values = {"gate_scale": 0, "scale": -0.5, "gate_turn": 0, "turn": 0.6, "gate_aniso": 0,
-              "aniso": 1.2, "axis": 0.6, "gate_shift": 0, "shift_x": 0.4, "shift_y": -0.3}  # fmt: skip
+    values = {"gate_scale": 0, "scale": -0.5, "gate_turn": 0, "turn": 0.6,
+              "gate_aniso": 0, "aniso": 1.2, "axis": 0.6, "gate_shift": 0, "shift_x": 0.4,
+              "shift_y": -0.3}  # fmt: skip
     out, _ = AugmentPipe()(disc(1, x=0.3, y=-0.2), draws(**values))
 
     def turn(angle):  # anticlockwise, y pointing down

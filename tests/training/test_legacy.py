@@ -87,7 +87,7 @@ def test_edm_networks_give_the_published_denoiser(precond, tmp_path, canary):
 
 
 def test_published_toy_files_say_what_they_were_trained_on(tmp_path, canary):
-    """Their dataset_kwargs: dset_name, augment_to, and a scikit-learn PCA, of which nothing runs."""
+    """Their dataset_kwargs: dset_name, augment_to, and a scikit-learn PCA, which does not run."""
     path = write_inflationary(tmp_path / "old.pkl", TOYS[0], canary)
     assert b"sklearn.decomposition._pca" in path.read_bytes()
     assert b"cuda:0" in path.read_bytes()
@@ -113,7 +113,6 @@ def test_eigenvalues_of_zero_are_not_floored(tmp_path, canary):
 @torch.no_grad()
 def test_toys_of_edm_give_the_published_denoiser(rotated, tmp_path, canary):
     """D = c_skip x + c_out F(c_in x, log(sigma)/4) of Karras et al., table 1, in float64."""
-    _, a = conformance(TOYS[0])
     W = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)).double())[0]
     path = write_toy_edm(tmp_path / "old.pkl", canary, TOYS[0], W.float() if rotated else None)
     flow = load_flow(path, "cpu")
