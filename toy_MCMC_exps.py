@@ -150,8 +150,9 @@ def check_heeded(options: dict[str, Any], given: set[str]) -> None:
     mode = mode if mode in HEEDED else f"--sampler={options['sampler']}"
     for name in sorted(set().union(*HEEDED.values()) & given - HEEDED[mode]):
         heeding = ", ".join(m for m, names in HEEDED.items() if name in names)
+        value = options[name] if isinstance(options[name], str) else f"{options[name]:g}"
         raise UserError(
-            f"--{name}={options[name]} has no effect with {mode}, only with {heeding}; leave it out"
+            f"--{name}={value} has no effect with {mode}, only with {heeding}; leave it out"
         )
 
 

@@ -39,12 +39,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy.special import logsumexp
-from torch import Tensor
 
 from experiments.chain_store import ChainStore, fingerprint, gather, kept, my_chains
 from experiments.posterior import Draws, Problem, Truth, start_weights, thinned_weights
-from experiments.proposals import Proposals, proposals
-from experiments.quadrature import most_likely
+from experiments.proposals import Proposals, proposal_error, proposals
 from experiments.sobol import as_normals, as_uniforms, sobol_bits
 from training import seeding
 
@@ -53,6 +51,7 @@ if TYPE_CHECKING:
 
 POINTS = 2048  # candidates inflated together
 EVERY = 50  # most Gibbs draws between reports
+FORMAT = 2  # of saved chains; others are refused
 PER = 1000  # draws that `refresh` counts renewals for
 # Effective candidates, at the 10 % quantile of the data, under which there is a warning, an error.
 FEW, TOO_FEW = 5.0, 2.0
@@ -91,7 +90,8 @@ class Chain:
         self.proposed, self.settings, self.number = proposed, settings, number
         self.problem = problem = proposed.problem
         (n, d), M, K = problem.x.shape, settings.proposals, len(problem.concentration)
-        self.store = ChainStore(settings.checkpoint, "flow", number, fingerprint(problem, settings))
+        digest = f"{FORMAT} {fingerprint(problem, settings)}"
+        self.store = ChainStore(settings.checkpoint, "flow", number, digest)
         self.kept = kept(settings)
         self.plan = plan(settings, n)
         self.block = max(1, POINTS // M)
@@ -291,28 +291,3 @@ def evaluations(proposed: Proposals, settings: Settings, steps: list) -> int:
     data = sum(min(block, n - j % blocks * block) for *_, j in steps if j is not None)
     each = inflate + (1 - float(proposed.around.mean())) * generate
     return proposed.evaluations + round(each * settings.chains * settings.proposals * data)
-
-
-def proposal_error(log_g: np.ndarray, w: np.ndarray, concentration: Tensor) -> np.ndarray:
-    """Standard error of the posterior means from one set of candidates that is never renewed, [K].
-
-    In posterior sds, to first order, as if candidates were independent: for Sobol sets it is an
-    upper bound. The bias of order 1/M is not in it.
-
-    Args:
-        log_g: [n, M, K].
-        w: posterior means, [K].
-        concentration: of the prior, [K].
-    """
-    g = np.exp(log_g - log_g.max((1, 2), keepdims=True))  # [n, M, K]
-    M, K = g.shape[1:]
-    mean = g.mean(1)
-    total = mean @ w  # [n]
-    share = mean / total[:, None]
-    # To first order a candidate pulls the score g_k / sum_j w_j g_j of its datum by this.
-    pull = (g - share[:, None] * (g @ w)[..., None]) / total[:, None, None]
-    flat = pull.reshape(-1, K)
-    noise = flat.T @ flat / (M * max(1, M - 1))
-    _, covariance = most_likely(torch.from_numpy(logsumexp(log_g, axis=1)), concentration)
-    shift = covariance @ noise @ covariance
-    return np.sqrt(shift.diagonal() / np.maximum(covariance.diagonal(), 1e-300))

@@ -170,6 +170,8 @@ def diagnose(weights: np.ndarray) -> dict[str, Any]:
     columns = [chains[..., k] for k in range(chains.shape[2])]
     within = [float(az.mcse(c, method="mean")) for c in columns]
     between = chains.mean(1).std(0, ddof=1) / np.sqrt(len(chains))  # [K]
+    with np.errstate(invalid="ignore", divide="ignore"):  # of chains that never move
+        r_hat = [float(az.rhat(c)) for c in columns]
     moving = (np.ptp(chains, axis=1) > 0).all(0)  # [K]
 
     def effective(kind: str) -> list[float]:
@@ -180,7 +182,7 @@ def diagnose(weights: np.ndarray) -> dict[str, Any]:
         "mean": weights.mean((0, 1)).tolist(),
         "sd": weights.std((0, 1), ddof=1).tolist(),
         "interval_95": np.quantile(weights, INTERVAL, axis=(0, 1)).T.tolist(),
-        "r_hat": [float(az.rhat(c)) for c in columns],
+        "r_hat": r_hat,
         "ess_bulk": effective("bulk"),
         "ess_tail": effective("tail"),
         "mcse_mean": np.maximum(within, between).tolist(),

@@ -26,9 +26,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 from torch import Tensor
 
 from experiments.posterior import Problem
+from experiments.quadrature import most_likely
 from training import seeding
 from training.likelihood import log_normal
 
@@ -207,3 +209,28 @@ def _jacobian(problem: Problem, z: Tensor) -> Tensor:
     J = problem.jacobian(z)
     good = torch.isfinite(J).all(2).all(1)[:, None, None]
     return torch.where(good, J, 0.0)
+
+
+def proposal_error(log_g: np.ndarray, w: np.ndarray, concentration: Tensor) -> np.ndarray:
+    """Standard error of the posterior means from one set of candidates that is never renewed, [K].
+
+    In posterior sds, to first order, as if candidates were independent: for Sobol sets it is an
+    upper bound. The bias of order 1/M is not in it.
+
+    Args:
+        log_g: [n, M, K].
+        w: posterior means, [K].
+        concentration: of the prior, [K].
+    """
+    g = np.exp(log_g - log_g.max((1, 2), keepdims=True))  # [n, M, K]
+    M, K = g.shape[1:]
+    mean = g.mean(1)
+    total = mean @ w  # [n]
+    share = mean / total[:, None]
+    # To first order a candidate pulls the score g_k / sum_j w_j g_j of its datum by this.
+    pull = (g - share[:, None] * (g @ w)[..., None]) / total[:, None, None]
+    flat = pull.reshape(-1, K)
+    noise = flat.T @ flat / (M * max(1, M - 1))
+    _, covariance = most_likely(torch.from_numpy(logsumexp(log_g, axis=1)), concentration)
+    shift = covariance @ noise @ covariance
+    return np.sqrt(shift.diagonal() / np.maximum(covariance.diagonal(), 1e-300))

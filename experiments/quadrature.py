@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 EXTENT = 5.0  # sds of the widest component that the grid reaches beyond the outermost means
 ROWS = 200  # data whose likelihoods are computed together
 CHUNK = 4096  # grid points at a time in matrix products
-COARSE = 0.25  # posterior sds between the grid and every second point of it: a warning
+COARSE = 0.5  # posterior sds between the grid and every second point of it: a warning
 REACH = 40.0  # as NEAR, of a datum that no point of the grid explains
 NEAR = 36.0  # squared distance over noise variance beyond which a grid point does not matter
 EM_STEPS = 5000

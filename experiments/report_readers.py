@@ -142,6 +142,7 @@ def posterior(folder: Folder) -> Iterator[Entry]:
         tables=[Table(["weight", *columns], [[f"w{i + 1}", *r] for i, r in enumerate(rows)])],
         pictures=[p for n in ("posterior", "traces") for p in folder.claim_pictures(n)],
         details=details_of(content, ("options", "integration", "settings", "statistics")),
+        notes=[text(w) for w in _list(content, "warnings")],
     )
 
 

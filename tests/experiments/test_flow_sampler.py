@@ -11,7 +11,7 @@ from experiments.flow_sampler import choose, plan
 from experiments.mcmc import Settings, diagnose
 from experiments.posterior import Truth, paper_problem, simulate_data
 from experiments.proposals import proposals
-from tests.experiments.linear import exact_log_like, exact_weights, linear_problem
+from tests.experiments.linear import exact_log_like, exact_weights, linear_problem, slope
 from tests.experiments.linear_gaussian import Linear, check_draws, exact_posterior
 from tests.helpers import gaussian_flow
 
@@ -42,6 +42,13 @@ def test_the_plan_covers_every_draw_and_renews_with_draws(draws, refresh, renewa
     assert in_burn == ([3, 4, 5] if refresh else [])
 
 
+def fast(problem, matrix=None):
+    """The problem with the matrix of its flow in the flow's place."""
+    matrix = torch.diag(slope(problem)) if matrix is None else matrix
+    parts = problem.flow, problem.mixture, problem.noise_var, problem.concentration
+    return Linear(*parts, problem.x, problem.how, matrix)
+
+
 def run(problem, **settings):
     return flow_sampler.sample(problem, TRUTH, Settings(**settings))
 
@@ -58,8 +65,10 @@ def test_likelihoods_of_a_linear_flow():
     assert np.abs(error).mean() < 0.002
 
 
-def test_few_candidates_that_are_renewed_are_exact_and_fixed_ones_are_not():
-    problem = linear_problem(15, steps=4)
+def test_few_candidates_that_are_renewed_are_exact_and_fixed_ones_are_not(monkeypatch):
+    monkeypatch.setattr("experiments.proposals.SHARES", (1 - 1e-9,))  # the poorer proposals
+    monkeypatch.setattr(flow_sampler.Chain, "_check", lambda self: None)
+    problem = fast(linear_problem(15, steps=4))
     mean, sd = exact_weights(problem)
     common = {"seed": 1, "chains": 2, "draws": 400, "burn": 50, "proposals": 4}
     exact = diagnose(run(problem, refresh=150.0, **common).weights)
@@ -68,15 +77,13 @@ def test_few_candidates_that_are_renewed_are_exact_and_fixed_ones_are_not():
     assert (error < 0.25 * sd).all()
     np.testing.assert_allclose(exact["sd"], sd, rtol=0.15)
     fixed = run(problem, refresh=0.0, **common)
-    assert (np.abs(fixed.weights.mean((0, 1)) - mean) / sd).max() > 0.4
+    assert (np.abs(fixed.weights.mean((0, 1)) - mean) / sd).max() > 0.3
     assert max(fixed.statistics["error_of_a_fixed_set_in_posterior_sds"]) > 0.1
 
 
 def test_latents_of_a_linear_flow():
     """With one weight next to 1 the posterior of a latent is Gaussian."""
-    from tests.experiments.linear import slope
-
-    problem = linear_problem(6, steps=4)
+    problem = fast(linear_problem(6, steps=4))
     problem.concentration[:] = torch.tensor([1e6, 1e-3, 1e-3])
     draws = run(problem, chains=1, draws=200, burn=10, proposals=256, keep_z=200, refresh=100.0)
     A, m = slope(problem), problem.mixture
@@ -97,7 +104,7 @@ def test_a_datum_that_the_flow_cannot_carry_is_named():
 
 
 def test_a_killed_chain_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    problem = linear_problem(10, steps=4)
+    problem = fast(linear_problem(10, steps=4))
     settings = {"chains": 2, "draws": 120, "burn": 10, "proposals": 8, "keep_z": 4, "refresh": 25.0}
     whole = run(problem, **settings)
     monkeypatch.setattr("experiments.chain_store.SAVE_EVERY", 0.0)
@@ -115,18 +122,17 @@ def test_a_killed_chain_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch
     np.testing.assert_array_equal(again.weights, whole.weights)
     np.testing.assert_array_equal(again.z, whole.z)
     with pytest.raises(ValueError, match="other data or other settings"):
-        run(linear_problem(10, steps=4, seed=5), checkpoint=tmp_path, **settings)
+        run(fast(linear_problem(10, steps=4, seed=5)), checkpoint=tmp_path, **settings)
 
 
-def thin_problem(thin, n=60, spread=0.02):
+def thin_problem(thin, n=40, spread=0.02):
     """Data with `thin` dimensions a fifth as wide as the noise."""
     variances = [0.7, 0.5] + [spread**2] * thin
     flow = gaussian_flow([1.0, 0.4] + [spread**2] * thin, variances, 2 + thin)
     problem = paper_problem(flow, 0.01, proper=True, how={"solver": "rk4", "steps": 8})
     problem, _ = simulate_data(problem, n, 0)
     matrix = problem.generate(torch.eye(problem.dim).double()).T
-    parts = problem.flow, problem.mixture, problem.noise_var, problem.concentration
-    return Linear(*parts, problem.x, problem.how, matrix)
+    return fast(problem, matrix)
 
 
 @pytest.mark.parametrize("thin", [0, 2, 4])
@@ -160,14 +166,14 @@ def test_candidates_from_around_the_datum_alone_are_refused(monkeypatch):
 
 def test_longer_chains_come_nearer():
     """Renewals go with draws: the candidates' part in the error falls too."""
-    problem = linear_problem(15, steps=4)
+    problem = fast(linear_problem(15, steps=4))
     mean, sd = exact_weights(problem)
     off = []
-    for draws in (100, 3000):
-        common = {"chains": 8, "burn": 20, "proposals": 4, "refresh": 10.0}
+    for draws in (50, 1500):
+        common = {"chains": 6, "burn": 20, "proposals": 4, "refresh": 10.0}
         w = run(problem, draws=draws, **common).weights
         off.append(np.sqrt(((w.mean(1) - mean) ** 2).mean(0) / sd**2).max())
-    assert off[1] < 0.5 * off[0]
+    assert off[1] < 0.4 * off[0]
 
 
 def test_shares_follow_what_finds_the_posterior():

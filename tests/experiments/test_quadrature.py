@@ -52,9 +52,9 @@ def test_what_a_grid_cannot_do_is_said(problem):
     x = problem.x.clone()
     x[7] = 30.0
     settings = {"draws": 50, "burn": 0, "chains": 1}
-    fine = quadrature.sample(problem, TRUTH, Settings(grid=61, **settings))
+    fine = quadrature.sample(problem, TRUTH, Settings(grid=81, **settings))
     assert fine.warnings == []
-    lost = quadrature.sample(replace(problem, x=x), TRUTH, Settings(grid=61, **settings))
+    lost = quadrature.sample(replace(problem, x=x), TRUTH, Settings(grid=81, **settings))
     (line,) = lost.warnings
     assert "1 of 30 data (the first: number 7) lie off the grid" in line
     assert lost.statistics["data_off_the_grid"] == [7]

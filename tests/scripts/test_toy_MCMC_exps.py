@@ -202,7 +202,8 @@ def test_a_coarse_grid_is_said(network, tmp_path):
 
 
 def test_draws_from_few_candidates_end_in_an_error_with_all_written(network, tmp_path, monkeypatch):
-    monkeypatch.setattr("experiments.flow_sampler.TOO_FEW", 12.0)
+    for name in ("FEW", "TOO_FEW"):
+        monkeypatch.setattr(f"experiments.flow_sampler.{name}", 16.0)
     monkeypatch.setattr(Chain, "_check", lambda self: None)
     result = run(network, tmp_path, "--gt_eps_mvn=1")
     assert result.exit_code == 2, result.output
