@@ -16,7 +16,7 @@ from torch import Tensor
 
 from training.coordinates import Coordinates
 from training.solvers import PAPER_SOLVERS, SOLVERS
-from training.tables import shown
+from training.table_columns import shown
 
 
 def rows(x: Any, d: int, columns: list[str] | None = None) -> Tensor:

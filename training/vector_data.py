@@ -16,7 +16,8 @@ from dnnlib.arrays import load_npy, load_npz
 from dnnlib.host import printable
 from torch_utils import distributed
 from training import seeding
-from training.tables import SUFFIXES, TableOptions, as_floats, read_table, shown
+from training.table_columns import as_floats, shown
+from training.tables import SUFFIXES, TableOptions, read_table
 
 LIMIT = 1e140  # values beyond, and spreads below 1/LIMIT, have no squares in float64
 ROUNDING = 8  # a column that varies by so many steps of float64 does not vary

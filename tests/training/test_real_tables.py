@@ -56,10 +56,12 @@ def by_pandas(path, table):
     separators = {"spaces": r"\s+", "semicolons": ";", "tabs": "\t"}
     sep = next((s for k, s in separators.items() if f"separated by {k}" in table.said), ",")
     encoding = "cp1252" if "cp1252" in table.said else "utf-8-sig"
+    named = "Unnamed: 0" in table.reading["left_out"]  # pandas shifts rows of trailing commas
     frame = pd.read_csv(
         path, sep=sep, header=0 if table.reading["header"] else None, encoding=encoding,
-        na_values=["?", "-", ".", "*"], decimal=table.reading["decimal"], index_col=False,
-        skipinitialspace=True, thousands="," if sep != "," else None,
+        na_values=["?", "-", ".", "*"], decimal=table.reading["decimal"],
+        index_col=None if named else False, skipinitialspace=True,
+        thousands="," if sep != "," else None,
     )  # fmt: skip
     frame.columns = [str(name).strip().strip("'") for name in frame.columns]
     return frame[table.reading["columns"]].dropna().to_numpy(np.float64)
