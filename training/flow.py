@@ -376,13 +376,16 @@ def open_flow(options: dict[str, Any], fallback_tmax: float | None = None) -> Fl
         UserError: naming the option.
     """
     with user_errors("--network"):
-        return load_flow(
+        flow = load_flow(
             options["network"],
             options["device"],
             sha256=options.get("sha256"),
             tmax=options.get("tmax"),
             fallback_tmax=fallback_tmax,
         )
+    if flow.device.type == "cpu":
+        distributed.use_threads(flow.model.operations(flow.block))
+    return flow
 
 
 def _rms(x: Tensor) -> float:
