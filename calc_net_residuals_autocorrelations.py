@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import dnnlib  # noqa: F401  (before torch)
+
+# isort: split
 import click
 import numpy as np
 from torch import Tensor

@@ -7,6 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dnnlib  # noqa: F401  (before torch)
+
+# isort: split
 import click
 import numpy as np
 import torch

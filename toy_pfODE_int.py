@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dnnlib  # noqa: F401  (before torch)
+
+# isort: split
 import click
 import numpy as np
 import torch

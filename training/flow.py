@@ -271,6 +271,8 @@ def open_flow(options: dict[str, Any], fallback_tmax: float | None = None) -> Fl
             fallback_tmax=fallback_tmax,
         )
     flow.digest = digest
+    if flow.device.type == "cpu":
+        distributed.use_threads(flow.model.operations(flow.block))
     return flow
 
 

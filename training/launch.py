@@ -233,13 +233,16 @@ def _train(
         loss_scale=options.get("ls", 2.0**16),
         compile=options.get("compile", False),
         skip_nonfinite=options.get("skip_nonfinite", 0),
-        workers=options.get("workers", 0),
+        workers=options.get("workers", 1),
     )
     torch.backends.cudnn.benchmark = options.get("bench", True)
     if model.shape is not None:
         model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device.type == "mps":  # which has no float64
         model = model.float()
+    if device.type == "cpu":
+        most = options["batch_gpu"] or options["batch"] // distributed.world_size()
+        distributed.use_threads(model.operations(most))
     trainer = Trainer(config, source, model.to(device), on_snapshot)
     trainer.run()
     if distributed.is_main():

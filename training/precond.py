@@ -16,6 +16,7 @@ import math
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from training.basis import Basis
 from training.edm_precond import NOISE_LABELS
@@ -51,6 +52,13 @@ class FieldModel(nn.Module):
     def field(self, u: Tensor, t: Tensor) -> Tensor:
         """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t, [n] or [1]."""
         raise NotImplementedError
+
+    def operations(self, samples: int) -> float:
+        """Floating-point operations of the field of so many samples."""
+        t = self.W.new_full((1,), self.schedule.tmax)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.field(self.W.new_zeros(1, len(self.W)), t)
+        return float(counter.get_total_flops() * samples)
 
     def encode(self, x: Tensor) -> Tensor:
         """Raw data [n, d] to centred eigenbasis coordinates y_es [n, d], in the buffers' dtype."""

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import run_script
+from tests.helpers import random_basis, run_script
 from torch_utils import checkpoint, distributed
+from training.precond import InflationPrecond
+from training.schedule import Schedule
+from training.toy_networks import ToyMLP
 
 WORKER = """
 import os
@@ -121,3 +124,43 @@ def test_a_missing_device_is_one_clear_line(monkeypatch):
     with pytest.raises(ValueError, match="--device=cuda: no CUDA device here; use --device=cpu"):
         distributed.pick_device("cuda")
     assert distributed.pick_device("auto").type == "cpu"
+
+
+def test_tf32_is_off_after_init(monkeypatch):
+    """PyTorch leaves it on for convolutions; whoever turned it on by either interface."""
+    settings = torch.backends
+    cuda, cudnn = settings.cuda.matmul, settings.cudnn
+    cuda.allow_tf32 = cudnn.allow_tf32 = True
+    distributed.init("cpu")
+    assert not cuda.allow_tf32
+    assert not cudnn.allow_tf32
+    if hasattr(settings, "fp32_precision"):
+        settings.fp32_precision = cudnn.conv.fp32_precision = "tf32"
+        distributed.init("cpu")
+        found = {p.fp32_precision for p in (settings, cuda, cudnn, cudnn.conv, cudnn.rnn)}
+        assert found == {"ieee"}
+        with cudnn.flags(enabled=True, allow_tf32=False):  # raises where interfaces are at odds
+            assert not cudnn.allow_tf32
+
+
+def test_small_work_is_for_one_thread(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(distributed, "_threads", 8)
+    distributed.use_threads(1e6)
+    assert chosen == []  # OMP_NUM_THREADS is set for tests
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    distributed.use_threads(1e6)
+    distributed.use_threads(1e12)
+    assert chosen == [1, 8]
+
+
+def test_the_size_of_work():
+    """Multiplications and additions of matrices, counted by hand."""
+    basis = random_basis([2.0, 1.0])
+    schedule = Schedule(basis.xi, 2)
+    network = ToyMLP(2)
+    model = InflationPrecond(network, schedule, basis)
+    weights = sum(w.numel() for w in network.parameters() if w.dim() == 2)
+    rotation = 2 * 2  # between eigenbasis and the data's own coordinates, at most twice
+    assert 2 * weights * 5 <= model.operations(5) <= 2 * (weights + 2 * rotation) * 5
