@@ -37,6 +37,9 @@ REFUSALS = {
 }
 
 
+UNREAD = "stopped, as nobody reads what is printed any more; send it to a file (> FILE)"
+
+
 class DiskError(UserError, OSError):
     """A file that cannot be written: one line that names it and the remedy; exit code 2."""
 
@@ -61,6 +64,14 @@ def refusal(error: BaseException | None) -> OSError | None:
 class _OneLineErrors:
     """Mixin: usage errors as one line instead of a usage block."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run what the command is for; see click, which ends without a word where nobody reads."""
+        try:
+            return super().invoke(ctx)  # type: ignore[misc]
+        except BrokenPipeError as error:
+            host.drop_stdout()
+            raise UserError(UNREAD) from error
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command; see click."""
         kwargs["standalone_mode"] = False
@@ -83,7 +94,7 @@ class _OneLineErrors:
             sys.exit(130)
         except BrokenPipeError:
             host.drop_stdout()
-            _say("stopped, as nobody reads what is printed any more; send it to a file (> FILE)")
+            _say(UNREAD)
             sys.exit(2)
         except OSError as error:
             if error.errno not in REFUSALS:
