@@ -39,6 +39,9 @@ REFUSALS = {
 }
 
 
+UNREAD = "stopped, as nobody reads what is printed any more; send it to a file (> FILE)"
+
+
 class DiskError(UserError, OSError):
     """A file that cannot be written: one line that names it and the remedy; exit code 2."""
 
@@ -66,6 +69,14 @@ class _OneLineErrors:
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line; see click."""
         return super().parse_args(ctx, _flags_without_value(ctx, args))  # type: ignore[misc]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run what the command is for; see click, which ends without a word where nobody reads."""
+        try:
+            return super().invoke(ctx)  # type: ignore[misc]
+        except BrokenPipeError as error:
+            host.drop_stdout()
+            raise UserError(UNREAD) from error
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command; see click."""
@@ -106,7 +117,7 @@ def _one_line(error: Exception) -> tuple[str | None, int]:
     if isinstance(error, click.Abort):
         return "interrupted", 130
     if isinstance(error, BrokenPipeError):
-        return "stopped, as nobody reads what is printed any more; send it to a file (> FILE)", 2
+        return UNREAD, 2
     if isinstance(error, OSError) and error.errno in REFUSALS:
         return str(DiskError(error.filename or "a file of this run", error.errno)), 2
     return None, 1

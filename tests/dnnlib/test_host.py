@@ -19,7 +19,7 @@ import numpy as np
 @cli.command("x")
 def main():
     plot.curve(sys.argv[1] + ".png", np.arange(3), {"a": np.arange(3)}, ("x", "y"))
-    print("caf\\udce9 \u043a\u043e\u0442", cache_dir())
+    print("caf\\udce9 \\u043a\\u043e\\u0442", cache_dir())
 
 main([])
 """
