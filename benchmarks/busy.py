@@ -94,8 +94,8 @@ def main() -> None:
     for way, more in WAYS.items():
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(
-                [sys.executable, "dataset_tool.py", "--source=digits"]
-                + [f"--dest={folder}/digits-8x8.zip", "--no-plot"],
+                [sys.executable, "dataset_tool.py", "--source=digits",
+                 f"--dest={folder}/digits-8x8.zip", "--no-plot"],
                 cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
             )  # fmt: skip
             for name, lines in short(folder).items():

@@ -19,7 +19,7 @@ from training.basis import Basis, eigenbasis
 from training.batches import Source
 from training.edm_precond import LEVELS, NOISE_LABELS, RECIPES
 from training.image_data import ImageSource
-from training.model import NETWORKS, attention_of, build, network_of, transfer
+from training.model import NETWORKS, build, network_of, to_transfer, transfer
 from training.precond import InflationPrecond, sigma_times
 from training.resume import LAUNCH_FILE, OPTIONS_FILE
 from training.schedule import Schedule
@@ -60,7 +60,11 @@ def launch(
             f"{distributed.world_size()} processes"
         )
     with distributed.session(options["device"]) as device:
-        theirs = _transferred(options, run_dir)
+        theirs = None
+        begun = run_dir is not None and checkpoint.numbered(run_dir, checkpoint.STATE)
+        if options.get("transfer") and not begun:
+            with user_errors("--transfer"):
+                theirs = to_transfer(options)
         model, floored = prepare(options, source)
         if theirs is not None:
             with user_errors("--transfer"):
@@ -89,27 +93,6 @@ def launch(
                 )
             print("\n".join(notes), flush=True)
             return _train(options, run_dir, source, model, device, on_snapshot)
-
-
-def _transferred(options: dict[str, Any], run_dir: Path | None) -> dict[str, Any] | None:
-    """The network of --transfer, whose attention resolutions become those of the run.
-
-    Returns:
-        content of its file; None without the option, or where the run already has a state.
-    """
-    path = options.get("transfer")
-    if not path or (run_dir is not None and checkpoint.numbered(run_dir, checkpoint.STATE)):
-        return None
-    with user_errors("--transfer"):
-        path, _ = checkpoint.agreed_network(path, "--transfer")
-        content = checkpoint.load_network(path, fallback_tmax=options["tmax"])
-    notes = [f"Weight average: half-life {options['ema']:g} Mimg at once (--transfer)"]
-    attention = attention_of(content, options["arch"])
-    if attention is not None:
-        options["attn_resolutions"] = attention
-        notes.append(f"Attention at resolutions {attention}, as {path} has it (--transfer)")
-    distributed.print0("\n".join(notes))
-    return content
 
 
 def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, int]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torch_utils import checkpoint, distributed
 from training.augment import CONVENTION, LABELS, OPPOSITE
 from training.basis import Basis
 from training.batches import Source
@@ -60,6 +61,23 @@ def _make(network: dict[str, Any]) -> nn.Module:
     if network["class"] not in NETWORKS:
         raise ValueError(f"network class {network['class']!r}: known are {', '.join(NETWORKS)}")
     return NETWORKS[network["class"]](**network["kwargs"])
+
+
+def to_transfer(options: dict[str, Any]) -> dict[str, Any]:
+    """The network file of --transfer, whose attention resolutions become those of the run.
+
+    Raises:
+        ValueError: if it is no network.
+    """
+    path, _ = checkpoint.agreed_network(options["transfer"], "--transfer")
+    content = checkpoint.load_network(path, fallback_tmax=options["tmax"])
+    notes = [f"Weight average: half-life {options['ema']:g} Mimg at once (--transfer)"]
+    attention = attention_of(content, options["arch"])
+    if attention is not None:
+        options["attn_resolutions"] = attention
+        notes.append(f"Attention at resolutions {attention}, as {path} has it (--transfer)")
+    distributed.print0("\n".join(notes))
+    return content
 
 
 def transfer(model: InflationPrecond, content: dict[str, Any], path: str) -> list[str]:
