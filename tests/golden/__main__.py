@@ -39,6 +39,8 @@ def main() -> int:
     if options.command == "compare":
         return compare(*options.files)
     names = options.only.split(",") if options.only else QUICK if options.quick else COMMANDS
+    if unknown := set(names) - set(COMMANDS):
+        runs.error(f"--only: no command {' '.join(unknown)}, there are {' '.join(COMMANDS)}")
     checkout = options.checkout.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         work = (options.keep or Path(scratch) / "work").resolve()
@@ -49,9 +51,11 @@ def main() -> int:
         for name, code in failed.items():
             digests[f"{name}: exit code"] = code
             print(f"{name}: exit code {code}\n{(work / f'{name}.log').read_text()[-2000:]}")
-    write(options.out, rounded(digests) if options.rounded else digests)
-    if not options.rounded:
+    if options.rounded:
+        digests = rounded(digests)
+    else:
         np.savez(options.out.with_suffix(".npz"), **arrays)
+    write(options.out, digests)
     print(f"{len(digests)} arrays and numbers: {options.out}")
     return int(bool(failed))
 

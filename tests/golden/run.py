@@ -79,13 +79,15 @@ def run(checkout: Path, work: Path, names: Iterable[str]) -> dict[str, int]:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir()
             words = shlex.split(line.format(**places, out=out))
-            log = out / "output.txt" if name in SPOKEN else work / f"{name}.log"
+            log = work / f"{name}.log"
             process = context.Process(target=_command, args=(words, str(checkout), str(log)))
             process.start()
             process.join(TIMEOUT)
             if process.exitcode is None:
                 process.kill()
                 process.join()
+            if name in SPOKEN:
+                shutil.copy(log, out / "output.txt")
             if process.exitcode != 2:
                 break
         return process.exitcode or 0
