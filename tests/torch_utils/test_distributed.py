@@ -112,7 +112,8 @@ def test_training_on_two_processes(tmp_path):
 
 def test_shares_cover_everything_once(monkeypatch):
     seen = []
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    for name, value in {"WORLD_SIZE": 3, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
     for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
         seen += [i for block in distributed.share(1000, 64) for i in block]
