@@ -34,7 +34,7 @@ class StatsWriter:
             str(run_dir).encode()
         except UnicodeEncodeError:
             print(
-                "Note: no TensorBoard events, as it cannot say the name of this folder; stats.jsonl "
+                "Note: no TensorBoard events, as it cannot say this folder's name; stats.jsonl "
                 "holds the same"
             )
         else:
