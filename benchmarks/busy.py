@@ -93,11 +93,8 @@ def main() -> None:
     rows = []
     for way, more in WAYS.items():
         with tempfile.TemporaryDirectory() as folder:
-            subprocess.run(
-                [sys.executable, "dataset_tool.py", "--source=digits",
-                 f"--dest={folder}/digits-8x8.zip", "--no-plot"],
-                cwd=ROOT, check=True, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+            made = ["dataset_tool.py", "--source=digits", f"--dest={folder}/digits-8x8.zip"]
+            subprocess.run([sys.executable, *made], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             for name, lines in short(folder).items():
                 rows.append(row(f"{name}; {way}", lines, more))
     times = []

@@ -29,7 +29,16 @@ class StatsWriter:
         self.device = device
         self.started = time.monotonic()
         self._forget_after(kimg)
-        self.events = SummaryWriter(str(run_dir), purge_step=int(kimg))
+        self.events: SummaryWriter | None = None
+        try:
+            str(run_dir).encode()
+        except UnicodeEncodeError:
+            print(
+                "Note: no TensorBoard events, as it cannot say this folder's name; stats.jsonl "
+                "holds the same"
+            )
+        else:
+            self.events = SummaryWriter(str(run_dir), purge_step=int(kimg))
 
     def write(self, tick: int, kimg: float, sec_per_kimg: float, values: dict[str, float]) -> None:
         """Add one record everywhere and print its status line."""
@@ -46,8 +55,9 @@ class StatsWriter:
         }
         with open(self.path, "ab", buffering=0) as file:  # a line by one call, never in part
             file.write(json.dumps(record).encode() + b"\n")
-        for name, value in record.items():
-            self.events.add_scalar(name, value, int(kimg))
+        if self.events is not None:
+            for name, value in record.items():
+                self.events.add_scalar(name, value, int(kimg))
         shown = " ".join(f"{name} {value:<9.5g}" for name, value in values.items())
         with tqdm.external_write_mode():
             print(
@@ -59,7 +69,8 @@ class StatsWriter:
 
     def close(self) -> None:
         """Close the TensorBoard events."""
-        self.events.close()
+        if self.events is not None:
+            self.events.close()
 
     def _gpu_memory(self) -> float:
         if self.device.type != "cuda":

@@ -162,7 +162,7 @@ def test_the_log_says_names_that_are_no_text(tmp_path, capsys):
 
 
 def test_data_in_a_file_with_a_latin_1_name(tmp_path):
-    """The name reaches the run folder, its files, the log and TensorBoard."""
+    """The name reaches the run folder, its files and the log; TensorBoard has no word for it."""
     path = os.path.join(os.fsencode(tmp_path), b"caf\xe9.npy")
     with open(path, "wb") as file:
         np.save(file, np.random.default_rng(0).standard_normal((50, 2)))
@@ -173,3 +173,4 @@ def test_data_in_a_file_with_a_latin_1_name(tmp_path):
     (run_folder,) = (tmp_path / os.fsdecode(b"o\xe9")).iterdir()
     assert run_folder.name == "00000-café-PRP"
     assert {"log.txt", "loss.png", "stats.jsonl"} <= {p.name for p in run_folder.iterdir()}
+    assert "Note: no TensorBoard events" in done.stdout
