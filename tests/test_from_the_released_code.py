@@ -28,7 +28,7 @@ THEIRS = (
     "IFsNet", "Loss/loss", "TB_logs", "train_loss", "flat", "mse", "lssamples_init_ls",
     "lssamples_ds", "ls_end_rdtrp", "_meshes/", "00000-circles-prp", "n - 1", "Fortran",
     "zero labels", "2f+1", "in the network's space", "optimizer_state", "50,000",
-    "center-crop-wide", "--seed=42", "--bs=800", "--bs=500", "every 10th", "order of the files",
+    "flat in the logits", "--seed=42", "--bs=800", "--bs=500", "every 10th", "order of the files",
     "Heun with 256", "attention at 16",
 )  # fmt: skip
 FILE = re.compile(r"[\w{}.-]+\.(npz|jsonl?|png|pkl|pt)")
