@@ -77,6 +77,11 @@ class _OneLineErrors:
         kwargs["standalone_mode"] = False
         host.standard_streams()
         try:
+            os.getcwd()
+        except OSError:
+            _say("the folder that this was started in no longer exists; start it in another")
+            sys.exit(2)
+        try:
             result = super().main(*args, **kwargs)  # type: ignore[misc]
             sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
