@@ -85,6 +85,7 @@ class _OneLineErrors:
         try:
             if company is not None:
                 company.join()
+            _check_current_folder()
             result = super().main(*args, **kwargs)  # type: ignore[misc]
             sys.stdout.flush()
             if company is not None:
@@ -105,6 +106,14 @@ class _OneLineErrors:
             say(line)
             sys.exit(code)
         sys.exit(result if isinstance(result, int) else 0)
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError:
+        line = "the folder that this was started in no longer exists; start it in another"
+        raise UserError(line) from None
 
 
 def _one_line(error: Exception) -> tuple[str | None, int]:

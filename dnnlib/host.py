@@ -25,8 +25,14 @@ def prepare() -> None:
         getpass.getuser()  # as torch.compile does
     except (KeyError, OSError, ImportError):
         os.environ["LOGNAME"] = f"uid-{os.getuid()}"
-    if "MPLCONFIGDIR" not in os.environ and home_cache() is None and private_temporary():
-        os.environ["MPLCONFIGDIR"] = f"{private_temporary()}/matplotlib"
+    if home_cache() is None and private_temporary():
+        folder = str(private_temporary())
+        os.environ.setdefault("MPLCONFIGDIR", f"{folder}/matplotlib")
+        os.environ.setdefault("XDG_CACHE_HOME", folder)  # of arviz and others
+        try:
+            Path.home()
+        except RuntimeError:  # which others raise, too
+            os.environ["HOME"] = folder
     _check_backend()
 
 

@@ -148,6 +148,37 @@ def test_a_full_disk_under_stdout_is_one_line(tmp_path):
     assert "the disk is full" in done.stderr
 
 
+def test_a_folder_that_is_gone_is_one_line(tmp_path):
+    (tmp_path / "x.py").write_text(CARRY_ON)
+    command = f"mkdir gone; cd gone; rmdir ../gone; exec '{sys.executable}' ../x.py p"
+    command = command.replace("../x.py", str(tmp_path / "x.py"))
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "Error: the folder that this was started in no longer exists; start it in another"
+    ]
+
+
+def test_a_home_that_nobody_knows(monkeypatch, tmp_path):
+    """No HOME, and no entry among the users: libraries ask for it, arviz's among them."""
+
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(host, "home_cache", lambda: None)
+    monkeypatch.setattr(host, "private_temporary", lambda: tmp_path)
+    monkeypatch.setattr(host.Path, "home", unknown)
+    monkeypatch.setattr(host.getpass, "getuser", lambda: {}["uid not found"])
+    monkeypatch.setattr(host.os, "environ", {})
+    host.prepare()
+    assert os.environ["HOME"] == os.environ["XDG_CACHE_HOME"] == str(tmp_path)
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "matplotlib")
+    assert os.environ["LOGNAME"] == f"uid-{os.getuid()}"
+
+
 def test_printable_names():
     assert host.printable("caf\udce9") == "café"
     assert host.printable("кот") == "кот"
