@@ -11,7 +11,13 @@ import click
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from experiments import presets, reproduction_images, reproduction_likelihood, reproduction_plans
+from experiments import (
+    presets,
+    reproduction_correlations,
+    reproduction_images,
+    reproduction_likelihood,
+    reproduction_plans,
+)
 from experiments.reproduction import Runner, Step
 from experiments.reproduction_plans import Setting
 from experiments.reproduction_table import (
@@ -28,7 +34,7 @@ PLANS: dict[str, Callable[[Setting], Table]] = {
     "toys": reproduction_plans.toys,
     "coverage": reproduction_plans.coverage,
     "hmc": reproduction_plans.hmc,
-    "correlations": reproduction_plans.correlations,
+    "correlations": reproduction_correlations.correlations,
     "images": reproduction_images.images,
     "likelihood": reproduction_likelihood.likelihood,
 }

@@ -23,7 +23,6 @@ KNOWN: dict[str, set[str]] = {
         "torch_utils.checkpoint_tool -> training.model",
     },
     "circles": {
-        "experiments.reproduction_images experiments.reproduction_plans",
         "torch_utils.checkpoint torch_utils.checkpoint_tool training.model",
         "training.flow training.likelihood",
     },
