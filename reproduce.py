@@ -107,7 +107,7 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> None:
 
 def _run(runner: Runner, tables: list[Table], scale: str) -> int:
     """Run; each table is written as soon as its commands have ended. Returns the exit code."""
-    from benchmarks.common import machine
+    from torch_utils.distributed import machine  # at run time: plans are printed without torch
 
     facts = {"scale": scale, "machine": machine(), "commit": commit()}
     left = list(tables)

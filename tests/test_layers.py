@@ -32,10 +32,6 @@ KNOWN: dict[str, set[str]] = {
         "run_toy_alphashape_mesh_exps -> toy_pfODE_int",
         "toy_pfODE_int -> toy_train",
     },
-    "product that imports benchmarks or tests": {
-        "experiments.reproduction_table -> benchmarks",
-        "reproduce -> benchmarks",
-    },
     "folders of more than 20 modules": {"experiments", "training"},
 }
 
