@@ -28,10 +28,10 @@ from experiments.residual_runs import (
 )
 from experiments.shared_work import Parts
 from torch_utils import distributed
-from toy_pfODE_int import network_options, network_source
 from training import image_simulation as images
 from training.flow import ifs_times, open_flow, vp_ode_times
 from training.simulation_run import check_results
+from training.toy_options import network_options, network_source
 
 EXTRACT = """
 python calc_net_residuals_autocorrelations.py extract --save_dir=net_outputs-tmp --network=out \\

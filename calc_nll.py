@@ -24,9 +24,6 @@ from experiments.density import (
 )
 from experiments.shared_work import Parts
 from torch_utils import distributed
-from toy_pfODE_int import data_of, network_source
-from toy_pfODE_int import network_options as toy_network_options
-from toy_pfODE_int import solver_options as toy_solver_options
 from training.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization
 from training.elbo import check_rates
 from training.flow import Flow, open_flow
@@ -51,6 +48,9 @@ from training.method_options import pilots_of, toy_method
 from training.simulation import Method
 from training.simulation_run import check_results
 from training.toy_data import ToySource
+from training.toy_options import data_of, network_source
+from training.toy_options import network_options as toy_network_options
+from training.toy_options import solver_options as toy_solver_options
 from training.vector_data import VectorSource
 
 TOYS_EXAMPLE = """

@@ -11,7 +11,13 @@ import click
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from experiments import presets, reproduction_images, reproduction_likelihood, reproduction_plans
+from experiments import (
+    presets,
+    reproduction_correlations,
+    reproduction_images,
+    reproduction_likelihood,
+    reproduction_plans,
+)
 from experiments.reproduction import Runner, Step
 from experiments.reproduction_plans import Setting
 from experiments.reproduction_table import (
@@ -28,7 +34,7 @@ PLANS: dict[str, Callable[[Setting], Table]] = {
     "toys": reproduction_plans.toys,
     "coverage": reproduction_plans.coverage,
     "hmc": reproduction_plans.hmc,
-    "correlations": reproduction_plans.correlations,
+    "correlations": reproduction_correlations.correlations,
     "images": reproduction_images.images,
     "likelihood": reproduction_likelihood.likelihood,
 }
@@ -101,7 +107,7 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> None:
 
 def _run(runner: Runner, tables: list[Table], scale: str) -> int:
     """Run; each table is written as soon as its commands have ended. Returns the exit code."""
-    from benchmarks.common import machine
+    from torch_utils.distributed import machine  # at run time: plans are printed without torch
 
     facts = {"scale": scale, "machine": machine(), "commit": commit()}
     left = list(tables)

@@ -27,13 +27,13 @@ from experiments.coverage import (
 from experiments.regions import require
 from experiments.shared_work import Parts
 from torch_utils import distributed
-from toy_pfODE_int import network_options, network_source, solver_options
 from training.flow import Flow, open_flow
 from training.method_options import pilots_of, toy_method
 from training.simulation import Method
 from training.simulation_run import check_results, save_results
 from training.solvers import PAPER_SOLVERS
 from training.toy_data import ToySource
+from training.toy_options import network_options, network_source, solver_options
 from training.training_loop import describe
 
 EXAMPLE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,9 @@ import numpy as np
 import torch
 
 from dnnlib import cli, plot
-from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
-from toy_train import (
-    check_no_table,
-    data_options,
-    embedded_dimensions,
-    open_source,
-    open_vectors,
-    table_options,
-)
-from training import published_options as published
 from training.basis import eigenbasis
 from training.flow import BLOCK, Flow, open_flow
 from training.latents import GEN_SOURCE_HELP, GEN_SOURCES
@@ -41,15 +31,21 @@ from training.simulation import Method, kept_steps, latent_summary
 from training.simulation_run import (
     KINDS,
     Simulations,
-    check_content,
     check_gen_source,
-    check_network_dimensions,
     check_results,
     save_results,
 )
-from training.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
-from training.tables import reading_of
-from training.toy_data import ToySource, trained_on
+from training.solvers import PAPER_SOLVERS
+from training.toy_data import ToySource
+from training.toy_options import (
+    data_of,
+    data_options,
+    embedded_dimensions,
+    network_options,
+    network_source,
+    open_source,
+    solver_options,
+)
 from training.training_loop import describe
 from training.vector_data import VectorSource
 
@@ -60,34 +56,6 @@ DISCRETE_EXAMPLE = """
 python toy_pfODE_int.py discrete --save_dir=out --data_name=circles --data_dim=2 --dims_to_keep=1
 """
 TOLERANCE = 1e-4  # of --tol
-
-network_options = cli.options(
-    click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
-    *cli.network_checks,
-    published.latent_check,
-    click.option("--data_name", help="toy data set [that of the network]"),
-    click.option("--data", type=click.Path(), help="your own vectors, for a network of such"),
-    table_options,
-    click.option("--data_dim", type=int, help="[read from the network]"),
-    click.option("--dims_to_keep", type=int, help="[read from the network]"),
-)
-
-
-def solver_options(tolerance: float) -> Callable:
-    """Options that `toy_method` turns into a method; `tolerance` is the default of --tol."""
-    return cli.options(
-        click.option("--steps", "--n_iters", type=click.IntRange(min=1),
-                     help="solver steps; without --solver, points of the paper's Euler grid"),
-        click.option("--h", type=click.FloatRange(min=0, min_open=True),
-                     help="time step of the paper's Euler grid"),
-        click.option("--solver", type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
-                     help=f"{SOLVER_HELP}  [rk4 at --tol, fewer evaluations for the same error "
-                     "than the published default, euler; euler if --steps or --h is given]"),
-        click.option("--tol", type=click.FloatRange(min=1e-10),
-                     help="rms error allowed on pilots, whitened units; also of --solver=adaptive "
-                     f"[{tolerance:g}]"),
-    )  # fmt: skip
-
 
 simulation_options = cli.options(
     click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
@@ -153,57 +121,6 @@ def discrete(**options: Any) -> None:
         bounded = f"Kernel tables of at most {options['memory_mib']} MiB at a time"
         notes = [*describe(model, basis.floored), bounded]
         run(Flow(model.to(device)), source, options, "", notes)
-
-
-def network_source(flow: Flow, options: dict[str, Any]) -> ToySource | VectorSource:
-    """The data that a network is simulated on, checked against what it was trained on.
-
-    Raises:
-        UserError: naming the option and both values.
-    """
-    s, data = flow.schedule, flow.info.get("data", {})
-    check_network_dimensions(flow, options)
-    if options["data"] is None and data.get("kind") == "vectors":
-        raise UserError(
-            f"the network was trained on vectors ({data['name']}): name their file with --data"
-        )
-    if options["data"] is not None:
-        vectors = open_vectors(options, reading_of(flow.info))
-        if vectors.dim != s.data_dim:
-            raise UserError(
-                f"--data={options['data']} has {vectors.dim} columns; the network has {s.data_dim}"
-            )
-        check_content(flow, vectors, "--data", options["data"])
-        return vectors
-    check_no_table(options)
-    known = trained_on(flow.info)
-    name = options["data_name"] or known
-    if name is None:
-        raise UserError("--data_name is missing: this network does not say what it was trained on")
-    renamed = known != data.get("name")
-    if known not in (None, name):
-        raise UserError(
-            f"--data_name={name} contradicts the network, which was trained on {known}"
-            + (f", at its time called {data['name']}" if renamed else "")
-        )
-    if renamed:
-        distributed.print0(f"Note: what this network's file calls {data['name']} is now {known}")
-    embedding = {k: data[k] for k in ("augment_to", "embedding", "embedding_noise") if k in data}
-    with cli.user_errors():
-        source = ToySource(name, **embedding)
-    if source.dim != s.data_dim:
-        raise UserError(
-            f"--data_name={name} has {source.dim} dimensions; the network has {s.data_dim}"
-        )
-    check_content(flow, source, "--data_name", name)
-    return source
-
-
-def data_of(source: ToySource | VectorSource, options: dict[str, Any]) -> torch.Tensor:
-    """The samples to simulate, [total_samples, d]."""
-    if isinstance(source, VectorSource) and len(source.rows) < options["total_samples"]:
-        options["total_samples"] = len(source.rows)
-    return source.samples(options["seed"], 0, options["total_samples"])
 
 
 def shared(points: torch.Tensor) -> Iterator[torch.Tensor]:

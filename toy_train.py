@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dnnlib import cli, plot
-from dnnlib.cli import UserError
-from torch_utils import distributed
 from training.flow import Flow
-from training.options import count, nonnegative, run, schedule_options, training_options
-from training.tables import TableOptions, differences
-from training.toy_data import TOY_SETS, ToySource, own_dimensions
+from training.options import run, training_options
+from training.toy_data import ToySource
 from training.toy_networks import TOY_NETWORKS
+from training.toy_options import data_options, embedded_dimensions, open_source
 from training.training_loop import Snapshot
 from training.vector_data import VectorSource
 
@@ -37,31 +34,6 @@ python toy_train.py --outdir=out --data_name=circles --data_dim=2 --dims_to_keep
 torchrun --nproc_per_node=2 toy_train.py --outdir=out --data=mine.csv --dims_to_keep=2
 """
 
-# How a table of --data is read, in every script that takes one.
-table_options = cli.options(
-    click.option("--columns", metavar="NAME,...",
-                 help="columns of the table to read, in this order; without a header 0,1,..."),
-    click.option("--index_col", metavar="NAME", help="column of the table to leave out"),
-    click.option("--header/--no-header", default=None,
-                 help="whether the table's first row is names  [judged]"),
-    click.option("--missing", type=click.Choice(["drop", "error"]),
-                 help="what to do with rows of the table that miss a value  [error]"),
-    click.option("--decimal", type=click.Choice([".", ","]),
-                 help="decimal sign of the table  [judged]"),
-)  # fmt: skip
-data_options = cli.options(
-    click.option("--data_name", type=click.Choice(list(TOY_SETS)), help="toy data set"),
-    click.option("--data", type=click.Path(), help="your own vectors: .npy, .npz or .csv"),
-    table_options,
-    click.option("--augment_to", type=count,
-                 help="embed a toy set into so many dimensions; --data_dim may then be its own"),
-    click.option("--embedding", type=click.Choice(["orthonormal", "signed_square"]),
-                 default="orthonormal", help="how --augment_to embeds"),
-    click.option("--embedding_noise", type=nonnegative, default=0.2,
-                 help="noise sd of --embedding=signed_square"),
-    schedule_options(inflation_gap=1.0, tmax=7.01, space="ES"),
-)  # fmt: skip
-
 
 @cli.command(EXAMPLE)
 @data_options
@@ -77,76 +49,6 @@ def main(ctx: click.Context, dry_run: bool, plot: bool, **options: Any) -> None:
     """
     embedded_dimensions(options)
     run(ctx, options, dry_run, PRESETS, open_source, draw_samples if plot else None)
-
-
-def embedded_dimensions(options: dict[str, Any]) -> None:
-    """Let --data_dim be the embedding's, where --augment_to comes with those of the set itself."""
-    own = own_dimensions(options["data_name"])
-    if options["augment_to"] is not None and options["data_dim"] == own:
-        options["data_dim"] = options["augment_to"]
-
-
-def open_source(options: dict[str, Any]) -> ToySource | VectorSource:
-    """The training data that the options name.
-
-    Raises:
-        UserError: naming the option.
-    """
-    if (options["data"] is None) == (options["data_name"] is None):
-        raise UserError("give either --data_name (a toy set) or --data (a file of vectors)")
-    if options["data"] is not None:
-        if options["augment_to"]:
-            raise UserError("--augment_to embeds toy sets; leave it out with --data")
-        source = open_vectors(options)
-        before = options.get("reading")
-        if before is not None and before != source.reading:
-            raise UserError(
-                f"--data={options['data']}: the run to go on with was trained on other columns or "
-                f"read them otherwise: {differences(before, source.reading)}"
-            )
-        if source.reading is not None:
-            options["reading"] = source.reading
-        return source
-    check_no_table(options)
-    with cli.user_errors():
-        return ToySource(
-            options["data_name"],
-            options["augment_to"],
-            options["embedding"],
-            options["embedding_noise"],
-        )
-
-
-def open_vectors(options: dict[str, Any], like: dict[str, Any] | None = None) -> VectorSource:
-    """The vectors of --data; says what was read, and which columns are constant.
-
-    Args:
-        options: of the script.
-        like: how the table that a network was trained on was read, see `VectorSource`.
-
-    Raises:
-        UserError: naming the option.
-    """
-    columns = options["columns"]
-    names = None if columns is None else tuple(next(csv.reader([columns], skipinitialspace=True)))
-    told = {k: options[k] for k in ("index_col", "header", "missing", "decimal")}
-    with cli.user_errors("--data"):
-        source = VectorSource(options["data"], TableOptions(columns=names, **told), like)
-    distributed.print0(source.said)
-    for name in source.constant:
-        distributed.print0(f"Warning: column {name} of {options['data']} is constant")
-    return source
-
-
-def check_no_table(options: dict[str, Any]) -> None:
-    """Check that the options of tables are not given without --data.
-
-    Raises:
-        UserError: naming the option.
-    """
-    told = {k: options[k] for k in ("columns", "index_col", "header", "missing", "decimal")}
-    for option in TableOptions(**told).given():
-        raise UserError(f"{option} is for a table given with --data; leave it out")
 
 
 def draw_samples(source: ToySource | VectorSource) -> Snapshot:

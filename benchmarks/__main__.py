@@ -16,7 +16,8 @@ import time
 
 import click
 
-from benchmarks.common import LINES, ROOT, Line, report, table
+from benchmarks.common import LINES, ROOT, Line, report
+from dnnlib.util import aligned
 
 # In this order: networks that the first ones train serve those after them.
 BENCHMARKS: dict[str, list[str]] = {
@@ -66,7 +67,7 @@ def main(only: tuple[str, ...]) -> None:
     notes = [f"All of it: {total / 60:.1f} minutes (target {MINUTES:g}: {within})."]
     notes += [f"FAILED: {name}" for name in failed]
     title = "Time to answer: each figure beside its yardstick of the same run"
-    report("bench", title, [table(header, rows), *notes], quick=bool(only or failed))
+    report("bench", title, [aligned(header, rows), *notes], quick=bool(only or failed))
     if failed:
         raise SystemExit(1)
 

@@ -19,7 +19,8 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.common import ROOT, Line, peak_rss, report, table
+from benchmarks.common import ROOT, Line, peak_rss, report
+from dnnlib.util import aligned
 from training import seeding
 from training.basis import eigenbasis
 
@@ -124,7 +125,7 @@ def main() -> None:
         Line("its memory, GiB", f"{mine['bytes'] / 2**30:.2f}",
              f"{YARDSTICK} {yard['bytes'] / 2**30:.2f}", 1 / share, 1 / TARGET_MEMORY),
     ]  # fmt: skip
-    report("basis", title, [table(header, rows), verdict], lines)
+    report("basis", title, [aligned(header, rows), verdict], lines)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 
 import click
 
-from benchmarks.common import ROOT, Line, report, table
+from benchmarks.common import ROOT, Line, report
+from dnnlib.util import aligned
 
 MOST = 2.5  # times its quiet time
 BUSY = 2
@@ -107,7 +108,7 @@ def main() -> None:
     line = Line("make demo beside two busy processes, times its quiet time", f"{ratio:.2f}",
                 f"{MOST} allowed", MOST / ratio, 1.0)  # fmt: skip
     header = ("what", "quiet, s", f"beside {BUSY} busy, s", "ratio")
-    report("busy", "Small networks on a busy machine", [table(header, cells)], [line])
+    report("busy", "Small networks on a busy machine", [aligned(header, cells)], [line])
 
 
 if __name__ == "__main__":

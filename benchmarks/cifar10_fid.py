@@ -31,10 +31,10 @@ import numpy as np
 import torch
 
 from benchmarks.cifar10_state import pack, prune, unpack
-from benchmarks.common import NETWORKS, ROOT, report, table
+from benchmarks.common import NETWORKS, ROOT, report
 from dnnlib import plot
 from dnnlib.cli import UserError
-from dnnlib.util import format_time, write_json
+from dnnlib.util import aligned, format_time, write_json
 from experiments import presets
 from experiments.reproduction import NETWORK, Runner, Step
 
@@ -203,7 +203,7 @@ def conclude(size: str, outdir: Path, trainings: list[Step], complete: bool) -> 
         if len(there) == len(METHODS):
             curves[case] = np.array([there[f"ab2-{n}"]["distance"] for n in ANGLE])
             curves[f"{case}, Heun-256"] = np.full(len(ANGLE), there["paper-heun-256"]["distance"])
-    parts = [table(("network", "method", "evaluations", "images", SIZES[size].measure), rows)]
+    parts = [aligned(("network", "method", "evaluations", "images", SIZES[size].measure), rows)]
     parts += ["\n".join(_budget(outdir / s.folder) for s in trainings)]
     if SIZES[size].measure == "FID":
         parts.append(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
-import torch
 
 from dnnlib.util import write_json
+from torch_utils.distributed import machine
 from training.flow import Flow, load_flow
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,22 +46,6 @@ RECIPES = {
 }
 
 
-def machine() -> str:
-    """One line on what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x
-        ]
-        model = names[0] if names else model
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return (
-        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )
-
-
 def peak_rss() -> int:
     """Largest memory of this process so far, bytes.
 
@@ -90,14 +72,6 @@ def trained(name: str) -> tuple[Flow, Path]:
         stdout=subprocess.DEVNULL,
     )
     return load_flow(folder), folder
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned columns."""
-    cells = [[str(c) for c in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import ROOT, Line, peak_rss, report, table
+from benchmarks.common import ROOT, Line, peak_rss, report
+from dnnlib.util import aligned
 from experiments.autocorrelation import cross_correlation
 from experiments.residual_files import RESIDUALS, ArrayFile
 from training import seeding
@@ -111,7 +112,7 @@ def main() -> None:
         Line("their memory, GiB", f"{memory / 2**30:.2f}", f"bound {MOST_MEMORY / 2**30:g}",
              MOST_MEMORY / memory, 1.0),
     ]  # fmt: skip
-    report("correlations", title, [table(header, rows), notes, verdict], lines)
+    report("correlations", title, [aligned(header, rows), notes, verdict], lines)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import numpy as np
 import shapely
 import torch
 
-from benchmarks.common import Line, quick_option, report, table, trained
+from benchmarks.common import Line, quick_option, report, trained
+from dnnlib.util import aligned
 from experiments.coverage import (
     STAGES,
     Boundary,
@@ -124,9 +125,9 @@ def main(quick: bool) -> None:
     )  # fmt: skip
     parts = [
         "Largest error and change over radii and seeds; changes in points of percent\n"
-        + table(header, [m[0] for m in measured]),
+        + aligned(header, [m[0] for m in measured]),
         f"Counting {POINTS:,} points, {len(RADII)} radii, {len(STAGES)} stages; the loop is timed "
-        f"on {LOOP_POINTS} points of each and scaled\n" + table(times, [m[1] for m in measured]),
+        f"on {LOOP_POINTS} points of each and scaled\n" + aligned(times, [m[1] for m in measured]),
         *("\n".join(m[2]) for m in measured),
     ]
     title = f"Coverage, transported boundaries, {len(SEEDS)} seeds of {POINTS:,} points"

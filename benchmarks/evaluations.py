@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.common import NETWORKS, report, table
+from benchmarks.common import NETWORKS, report
 from benchmarks.image_round_trips import DATA, digits, script
 from dnnlib.arrays import load_npz
-from dnnlib.util import atomic_path
+from dnnlib.util import aligned, atomic_path
 from experiments.digit_quality import NOISE, REAL, measure
 from torch_utils import checkpoint
 from training.flow import Flow, load_flow
@@ -189,7 +189,7 @@ def main(seeds: int, count: int, given: tuple[str, ...]) -> None:
         ]  # fmt: skip
         header = ("method", "evaluations", "distance", "sd over seeds", "confidence",
                   "change from Heun-256, pixels")  # fmt: skip
-        parts.append(f"{case}\n" + table(header, rows))
+        parts.append(f"{case}\n" + aligned(header, rows))
         verdicts += verdict(found, case)
         click.echo("\n".join([parts[-1], *verdicts]))
     title = f"Evaluations for equally good digits, {seeds} seeds of {count} images"

@@ -17,7 +17,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from benchmarks.common import Line, report, table
+from benchmarks.common import Line, report
+from dnnlib.util import aligned
 from training.image_metrics import frechet_distance
 
 FEATURES, FEW = 2048, 1000
@@ -72,7 +73,7 @@ def main() -> None:
                           MOST_ERROR / max(error, 1e-16), 1.0))  # fmt: skip
     header = ("covariances", "method", "seconds", "faster", "relative error")
     title = f"Frechet distance of {FEATURES:,} features"
-    report("frechet", title, [table(header, rows)], lines)
+    report("frechet", title, [aligned(header, rows)], lines)
 
 
 if __name__ == "__main__":

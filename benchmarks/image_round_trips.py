@@ -13,7 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.common import NETWORKS, ROOT, report, table
+from benchmarks.common import NETWORKS, ROOT, report
+from dnnlib.util import aligned
 
 DATA = NETWORKS / "digits-8x8.zip"
 RECIPE = [
@@ -94,7 +95,7 @@ def main() -> None:
     ]
     verdict.append("The paper prints .11 to 5.32 on CIFAR-10 and AFHQv2, networks of full size.")
     title = "Round trips of 128 digits, pixels squared"
-    report("image_round_trips", title, [table(header, rows), "\n".join(verdict)])
+    report("image_round_trips", title, [aligned(header, rows), "\n".join(verdict)])
 
 
 if __name__ == "__main__":

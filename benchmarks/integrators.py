@@ -8,7 +8,8 @@ from __future__ import annotations
 import click
 import torch
 
-from benchmarks.common import Line, quick_option, report, table, trained
+from benchmarks.common import Line, quick_option, report, trained
+from dnnlib.util import aligned
 from training.flow import Flow, ifs_times
 from training.method_options import pilots_of
 from training.toy_data import ToySource
@@ -119,7 +120,7 @@ def main(quick: bool) -> None:
         ]
         header = ("method", "evals one way", "latent rmse", "round-trip rmse")
         ratios = ("evals: paper/ours", "latent: paper/ours", "round trip: paper/ours")
-        parts.append(f"{name}\n" + table(header + ratios, rows))
+        parts.append(f"{name}\n" + aligned(header + ratios, rows))
         for figure, most, value in TARGETS:
             within = [
                 f for m, f in figures.items() if f["evaluations"] <= most and m[0] != "reversible"
@@ -130,7 +131,7 @@ def main(quick: bool) -> None:
         exactness = min(f["round trip"] for m, f in figures.items() if m[0] == "reversible")
         verdicts.append((name, "round trip rmse, reversible", "1e-12", f"{exactness:.1e}",
                          "yes" if exactness <= 1e-12 else "NO"))  # fmt: skip
-    parts.append("Targets\n" + table(("network", "figure", "target", "reached", "met"), verdicts))
+    parts.append("Targets\n" + aligned(("network", "figure", "target", "reached", "met"), verdicts))
     title = (
         f"Integrators on trained circles_sharp networks ({SAMPLES} points, whitened units, errors "
         f"against RK4-{REFERENCE_STEPS})"

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import NETWORKS, report, table
+from benchmarks.common import NETWORKS, report
 from benchmarks.image_round_trips import digits, script
 from dnnlib.arrays import load_npz
-from dnnlib.util import run_dirs
+from dnnlib.util import aligned, run_dirs
 from torch_utils.checkpoint import find_network
 from training.batches import Batches
 from training.flow import Flow, load_flow
@@ -210,9 +210,9 @@ def main(kimg: float) -> None:
     bound = largest_ratio(load_flow(networks[IMPORTANCE]))
     parts = [
         f"{HELD_OUT} held-out digits (8x8, 17 of 256 grey levels), {kimg:g} thousand images in\n"
-        "training, one run each\n" + table(first, nll_rows(networks, held)),
+        "training, one run each\n" + aligned(first, nll_rows(networks, held)),
         f"Likelihood loss and its gradient, {BATCHES} batches of {BATCH}, noise levels from\n"
-        "log SNR 13.3 to -5\n" + table(second, spread_rows(some, learn)),
+        "log SNR 13.3 to -5\n" + aligned(second, spread_rows(some, learn)),
         "Errors are standard errors over images, not over trainings. 'Means apart' is the squared\n"
         "distance of the two means over what is expected if both estimate the same: 1.\n"
         "Where the variance comes from single samples, as a gradient's does, importance sampling\n"

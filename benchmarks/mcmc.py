@@ -15,7 +15,8 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.common import Line, quick_option, report, table, trained
+from benchmarks.common import Line, quick_option, report, trained
+from dnnlib.util import aligned
 from experiments import mcmc
 from experiments.mcmc import Settings
 from experiments.posterior import paper_problem, simulate_data
@@ -140,10 +141,10 @@ def main(data: tuple[str, ...], quick: bool) -> None:
                 "n", "sampler", "means", "sds", "difference, sds", "MC errors", "R-hat",
                 "bulk ESS", "evaluations/draw", "seconds", "seconds/draw",
             )  # fmt: skip
-            parts.append(f"{network}\n" + table(header, rows))
+            parts.append(f"{network}\n" + aligned(header, rows))
     if checks:
         goals = ("network", "flow beside quadrature, 2000 data", "goal", "reached", "met")
-        parts.append(table(goals, checks))
+        parts.append(aligned(goals, checks))
     parts.append(
         "Costs are of one effective draw, by the smallest bulk ESS of the three weights.\n"
         "Evaluations are of the network for one sample; derivatives (flow: of the divergence,\n"

@@ -15,7 +15,8 @@ import click
 import numpy as np
 import torch
 
-from benchmarks.common import Line, quick_option, report, table, trained
+from benchmarks.common import Line, quick_option, report, trained
+from dnnlib.util import aligned
 from experiments.density import Settings, evaluate, true_log_density, true_model
 from experiments.density_report import mean_and_error, on_grid
 from training.basis import Basis
@@ -71,7 +72,7 @@ def integrators(name: str, flow: Flow) -> tuple[str, Line]:
         f"{name}: evaluations for errors no larger than the paper's", f"{errors[best][0]} ({best})",
         f"Euler {calls} ({most:.0e} nats)", calls / errors[best][0], LEAST_FEWER,
     )  # fmt: skip
-    return f"{name}: exact field, nats\n" + table(header, rows), line
+    return f"{name}: exact field, nats\n" + aligned(header, rows), line
 
 
 def part_of(x: torch.Tensor, block: range) -> torch.Tensor:
@@ -106,7 +107,7 @@ def networks(names: list[str]) -> tuple[str, list[Line]]:
                           f"bound {LIMIT:g}", LIMIT / max(excess["mean"], 1e-4), 1.0))  # fmt: skip
     header = ("network", "true NLL", "excess of the ODE", "SDE bound", "total variation",
               f"excess <= {LIMIT}")  # fmt: skip
-    return f"Trained networks, {SAMPLES} noisy samples, nats\n" + table(header, rows), lines
+    return f"Trained networks, {SAMPLES} noisy samples, nats\n" + aligned(header, rows), lines
 
 
 def unet_flow(resolution: int) -> tuple[Flow, torch.Tensor]:
@@ -166,7 +167,7 @@ def costs() -> tuple[str, list[Line]]:
             taken["inflation"] / taken[kind],
         ))  # fmt: skip
     header = ("network", "what", "microseconds a sample and evaluation", "over plain inflation")
-    return "Cost (median of runs taken in turn)\n" + table(header, rows), lines
+    return "Cost (median of runs taken in turn)\n" + aligned(header, rows), lines
 
 
 @click.command()

@@ -28,9 +28,10 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import ROOT, report, table
+from benchmarks.common import ROOT, report
 from benchmarks.nll import unet_flow
 from calc_roundtrip_mse import round_trips
+from dnnlib.util import aligned
 from experiments.density import Settings, evaluate
 from experiments.residual_runs import Extraction, extract_here
 from experiments.shared_work import NOTHING_KEPT
@@ -237,7 +238,7 @@ def growth() -> str:
     return (
         f"Cost exponents: d = {dims} (eigenbasis: 1,728 for the last) at {COUNTS[0]} images, and "
         f"{counts} images at d = 192 (training 4, eigenbasis 400 times as many)\n"
-        f"{table(header, rows)}"
+        f"{aligned(header, rows)}"
     )
 
 
@@ -285,7 +286,7 @@ def processes() -> str:
               "exponent (ideal -1)", "processor time, both / one (ideal 1)")  # fmt: skip
     return (
         f"Processes of one thread each, gloo, {count} colour images, {resolution} x {resolution} "
-        f"(training 4, eigenbasis 400 times as many)\n{table(header, rows)}"
+        f"(training 4, eigenbasis 400 times as many)\n{aligned(header, rows)}"
     )
 
 

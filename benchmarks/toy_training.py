@@ -27,8 +27,8 @@ from benchmarks.common import (
     folder_of,
     quick_option,
     report,
-    table,
 )
+from dnnlib.util import aligned
 from torch_utils import checkpoint
 from training.flow import Flow, load_flow
 from training.mixture import MixtureField
@@ -196,13 +196,13 @@ def main(quick: bool) -> None:
         "Training ToyMLP on circles_sharp with the default settings",
         [
             "Error: mean over 15 times in [0, tmax] of E|F-F*|^2, over the mean of E|F*|^2, F* "
-            f"exact\n(target within {SECONDS:.0f} s of the whole command)\n" + table(header, rows),
+            f"exact\n(target within {SECONDS:.0f} s of the whole command)\n{aligned(header, rows)}",
             f"Energy distance of {SAMPLES} generated to {SAMPLES} true points, beside that of true "
             "sets\n(target: ratio <= 1.5)\n"
-            + table(("network", "samples", "energy distance", "ratio to true sets"), quality),
+            + aligned(("network", "samples", "energy distance", "ratio to true sets"), quality),
             "Cost to equal quality, PRP: ToyMLP's first snapshot that is as good (a lower bound of "
             "the\nratio: snapshots are 0.1 Mimg apart and the baseline is far from trained)\n"
-            + table(("baseline", "samples/s", "ToyMLP faster by", "seconds", "error",
+            + aligned(("baseline", "samples/s", "ToyMLP faster by", "seconds", "error",
                      "ToyMLP seconds to it", "cost ratio"), costs),
         ],
         lines,

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import ROOT, Line, peak_rss, quick_option, report, table
+from benchmarks.common import ROOT, Line, peak_rss, quick_option, report
+from dnnlib.util import aligned
 from training import unet_layers
 from training.networks import PRESETS, SongUNet
 
@@ -163,7 +164,7 @@ def main(quick: bool, memory: str | None) -> None:
         lines.append(Line(f"CIFAR-size U-Net, {what}, images/s", f"{rates[name]:.1f} ({name})",
                           f"plain {rates[PLAIN]:.1f}", best[k], TARGET))  # fmt: skip
     title = "CIFAR-size U-Net beside its plain formulation"
-    report("unet", title, [table(header, rows), *notes], lines, quick)
+    report("unet", title, [aligned(header, rows), *notes], lines, quick)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,7 @@ from pathlib import Path
 
 from experiments import presets
 from experiments.reproduction import NETWORK, Step
-from experiments.reproduction_plans import (
-    Setting,
-    correlation_rows,
-    trained_for,
-)
+from experiments.reproduction_plans import Setting, trained_for
 from experiments.reproduction_table import Row, Table, Value
 
 DIMENSIONS = {"digits": 64, "cifar10": 3072, "afhqv2": 3072}
@@ -215,26 +211,3 @@ def _published(
     if gap != 1.02:
         return presets.Figure(presets.GAP_FID[gap]), presets.Figure(presets.GAP_MSE[gap])
     return presets.FID[name][keep], presets.MSE[name][keep]
-
-
-def image_correlations(s: Setting) -> tuple[list[Row], list[Step]]:
-    """Residual correlations of a PR-preserving image network, that of `images`."""
-    name = "digits" if s.scale == "smoke" else "cifar10"
-    network = image_network(s, name, DIMENSIONS[name], 1.02)
-    folder, script = f"correlations/{name}", "calc_net_residuals_autocorrelations.py"
-    options = presets.IMAGE_CORRELATIONS[s.scale]
-    args = (
-        f"--network={s.where(network.folder)}", f"--save_dir={s.where(folder)}-residuals",
-        f"--data_root={image_data(s, name)[0]}", *options, f"--seed={s.seed}",
-    )  # fmt: skip
-    extract = Step(
-        f"{folder}-residuals", f"{script} extract", args, "*_residuals_time*.npz", (network,),
-        seed=s.seed,
-    )  # fmt: skip
-    args = (f"--res_root={s.where(extract.folder)}", f"--save_dir={s.where(folder)}")
-    step = Step(
-        folder, f"{script} calc", args, "*_autocorrelations_*.npz", (extract,), parallel=False,
-        seed=s.seed,
-    )  # fmt: skip
-    words = ", ".join(o.removeprefix("--") for o in options)
-    return [correlation_rows(step, f"{NAMES[name]} PRP", words)], [network, extract, step]

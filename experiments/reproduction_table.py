@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dnnlib.util import atomic_path, write_json
+from dnnlib.util import aligned, atomic_path, write_json
 from experiments.presets import Figure
 from experiments.reproduction import ROOT, Runner, Step
 
@@ -184,8 +184,6 @@ def write_results(outdir: Path) -> str:
 
 def text(content: dict[str, Any]) -> str:
     """A table as aligned text."""
-    from benchmarks.common import table as aligned
-
     columns = [c for c in content["columns"] if any(r.get(c) is not None for r in content["rows"])]
     rows = [[_shown(row.get(c)) for c in columns] for row in content["rows"]]
     head = f"{content['title']}\n{content['table']}, scale {content['scale']}; {content['date']}; "

@@ -23,19 +23,8 @@ KNOWN: dict[str, set[str]] = {
         "torch_utils.checkpoint_tool -> training.model",
     },
     "circles": {
-        "experiments.reproduction_images experiments.reproduction_plans",
         "torch_utils.checkpoint torch_utils.checkpoint_tool training.model",
         "training.flow training.likelihood",
-    },
-    "scripts that import scripts": {
-        "calc_net_residuals_autocorrelations -> toy_pfODE_int",
-        "calc_nll -> toy_pfODE_int",
-        "run_toy_alphashape_mesh_exps -> toy_pfODE_int",
-        "toy_pfODE_int -> toy_train",
-    },
-    "product that imports benchmarks or tests": {
-        "experiments.reproduction_table -> benchmarks",
-        "reproduce -> benchmarks",
     },
     "folders of more than 20 modules": {"experiments", "training"},
 }
