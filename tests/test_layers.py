@@ -24,7 +24,6 @@ KNOWN: dict[str, set[str]] = {
     },
     "circles": {
         "torch_utils.checkpoint torch_utils.checkpoint_tool training.model",
-        "training.flow training.likelihood",
     },
     "folders of more than 20 modules": {"experiments", "training"},
 }

@@ -17,15 +17,12 @@ from torch import Tensor
 
 from dnnlib.cli import user_errors
 from torch_utils import checkpoint, distributed
-from training import seeding
-from training.arguments import check_coordinates, check_latents, check_state, rows
+from training import likelihood, seeding
+from training.arguments import check_coordinates, check_latents, check_state
 from training.coordinates import Coordinates
 from training.integration import Integrator
 from training.precond import Conditioned, FieldModel, InflationPrecond
 from training.tables import reading_of
-
-BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
-IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
 
 
 class Flow(Integrator):
@@ -37,8 +34,6 @@ class Flow(Integrator):
         info: what is known about the network (data, training), plain values.
 
     Attributes:
-        block: samples integrated together.
-        columns: names of the data's columns, if it was a table that named them.
         digest: SHA-256 of the network's file, where a script has opened it; None for others.
         unlabelled: whether a class-conditional network is to get zero labels.
     """
@@ -51,7 +46,6 @@ class Flow(Integrator):
     ):
         super().__init__(model, dtype)
         self.info = info or {}
-        self.block = IMAGE_BLOCK if getattr(model, "shape", None) is not None else BLOCK
         reading = reading_of(self.info)
         self.columns = reading["columns"] if reading and reading["header"] else None
 
@@ -68,21 +62,6 @@ class Flow(Integrator):
         flow.model = Conditioned(self.model, class_labels)
         flow.block, flow.evaluations = len(class_labels), 0
         return flow
-
-    def admit(self, x: Any, t: float, coords: Coordinates) -> Tensor:
-        """What a user passes, checked and whitened: [n, d] of any kind, or a pandas DataFrame.
-
-        Args:
-            x: states. Columns of a DataFrame of data are taken by name, if the flow knows names.
-            t: their time.
-            coords: their coordinates.
-
-        Raises:
-            ValueError: naming what is wrong with x or coords.
-        """
-        check_coordinates(coords)
-        columns = self.columns if coords == "unscaled" else None
-        return self.to_whitened(rows(x, self.schedule.data_dim, columns), t, coords)
 
     def inflate(self, x: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:
         """Data to latents.
@@ -132,9 +111,7 @@ class Flow(Integrator):
 
     def log_prob(self, x: Any, **how: Any) -> Tensor:
         """Log density of data x [n, d] in its own units, nats, [n]; see `likelihood.log_prob`."""
-        from training.likelihood import log_prob
-
-        return log_prob(self, x, **how).value
+        return likelihood.log_prob(self, x, **how).value
 
     def latents(
         self,
