@@ -21,6 +21,8 @@ from training import likelihood, seeding
 from training.arguments import check_coordinates, check_latents, check_state
 from training.coordinates import Coordinates
 from training.integration import Integrator
+from training.model import network_from_dict
+from training.network_file import load_network
 from training.precond import Conditioned, FieldModel, InflationPrecond
 from training.tables import reading_of
 
@@ -209,17 +211,15 @@ def load_flow(
         path: network file, https:// address, or a run folder (its latest snapshot).
         device: auto, cpu, cuda or mps.
         dtype: of the state; None for float64 (float32 on mps).
-        sha256, tmax, fallback_tmax: see `torch_utils.checkpoint.load_network`.
+        sha256, tmax, fallback_tmax: see `training.network_file.load_network`.
 
     Raises:
         ValueError: if the file is not a network, saying what it is.
     """
-    from training.model import network_from_dict
-
     check_state(dtype)
     where = distributed.pick_device(str(device))
     with torch.inference_mode(False):  # whose tensors have no derivatives, which likelihoods take
-        content = checkpoint.load_network(path, sha256, tmax, fallback_tmax)
+        content = load_network(path, sha256, tmax, fallback_tmax)
         model, info = network_from_dict(content)
         if where.type == "mps":
             model = model.float()

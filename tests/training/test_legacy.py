@@ -20,6 +20,7 @@ from tests.security.legacy_writer import (
 from tests.training.test_edm_precond import IMAGES, PRECONDS
 from tests.training.test_precond import TOYS
 from torch_utils import checkpoint
+from training import network_file
 from training.flow import Flow, ifs_times, load_flow, vp_ode_times
 from training.model import network_from_dict
 from training.precond import sigma_times
@@ -140,7 +141,7 @@ def test_a_toy_network_that_nothing_describes_is_refused(tmp_path, canary):
 def test_the_time_input_of_an_edm_network_is_edms(tmp_path, canary):
     """The field of EDM's own kind is that of a network trained here with --precond=edm."""
     path = write_sigma(tmp_path / "old.pkl", "EDMPrecond", canary)
-    content = checkpoint.load_network(path)
+    content = network_file.load_network(path)
     ours = network_from_dict(content)[0].eval()
     del content["precond"]["denoiser"]
     content["precond"]["time_input"] = "edm"
@@ -165,7 +166,7 @@ def test_an_older_file_written_anew_means_the_same(tmp_path, canary):
     with pytest.raises(ValueError, match="preconditioners that are read"):
         load_flow(path, "cpu", tmax=4.0)
     path = write_inflationary(tmp_path / "old.pkl", TOYS[2], canary)
-    content = checkpoint.load_network(path, tmax=4.0)
+    content = network_file.load_network(path, tmax=4.0)
     checkpoint.save(tmp_path / "new.pkl", "network", content)
     old, new = load_flow(path, "cpu", tmax=4.0), load_flow(tmp_path / "new.pkl", "cpu")
     z = old.latents(5, seed=1)
