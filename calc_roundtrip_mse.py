@@ -19,7 +19,7 @@ from dnnlib import cli, plot
 from dnnlib.util import write_json
 from experiments.shared_work import Parts
 from torch_utils import distributed
-from training.flow import IMAGE_BLOCK, Flow
+from training.flow import Flow
 from training.image_data import ImageSource, to_pixels
 from training.image_simulation import (
     PILOTS,
@@ -36,6 +36,7 @@ from training.image_simulation import (
     pixel_errors,
     solver_options,
 )
+from training.integration import IMAGE_BLOCK
 from training.method_options import pilots_of
 from training.simulation import Method
 from training.simulation_run import check_results, save_results

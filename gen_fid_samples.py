@@ -13,7 +13,7 @@ import numpy as np
 from dnnlib import cli, plot
 from dnnlib.util import write_json
 from torch_utils import distributed
-from training.flow import IMAGE_BLOCK, Flow
+from training.flow import Flow
 from training.image_simulation import (
     batch_option,
     check_class,
@@ -27,6 +27,7 @@ from training.image_simulation import (
     shape_of,
     solver_options,
 )
+from training.integration import IMAGE_BLOCK
 from training.latents import Lender
 from training.melt_file import read_melt
 from training.seed_images import (

@@ -20,7 +20,8 @@ from dnnlib.util import write_json
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
 from training.basis import eigenbasis
-from training.flow import BLOCK, Flow, open_flow
+from training.flow import Flow, open_flow
+from training.integration import BLOCK
 from training.latents import GEN_SOURCE_HELP, GEN_SOURCES
 from training.launch import SCHEDULE_OPTIONS
 from training.method_options import pilots_of, toy_method

@@ -2,6 +2,6 @@
 
 from dnnlib import host
 from dnnlib.download import open_url
-from dnnlib.util import EasyDict, Logger, format_time
+from dnnlib.util import Logger, format_time
 
-__all__ = ["EasyDict", "Logger", "format_time", "host", "open_url"]
+__all__ = ["Logger", "format_time", "host", "open_url"]

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 from dnnlib import cli
 from dnnlib.cli import DiskError
@@ -29,22 +29,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 SCRATCH = ".part"  # how names of scratch folders end
 _swept: set[str] = set()
-
-
-class EasyDict(dict):
-    """A dict whose items are attributes too."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-    def __delattr__(self, name: str) -> None:
-        del self[name]
 
 
 def format_time(seconds: float) -> str:

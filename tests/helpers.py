@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from training.basis import Basis
+from training.edm_precond import SigmaPrecond
 from training.flow import Flow
 from training.mixture import MixtureField
+from training.precond import InflationPrecond
 from training.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,3 +112,23 @@ def run_script(
         timeout=timeout,
         check=False,
     )
+
+
+def paper_denoiser(flow: InflationPrecond, x: Tensor, t: Tensor) -> Tensor:
+    """The paper's denoiser D(x, t) = c_skip x + c_out F of states [n, d] in the network's space."""
+    es = x @ flow.W.to(x) if flow.space == "IS" else x
+    xi, S = flow.schedule.xi.to(x), flow.schedule.total(t).to(x)
+    sin = flow.schedule.cos_sin(t)[1].to(x)
+    D = xi / S * es + xi.sqrt() * sin * flow.field(es / S.sqrt(), t)
+    return D @ flow.W.T.to(x) if flow.space == "IS" else D
+
+
+def loss_weight(flow: InflationPrecond, t: Tensor) -> Tensor:
+    """The paper's weight 1/c_out on |D - y|, [n, d]."""
+    return 1 / (flow.schedule.xi.sqrt() * flow.schedule.cos_sin(t)[1])
+
+
+def sigma_denoiser(precond: SigmaPrecond, net: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
+    """The denoiser D(x, sigma) of Karras et al. 2022, [n, ...], at noise levels [n]."""
+    c_skip, c_out, c_in, c_noise = precond.scalings(sigma.reshape(-1, *[1] * (x.dim() - 1)))
+    return c_skip * x + c_out * net(c_in * x, c_noise.flatten(), None, None)

@@ -1,4 +1,4 @@
-r"""The preconditioners of Karras et al. 2022, table 1, and the losses that go with them.
+r"""The preconditioners of Karras et al. 2022, table 1, and the noise levels that go with them.
 
 A denoiser D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) of noisy data x = y + sigma n, with one
 noise level for all dimensions. They stand beside the inflationary preconditioner
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 SIGMA_DATA = 0.5
 VP_BETA_D, VP_BETA_MIN, VP_FIRST_TIME = 19.9, 0.1, 1e-5
@@ -32,58 +32,22 @@ EDM_SIGMA_MIN, EDM_SIGMA_MAX = 0.002, 80.0  # where EDM's sampler starts and end
 Scalings = tuple[Tensor | float, Tensor | float, Tensor | float, Tensor]
 
 
-class SigmaPrecond(nn.Module, ABC):
-    """A network as a denoiser; subclasses say how sigma scales it.
-
-    Args:
-        model: network called as model(x, noise_labels, class_labels, augment_labels).
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
+class SigmaPrecond(ABC):
+    """How a noise level scales a network that is a denoiser."""
 
     @abstractmethod
     def scalings(self, sigma: Tensor) -> Scalings:
         """(c_skip, c_out, c_in, c_noise) at noise levels sigma: of sigma's shape, or constants."""
-
-    def forward(
-        self,
-        x: Tensor,
-        sigma: Tensor,
-        class_labels: Tensor | None = None,
-        augment_labels: Tensor | None = None,
-    ) -> Tensor:
-        """The denoiser D(x, sigma), in float32 at least.
-
-        Args:
-            x: noisy data, [n, ...].
-            sigma: noise levels, [n], or one for all.
-            class_labels: one-hot labels [n, classes] or None.
-            augment_labels: what augmentation did, [n, a], or None.
-
-        Returns:
-            denoised data of the shape of x.
-        """
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))
-        column = sigma.reshape(-1, *[1] * (x.dim() - 1))  # [n, 1, ...]
-        c_skip, c_out, c_in, c_noise = self.scalings(column)
-        dtype = next(self.model.parameters()).dtype
-        F = self.model((c_in * x).to(dtype), c_noise.flatten(), class_labels, augment_labels)
-        return c_skip * x + c_out * F.to(x.dtype)
 
 
 class EDMPrecond(SigmaPrecond):
     """The preconditioner of EDM: network inputs and targets of unit variance.
 
     Args:
-        model: see `SigmaPrecond`.
         sigma_data: standard deviation of the data.
     """
 
-    def __init__(self, model: nn.Module, sigma_data: float = SIGMA_DATA):
-        super().__init__(model)
+    def __init__(self, sigma_data: float = SIGMA_DATA):
         self.sigma_data = sigma_data
 
     def scalings(self, sigma: Tensor) -> Scalings:
@@ -97,20 +61,12 @@ class VPPrecond(SigmaPrecond):
     """The preconditioner of the variance preserving (VP) diffusion: the network predicts noise.
 
     Args:
-        model: see `SigmaPrecond`.
         beta_d: extent of the noise schedule.
         beta_min: its first slope.
         M: time steps of the original discrete training.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        beta_d: float = VP_BETA_D,
-        beta_min: float = VP_BETA_MIN,
-        M: int = VP_STEPS,
-    ):
-        super().__init__(model)
+    def __init__(self, beta_d: float = VP_BETA_D, beta_min: float = VP_BETA_MIN, M: int = VP_STEPS):
         self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
 
     def scalings(self, sigma: Tensor) -> Scalings:
@@ -120,11 +76,7 @@ class VPPrecond(SigmaPrecond):
 
 
 class VEPrecond(SigmaPrecond):
-    """The preconditioner of the variance exploding (VE) diffusion.
-
-    Args:
-        model: see `SigmaPrecond`.
-    """
+    """The preconditioner of the variance exploding (VE) diffusion."""
 
     def scalings(self, sigma: Tensor) -> Scalings:
         """See `SigmaPrecond.scalings`."""
@@ -171,32 +123,6 @@ def ve_levels(q: Tensor) -> tuple[Tensor, Tensor]:
     """VE's log-uniform noise levels and loss weights 1/sigma^2; see `edm_levels`."""
     sigma = VE_SIGMA_MIN * (q * math.log(VE_SIGMA_MAX / VE_SIGMA_MIN)).exp()
     return sigma, sigma.pow(-2)
-
-
-def denoising_loss(
-    precond: SigmaPrecond,
-    x: Tensor,
-    levels: tuple[Tensor, Tensor],
-    noise: Tensor,
-    net: Callable[..., Tensor] | None = None,
-    **labels: Tensor | None,
-) -> Tensor:
-    """Weighted squared error of the denoiser, every dimension and sample apart.
-
-    Args:
-        precond: the denoiser.
-        x: clean data, [n, ...].
-        levels: noise levels and weights, each [n], e.g. `edm_levels(q)`.
-        noise: standard normal, of the shape of x.
-        net: module to call instead of `precond` (its DDP wrapper).
-        labels: class_labels and augment_labels of `SigmaPrecond.forward`.
-
-    Returns:
-        weight |D(x + sigma n, sigma) - x|^2, of the shape of x.
-    """
-    sigma, weight = (v.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1)) for v in levels)
-    D = (net or precond)(x + sigma * noise, sigma.flatten(), **labels)
-    return weight * (D - x).square()
 
 
 # Name -> preconditioner and its noise levels, as the option --precond names them.

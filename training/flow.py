@@ -17,15 +17,14 @@ from torch import Tensor
 
 from dnnlib.cli import user_errors
 from torch_utils import checkpoint, distributed
-from training import seeding
-from training.arguments import check_coordinates, check_latents, check_state, rows
+from training import likelihood, seeding
+from training.arguments import check_coordinates, check_latents, check_state
 from training.coordinates import Coordinates
 from training.integration import Integrator
+from training.model import network_from_dict
+from training.network_file import load_network
 from training.precond import Conditioned, FieldModel, InflationPrecond
 from training.tables import reading_of
-
-BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
-IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
 
 
 class Flow(Integrator):
@@ -37,8 +36,6 @@ class Flow(Integrator):
         info: what is known about the network (data, training), plain values.
 
     Attributes:
-        block: samples integrated together.
-        columns: names of the data's columns, if it was a table that named them.
         digest: SHA-256 of the network's file, where a script has opened it; None for others.
         unlabelled: whether a class-conditional network is to get zero labels.
     """
@@ -51,7 +48,6 @@ class Flow(Integrator):
     ):
         super().__init__(model, dtype)
         self.info = info or {}
-        self.block = IMAGE_BLOCK if getattr(model, "shape", None) is not None else BLOCK
         reading = reading_of(self.info)
         self.columns = reading["columns"] if reading and reading["header"] else None
 
@@ -68,21 +64,6 @@ class Flow(Integrator):
         flow.model = Conditioned(self.model, class_labels)
         flow.block, flow.evaluations = len(class_labels), 0
         return flow
-
-    def admit(self, x: Any, t: float, coords: Coordinates) -> Tensor:
-        """What a user passes, checked and whitened: [n, d] of any kind, or a pandas DataFrame.
-
-        Args:
-            x: states. Columns of a DataFrame of data are taken by name, if the flow knows names.
-            t: their time.
-            coords: their coordinates.
-
-        Raises:
-            ValueError: naming what is wrong with x or coords.
-        """
-        check_coordinates(coords)
-        columns = self.columns if coords == "unscaled" else None
-        return self.to_whitened(rows(x, self.schedule.data_dim, columns), t, coords)
 
     def inflate(self, x: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:
         """Data to latents.
@@ -132,9 +113,7 @@ class Flow(Integrator):
 
     def log_prob(self, x: Any, **how: Any) -> Tensor:
         """Log density of data x [n, d] in its own units, nats, [n]; see `likelihood.log_prob`."""
-        from training.likelihood import log_prob
-
-        return log_prob(self, x, **how).value
+        return likelihood.log_prob(self, x, **how).value
 
     def latents(
         self,
@@ -232,17 +211,15 @@ def load_flow(
         path: network file, https:// address, or a run folder (its latest snapshot).
         device: auto, cpu, cuda or mps.
         dtype: of the state; None for float64 (float32 on mps).
-        sha256, tmax, fallback_tmax: see `torch_utils.checkpoint.load_network`.
+        sha256, tmax, fallback_tmax: see `training.network_file.load_network`.
 
     Raises:
         ValueError: if the file is not a network, saying what it is.
     """
-    from training.model import network_from_dict
-
     check_state(dtype)
     where = distributed.pick_device(str(device))
     with torch.inference_mode(False):  # whose tensors have no derivatives, which likelihoods take
-        content = checkpoint.load_network(path, sha256, tmax, fallback_tmax)
+        content = load_network(path, sha256, tmax, fallback_tmax)
         model, info = network_from_dict(content)
         if where.type == "mps":
             model = model.float()

@@ -15,8 +15,9 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from torch_utils import distributed
 from training import published_options as published
-from training.flow import IMAGE_BLOCK, Flow, open_flow
+from training.flow import Flow, open_flow
 from training.image_data import ImageSource, to_pixels
+from training.integration import IMAGE_BLOCK
 from training.latents import GEN_SOURCE_HELP, GEN_SOURCES, class_labels, class_number, drawn_of
 from training.method_options import check_solver_options
 from training.simulation import Method, choose_method, paper_method

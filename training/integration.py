@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.arguments import check_integration
-from training.coordinates import CoordinateMaps
+from training.arguments import check_coordinates, check_integration, rows
+from training.coordinates import CoordinateMaps, Coordinates
 from training.precond import FieldModel
 from training.schedule import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.solvers import PAPER_SOLVERS, SOLVERS
 
+BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
+IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
 Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
 # (time t, whitened states [n, d], angle rates [d]) -> the field F [n, d] there, and the rates of
 # quantities that are integrated along the path in m further columns of the state, [n, m].
@@ -34,13 +36,33 @@ class Integrator(CoordinateMaps):
 
     Attributes:
         evaluations: calls of the network so far.
+        block: samples integrated together.
+        columns: names of the data's columns, if it was a table that named them.
     """
+
+    columns: list[str] | None = None
 
     def __init__(self, model: FieldModel, dtype: torch.dtype):
         super().__init__(model, dtype)
         images = getattr(model, "shape", None) is not None
         self.arc = Arc(model.schedule, growth=IMAGE_STEP_GROWTH if images else STEP_GROWTH)
         self.evaluations = 0
+        self.block = IMAGE_BLOCK if images else BLOCK
+
+    def admit(self, x: Any, t: float, coords: Coordinates) -> Tensor:
+        """What a user passes, checked and whitened: [n, d] of any kind, or a pandas DataFrame.
+
+        Args:
+            x: states. Columns of a DataFrame of data are taken by name, if the flow knows names.
+            t: their time.
+            coords: their coordinates.
+
+        Raises:
+            ValueError: naming what is wrong with x or coords.
+        """
+        check_coordinates(coords)
+        columns = self.columns if coords == "unscaled" else None
+        return self.to_whitened(rows(x, self.schedule.data_dim, columns), t, coords)
 
     def field(self, u: Tensor, t: float) -> Tensor:
         """The network output F(u, t), [n, d]; each call counts as one evaluation."""

@@ -206,8 +206,7 @@ def _sigma(name: str, own: dict[str, Any], shape: list[int] | None, d: int) -> d
     kind, cls = SIGMA_PRECONDS[name]
     if d > MAX_DIM:
         raise RefusedError(f"has {d} dimensions; up to {MAX_DIM} are read for a {name}")
-    wanted = [k for k in inspect.signature(cls).parameters if k != "model"]
-    kwargs = {k: _number(own, k) for k in wanted if k in own}
+    kwargs = {k: _number(own, k) for k in inspect.signature(cls).parameters if k in own}
     low, high = _levels(kind)
     settings = {
         **_schedule_of(torch.zeros(d)), "rho": 2.0, "gamma0": low**2, "A0": 1.0,

@@ -23,7 +23,7 @@ from torch import Tensor
 from training import seeding
 from training.arguments import whole
 from training.coordinates import Coordinates
-from training.flow import Flow
+from training.integration import Integrator
 
 Trace = Literal["exact", "hutchinson"]
 EXACT_UP_TO = 16  # dimensions for which the exact trace is the default
@@ -66,7 +66,7 @@ def log_normal(u: Tensor) -> Tensor:
 
 @torch.inference_mode(mode=False)
 def inflate_with_volume(
-    flow: Flow,
+    flow: Integrator,
     u: Tensor,
     trace: Trace | None = None,
     probes: int = 1,
@@ -86,7 +86,7 @@ def inflate_with_volume(
         seed: of the probes; sample i has the same ones whatever n is.
         start: number of the first sample in the stream of probes.
         progress: called with the number of samples done.
-        how: solver, steps, differentiable, ... of `Flow.integrate`.
+        how: solver, steps, differentiable, ... of `Integrator.integrate`.
 
     Returns:
         float64 latents and log determinants, differentiable with differentiable=True.
@@ -123,7 +123,7 @@ def inflate_with_volume(
 
 
 def log_prob(
-    flow: Flow,
+    flow: Integrator,
     x: Any,
     coords: Coordinates = "unscaled",
     **how: Any,
@@ -144,7 +144,7 @@ def log_prob(
     return Density(value, inflated.standard_error, inflated.u)
 
 
-def _exact(flow: Flow, keep: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+def _exact(flow: Integrator, keep: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     """Rate of log |det|: one reverse pass for each dimension."""
 
     def rate(t: float, u: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,9 @@ def _exact(flow: Flow, keep: bool) -> Callable[..., tuple[Tensor, Tensor]]:
     return rate
 
 
-def _hutchinson(flow: Flow, probes: Tensor, keep: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+def _hutchinson(
+    flow: Integrator, probes: Tensor, keep: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
     """Unbiased estimates of the same from fixed probes [n, m, d], one column each."""
 
     def rate(t: float, u: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch_utils import checkpoint, distributed
 from training.augment import CONVENTION, LABELS, OPPOSITE
 from training.basis import Basis
 from training.batches import Source
+from training.network_file import load_network
 from training.networks import IMAGE_NETWORKS, PRESETS
 from training.precond import InflationPrecond
 from training.schedule import Schedule
@@ -70,7 +71,7 @@ def to_transfer(options: dict[str, Any]) -> dict[str, Any]:
         ValueError: if it is no network.
     """
     path, _ = checkpoint.agreed_network(options["transfer"], "--transfer")
-    content = checkpoint.load_network(path, fallback_tmax=options["tmax"])
+    content = load_network(path, fallback_tmax=options["tmax"])
     notes = [f"Weight average: half-life {options['ema']:g} Mimg at once (--transfer)"]
     attention = attention_of(content, options["arch"])
     if attention is not None:

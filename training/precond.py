@@ -149,25 +149,6 @@ class InflationPrecond(FieldModel):
             F = ((sin - cos) * u.to(dtype) - math.sqrt(2) * F) / (cos + sin)
         return F.to(u.dtype)
 
-    def forward(self, x: Tensor, t: Tensor, **labels: Tensor | None) -> Tensor:
-        """The denoiser D(x, t) = c_skip x + c_out F in the network's own coordinates (EDM form).
-
-        Args:
-            x: unscaled, centred noisy data in the network's space, [n, d].
-            t: times, [n].
-            labels: see `field`.
-        """
-        es = x @ self.W.to(x.dtype) if self.space == "IS" else x
-        xi, S = self.schedule.xi.to(x.dtype), self.schedule.total(t).to(x.dtype)
-        sin = self.schedule.cos_sin(t)[1].to(x.dtype)
-        F = self.field(es / S.sqrt(), t, **labels)
-        D = xi / S * es + xi.sqrt() * sin * F  # c_out = sqrt(xi gamma / S) = sqrt(xi) sin(phi)
-        return D @ self.W.T.to(x.dtype) if self.space == "IS" else D
-
-    def loss_weight(self, t: Tensor) -> Tensor:
-        """The paper's weight 1/c_out on |D - y|, [n, d]; with it the loss is |F - F*|^2."""
-        return 1 / (self.schedule.xi.sqrt() * self.schedule.cos_sin(t)[1])
-
     def _noise_labels(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         if self.time_input == "features":
             return self.schedule.features(t).to(dtype)

@@ -21,9 +21,10 @@ from dnnlib.cli import UserError
 from dnnlib.util import atomic_path, write_json
 from torch_utils import distributed
 from training import seeding
-from training.flow import IMAGE_BLOCK, Flow
+from training.flow import Flow
 from training.image_data import to_pixels
 from training.image_simulation import PILOTS, classes_of, one_hot, shape_of
+from training.integration import IMAGE_BLOCK
 from training.latents import Lender, drawn_of, seed_latents
 from training.simulation import Method
 

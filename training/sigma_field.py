@@ -28,7 +28,7 @@ class SigmaField(InflationPrecond):
     Args:
         model, schedule, basis, space, shape: see `InflationPrecond`; the schedule must have one
             rate, and the basis one variance, for all dimensions.
-        denoiser: {"class": a key of `DENOISERS`, "kwargs": its arguments, all but model}.
+        denoiser: {"class": a key of `DENOISERS`, "kwargs": its arguments}.
 
     Raises:
         ValueError: for another class, or if dimensions differ.
@@ -51,7 +51,7 @@ class SigmaField(InflationPrecond):
             (schedule.g != 0).any() | (schedule.xi[0] != schedule.xi).any()
         ):
             raise ValueError(f"a {denoiser['class']} has one noise level for all dimensions")
-        self.denoiser = DENOISERS[denoiser["class"]](nn.Identity(), **denoiser["kwargs"])
+        self.denoiser = DENOISERS[denoiser["class"]](**denoiser["kwargs"])
 
     def field(
         self,

@@ -132,15 +132,6 @@ def _scale(rows: Tensor, names: list[str]) -> Tensor:
     return sd
 
 
-def read_vectors(path: Path) -> np.ndarray:
-    """Read a finite float64 array [n, d] from .npy, .npz or a table; no code in the file is run.
-
-    Raises:
-        ValueError: one line that names the file and what is wrong with it.
-    """
-    return _read(path, TableOptions(), None)[0]
-
-
 def _read(
     path: Path, options: TableOptions, like: dict[str, Any] | None
 ) -> tuple[np.ndarray, dict[str, Any] | None, str]:

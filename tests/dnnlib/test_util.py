@@ -66,13 +66,7 @@ def test_logger_copies_what_is_printed(tmp_path, capsys):
     assert capsys.readouterr().out == "hello\nnot this\n"
 
 
-def test_easy_dict_and_times():
-    d = util.EasyDict(a=1)
-    d.b = 2
-    del d.a
-    assert d == {"b": 2}
-    with pytest.raises(AttributeError, match="missing"):
-        _ = d.missing
+def test_times():
     times = [util.format_time(s) for s in (45, 185, 7380, 439200)]
     assert times == ["45s", "3m 05s", "2h 03m", "5d 02h"]
 

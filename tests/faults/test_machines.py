@@ -16,6 +16,7 @@ from tests.faults import harness
 from tests.helpers import ROOT
 from tests.image_fixtures import pixels, png, write_zip
 from torch_utils import checkpoint
+from training import network_file
 
 TOY = ["toy_train", "--outdir=out", "--data=mine.csv", "--duration=0.002", "--batch=200",
        "--no-plot", "--device=cpu"]  # fmt: skip
@@ -173,7 +174,7 @@ def test_a_run_that_only_machine_0_has_goes_on(tmp_path):
     codes, logs = together(tmp_path, [longer, longer])
     assert codes == [0, 0], logs
     assert "Resuming at 2.0 kimg" in logs[0]
-    assert checkpoint.load_network(tmp_path / "n0/out")["info"]["kimg"] == 4
+    assert network_file.load_network(tmp_path / "n0/out")["info"]["kimg"] == 4
     assert not (tmp_path / "n1/out").exists()
 
 

@@ -25,7 +25,7 @@ from tests.faults.harness import (
 )
 from tests.helpers import ROOT
 from torch_utils import checkpoint
-from training import training_loop
+from training import network_file, training_loop
 from training.config import TrainConfig
 from training.incidents import SCALE_FLOOR, Watch
 from training.toy_data import ToySource
@@ -80,7 +80,7 @@ def test_a_signal_stops_it_with_everything_saved(whole, tmp_path, number):
     state = checkpoint.numbered(tmp_path / RUN, checkpoint.STATE)[-1]
     nimg = checkpoint.load(state, "training-state")["nimg"]
     assert kimgs(tmp_path)[-1] == nimg / 1000 < 20
-    assert checkpoint.load_network(tmp_path / RUN)["info"]["kimg"] == nimg / 1000
+    assert network_file.load_network(tmp_path / RUN)["info"]["kimg"] == nimg / 1000
     assert run([*COMMAND, "--resume=latest"], tmp_path, log) == 0
     assert not differences(outcome(whole), outcome(tmp_path))
     assert kimgs(tmp_path) == sorted(set(kimgs(tmp_path)))
@@ -280,7 +280,7 @@ def test_so_many_are_skipped_and_counted_and_no_more(poisoned, tmp_path):
     resumed = call(tmp_path / "few", "--resume=latest", "--skip-nonfinite=3")  # it goes on counting
     assert resumed.exit_code == 0, resumed.output
     assert "skipped 3" in resumed.output
-    ends = [checkpoint.load_network(tmp_path / k / RUN)["state"] for k in ("few", "enough")]
+    ends = [network_file.load_network(tmp_path / k / RUN)["state"] for k in ("few", "enough")]
     assert all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())
 
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 import toy_pfODE_int
 import toy_train
 from torch_utils import checkpoint
+from training import network_file
 from training.flow import Flow, load_flow
 from training.simulation import KEYS
 from training.toy_data import ToySource
@@ -204,7 +205,7 @@ def test_published_integrators_by_their_names(network, tmp_path):
 
 
 def test_a_network_of_before_is_simulated_on_the_sharp_set(network, tmp_path):
-    content = checkpoint.load_network(network)
+    content = network_file.load_network(network)
     del content["info"]["data"]["definition"]
     content = {k: v for k, v in content.items() if k not in ("format", "version")}
     checkpoint.save(tmp_path / "old.pkl", "network", content)

@@ -13,7 +13,7 @@ import dataset_tool
 import train
 from tests.helpers import random_basis
 from tests.image_fixtures import pixels, png, write_zip
-from torch_utils import checkpoint
+from training import network_file
 from training.basis import Basis
 from training.edm_precond import RECIPES
 from training.flow import load_flow
@@ -101,7 +101,7 @@ def test_every_network_trains_with_classes_and_augmentation(tmp_path, colour, ar
     args += ["--dims_to_keep=30", "--cbase=64"] if arch == "adm" else ["--dims_to_keep=30"]
     trained(tmp_path, colour, *args)
     run = tmp_path / "00000-colour-PRRto30D"
-    content = checkpoint.load_network(run)
+    content = network_file.load_network(run)
     assert content["network"]["kwargs"]["label_dim"] == 2
     assert content["network"]["kwargs"]["augment_dim"] == 9
     assert content["precond"]["space"] == "IS"
@@ -114,7 +114,7 @@ def test_interrupted_training_is_bit_identical(tmp_path, colour):
     trained(tmp_path / "whole", colour, *args, "--duration=0.0006")
     trained(tmp_path / "parts", colour, *args, "--duration=0.0006", "--stop_after=0.0003")
     trained(tmp_path / "parts", colour, *args, "--duration=0.0006", "--resume=latest")
-    whole, parts = (checkpoint.load_network(tmp_path / f)["state"] for f in ("whole", "parts"))
+    whole, parts = (network_file.load_network(tmp_path / f)["state"] for f in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     for name in whole:
         assert torch.equal(whole[name], parts[name]), name
@@ -128,7 +128,7 @@ def test_half_precision_trains_like_single(tmp_path, colour, precision):
     full, half = (losses(next((tmp_path / f).iterdir())) for f in ("full", "half"))
     assert np.isfinite(half).all()
     np.testing.assert_allclose(half, full, rtol=0.1)
-    state = checkpoint.load_network(tmp_path / "half")["state"]
+    state = network_file.load_network(tmp_path / "half")["state"]
     assert state["W"].dtype == torch.float64  # schedule and basis stay precise
     weights = [v for k, v in state.items() if k.endswith("conv0.weight")]
     assert {w.dtype for w in weights} == {torch.float32}
@@ -143,7 +143,7 @@ def test_the_eigenbasis_is_computed_once(tmp_path, colour, monkeypatch):
     kept.write_bytes(b"damaged")
     monkeypatch.undo()
     trained(tmp_path, colour, *args)
-    one, two = (checkpoint.load_network(p)["state"]["W"] for p in sorted(tmp_path.iterdir())[1:])
+    one, two = (network_file.load_network(p)["state"]["W"] for p in sorted(tmp_path.iterdir())[1:])
     torch.testing.assert_close(one, two)
 
 
@@ -182,7 +182,7 @@ def test_how_batches_are_prepared_changes_nothing(tmp_path, colour):
     trained(tmp_path / "0", colour, *args, "--workers=0")
     trained(tmp_path / "1", colour, *args)
     trained(tmp_path / "3", colour, *args, "--workers=3", "--no-cache", "--no-bench")
-    first, *others = (checkpoint.load_network(tmp_path / f)["state"] for f in "013")
+    first, *others = (network_file.load_network(tmp_path / f)["state"] for f in "013")
     for other in others:
         for name in first:
             assert torch.equal(first[name], other[name]), name
@@ -226,7 +226,7 @@ def test_compiled_training_resumes_and_is_like_the_plain(tmp_path, colour):
     plain, compiled = (next((tmp_path / f).iterdir()) for f in ("plain", "compiled"))
     np.testing.assert_allclose(losses(compiled), losses(plain), rtol=1e-2)
     assert {p.name for p in plain.glob("samples-*")} == {p.name for p in compiled.glob("samples-*")}
-    a, b = (checkpoint.load_network(run)["state"] for run in (plain, compiled))
+    a, b = (network_file.load_network(run)["state"] for run in (plain, compiled))
     assert a.keys() == b.keys()  # a compiled network's parameters keep their names
     x = np.random.default_rng(0).uniform(-1, 1, (4, 192))
     labels = torch.eye(2).repeat(2, 1)
@@ -240,7 +240,7 @@ def test_transfer(tmp_path, colour):
     trained(tmp_path / "a", colour, *args)
     out = trained(tmp_path / "b", colour, *args, f"--transfer={tmp_path / 'a'}", "--lr=1e-12")
     assert "Transferred" in out
-    a, b = (checkpoint.load_network(tmp_path / f)["state"] for f in "ab")
+    a, b = (network_file.load_network(tmp_path / f)["state"] for f in "ab")
     for name in a:
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-6)
 

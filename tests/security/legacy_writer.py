@@ -23,7 +23,6 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from dnnlib.util import EasyDict
 from tests.helpers import CONFORMANCE, conformance, fill_weights
 from training.networks import DhariwalUNet, SongUNet
 from training.toy_networks import ToyConvUNet
@@ -36,6 +35,13 @@ pathlib.Path({canary!r}).touch()  # happens when the source text of this file is
 class SongUNet:
     pass
 """
+
+
+class EasyDict(dict):
+    """The older code's dict of settings."""
+
+
+EasyDict.__module__ = "dnnlib.util"
 
 
 def _reconstruct_persistent_obj(meta):
@@ -59,12 +65,15 @@ class Persistent:
 
 @contextmanager
 def older_code() -> Iterator[None]:
-    """The name torch_utils.persistence, for pickle to find, and tensors of a GPU."""
+    """The names of the older code, for pickle to find, and tensors of a GPU."""
     module = types.ModuleType("torch_utils.persistence")
     module._reconstruct_persistent_obj = _reconstruct_persistent_obj
     sys.modules["torch_utils.persistence"] = module
     try:
-        with mock.patch("torch.serialization.location_tag", return_value="cuda:0"):
+        with (
+            mock.patch("torch.serialization.location_tag", return_value="cuda:0"),
+            mock.patch("dnnlib.util.EasyDict", EasyDict, create=True),
+        ):
             yield
     finally:
         del sys.modules["torch_utils.persistence"]

@@ -16,7 +16,7 @@ from tests.image_fixtures import write_zip
 from tests.image_networks import error_line, good
 from tests.security.legacy_writer import write_embedded_toy, write_inflationary, write_sigma
 from tests.training.test_edm_precond import published
-from torch_utils import checkpoint
+from training import network_file
 from training.model import transfer
 from training.precond import InflationPrecond
 
@@ -88,7 +88,7 @@ def test_images(place, tmp_path, name):
 
 def test_weights_to_start_from(place):
     model: InflationPrecond = published(IMAGE)[0]
-    lines = transfer(model, checkpoint.load_network(place / "vp.pkl"), "vp.pkl")
+    lines = transfer(model, network_file.load_network(place / "vp.pkl"), "vp.pkl")
     assert lines == ["Transferred 197 of 197 tensors from vp.pkl"]
 
 

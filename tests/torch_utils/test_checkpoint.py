@@ -11,6 +11,7 @@ import torch
 
 from tests.helpers import random_basis
 from torch_utils import checkpoint
+from training import network_file
 from training.flow import load_flow
 from training.model import build, network_from_dict, network_to_dict
 
@@ -61,7 +62,7 @@ def test_hostile_files_run_nothing(tmp_path, save):
     canary, path = tmp_path / "canary", tmp_path / "net.pkl"
     save({"format": "inflationary-flow-network", "state": Hostile(canary)}, path)
     with pytest.raises(ValueError, match=r"net\.pkl: not a network file"):
-        checkpoint.load_network(path)
+        network_file.load_network(path)
     assert not canary.exists()
 
 
@@ -70,7 +71,7 @@ def test_damaged_files_are_one_clear_line(tmp_path, content):
     path = tmp_path / "net.pkl"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"net\.pkl: not a network file") as error:
-        checkpoint.load_network(path)
+        network_file.load_network(path)
     assert "\n" not in str(error.value)
 
 
@@ -78,12 +79,12 @@ def test_other_and_newer_files_are_refused(tmp_path):
     path = tmp_path / "x.pkl"
     checkpoint.save(path, "training-state", {})
     with pytest.raises(ValueError, match="not a network file"):
-        checkpoint.load_network(path)
+        network_file.load_network(path)
     torch.save({"format": "inflationary-flow-network", "version": 99}, path)
     with pytest.raises(ValueError, match="newer version"):
-        checkpoint.load_network(path)
+        network_file.load_network(path)
     with pytest.raises(ValueError, match="no such file"):
-        checkpoint.load_network(tmp_path / "absent.pkl")
+        network_file.load_network(tmp_path / "absent.pkl")
 
 
 def test_a_folder_means_its_latest_snapshot(tmp_path):
@@ -144,7 +145,7 @@ def test_older_versions_are_brought_up_to_date(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "VERSION", 2)
     monkeypatch.setitem(checkpoint.MIGRATIONS, 1, to_version_2)
-    content = checkpoint.load_network(path)
+    content = network_file.load_network(path)
     assert content["version"] == 2
     assert content["info"]["licence"] == "said in version 2"
 
@@ -191,4 +192,4 @@ def test_what_a_file_contradicts_is_said(spoil, message, tmp_path):
 def test_common_mistakes_are_named(content, message, tmp_path):
     (tmp_path / "net.pkl").write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        checkpoint.load_network(tmp_path / "net.pkl")
+        network_file.load_network(tmp_path / "net.pkl")

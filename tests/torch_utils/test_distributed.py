@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from tests.helpers import random_basis, run_script
-from torch_utils import checkpoint, distributed
+from torch_utils import distributed
+from training import network_file
 from training.precond import InflationPrecond
 from training.schedule import Schedule
 from training.toy_networks import ToyMLP
@@ -96,7 +97,7 @@ def trained_by(processes, out, *more):
     args += ["--batch-gpu", 300, "--tick", 10, "--no-plot", "--device", "cpu", *more]
     done = run_script("toy_train.py", *args, processes=processes)
     assert done.returncode == 0, done.stderr[-2000:]
-    return checkpoint.load_network(out)["state"]
+    return network_file.load_network(out)["state"]
 
 
 def test_training_on_two_processes(tmp_path):

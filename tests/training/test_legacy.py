@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import conformance
+from tests.helpers import conformance, paper_denoiser
 from tests.security.legacy_writer import (
     Persistent,
     dump,
@@ -20,6 +20,7 @@ from tests.security.legacy_writer import (
 from tests.training.test_edm_precond import IMAGES, PRECONDS
 from tests.training.test_precond import TOYS
 from torch_utils import checkpoint
+from training import network_file
 from training.flow import Flow, ifs_times, load_flow, vp_ode_times
 from training.model import network_from_dict
 from training.precond import sigma_times
@@ -42,7 +43,7 @@ def test_toys_give_the_published_numbers(name, protocol, tmp_path, canary):
     close = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(flow.model.model(a["x"], a["t"]), a["F"], **close)
     x = a["x"] @ flow.model.W.float().T if args["space"] == "IS" else a["x"]
-    torch.testing.assert_close(flow.model(x, a["t"]), a["D"], **close)
+    torch.testing.assert_close(paper_denoiser(flow.model, x, a["t"]), a["D"], **close)
     times = ifs_times(args["n_iters"], args["h"])
     u = flow.to_whitened(a["batch"], times[0], "unscaled")
     end = flow.integrate(u, times[0], times[-1], solver="euler", times=times)
@@ -58,7 +59,7 @@ def test_images_give_the_published_numbers(name, tmp_path, canary):
     flow = load_flow(path, "cpu", tmax=args["end_time"])
     x = a["x"].flatten(1)
     x = x @ flow.model.W.float().T if args["space"] == "IS" else x
-    torch.testing.assert_close(flow.model(x, a["t"]), a["D"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(paper_denoiser(flow.model, x, a["t"]), a["D"], rtol=1e-4, atol=1e-5)
     times = vp_ode_times(args["n_iters"], args["end_time"], True, args["vpode_disc_eps"])
     u = flow.to_whitened(a["melt_xs_es"][-1], times[0], "scaled_es")
     end = flow.integrate(u, times[0], times[-1], solver="heun", times=times)
@@ -79,7 +80,7 @@ def test_edm_networks_give_the_published_denoiser(precond, tmp_path, canary):
     reached = flow.schedule.gamma(t)[0][:, 0].sqrt()
     here = (reached / a["sigma"] - 1).abs() < 1e-4  # of the noise levels that the flow has
     assert int(here.sum()) >= 3
-    D = flow.model(a["x"].flatten(1).double(), t).reshape(a["x"].shape).float()
+    D = paper_denoiser(flow.model, a["x"].flatten(1).double(), t).reshape(a["x"].shape).float()
     scale = a["D"].abs().amax(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close((D / scale)[here], (a["D"] / scale)[here], rtol=1e-4, atol=1e-4)
     u = torch.randn(2, 192).double()
@@ -102,7 +103,7 @@ def test_eigenvalues_of_zero_are_not_floored(tmp_path, canary):
     """In dimensions that the data does not have, the published denoiser is zero."""
     flow = load_flow(write_embedded_toy(tmp_path / "old.pkl", canary), "cpu", tmax=7.0)
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0)).double()
-    D = flow.model(x, torch.linspace(1e-7, 7, 64).double())
+    D = paper_denoiser(flow.model, x, torch.linspace(1e-7, 7, 64).double())
     assert float(D[:, :2].abs().min(1).values.max()) > 0.1
     assert float(D[:, 2:].abs().max()) < 5e-7
     z = flow.inflate(x @ torch.eye(4, 2).double() @ flow.model.W[:, :2].T)
@@ -122,7 +123,8 @@ def test_toys_of_edm_give_the_published_denoiser(rotated, tmp_path, canary):
     net = flow.model.model
     F = net((x / total.sqrt()[:, None]).float(), (sigma.log() / 4).float()).double()
     wanted = 0.25 / total[:, None] * x + (0.5 * sigma / total.sqrt())[:, None] * F
-    D = flow.model(x, sigma_times(flow.schedule, sigma))  # in the network's own coordinates
+    t = sigma_times(flow.schedule, sigma)
+    D = paper_denoiser(flow.model, x, t)  # in the network's own coordinates
     torch.testing.assert_close(D, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         flow.model.W, W.float().double() if rotated else torch.eye(2).double()
@@ -140,7 +142,7 @@ def test_a_toy_network_that_nothing_describes_is_refused(tmp_path, canary):
 def test_the_time_input_of_an_edm_network_is_edms(tmp_path, canary):
     """The field of EDM's own kind is that of a network trained here with --precond=edm."""
     path = write_sigma(tmp_path / "old.pkl", "EDMPrecond", canary)
-    content = checkpoint.load_network(path)
+    content = network_file.load_network(path)
     ours = network_from_dict(content)[0].eval()
     del content["precond"]["denoiser"]
     content["precond"]["time_input"] = "edm"
@@ -165,7 +167,7 @@ def test_an_older_file_written_anew_means_the_same(tmp_path, canary):
     with pytest.raises(ValueError, match="preconditioners that are read"):
         load_flow(path, "cpu", tmax=4.0)
     path = write_inflationary(tmp_path / "old.pkl", TOYS[2], canary)
-    content = checkpoint.load_network(path, tmax=4.0)
+    content = network_file.load_network(path, tmax=4.0)
     checkpoint.save(tmp_path / "new.pkl", "network", content)
     old, new = load_flow(path, "cpu", tmax=4.0), load_flow(tmp_path / "new.pkl", "cpu")
     z = old.latents(5, seed=1)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import toy_train
 from torch_utils import checkpoint
+from training import network_file
 from training.flow import load_flow
 from training.training_loop import TrainConfig, learning_rate
 
@@ -55,7 +56,7 @@ def test_interrupted_training_is_bit_identical(tmp_path, arch):
     train("--outdir", tmp_path / "parts", *common, "--resume=latest")
     whole = tmp_path / "whole" / "00000-circles-PRP"
     assert_same(states(whole), states(first))
-    ours, theirs = (checkpoint.load_network(f)["state"] for f in (whole, first))
+    ours, theirs = (network_file.load_network(f)["state"] for f in (whole, first))
     assert_same(ours, theirs)
     kimg = [json.loads(line)["kimg"] for line in (first / "stats.jsonl").read_text().splitlines()]
     assert kimg == sorted(set(kimg))
@@ -100,7 +101,7 @@ def test_states_do_not_pile_up_and_everything_promised_is_there(tmp_path):
     assert any(n.startswith("samples-") for n in names)
     assert not any(n.startswith(".") for n in names)
     assert "Participation ratio" in (run / "log.txt").read_text()
-    info = checkpoint.load_network(run)["info"]
+    info = network_file.load_network(run)["info"]
     assert info["data"]["name"] == "circles"
     assert info["kimg"] == pytest.approx(30, abs=1)
 

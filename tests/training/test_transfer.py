@@ -9,6 +9,7 @@ import train
 from tests.image_fixtures import pixels, png, write_zip
 from tests.image_networks import error_line, good
 from torch_utils import checkpoint
+from training import network_file
 from training.model import attention_of
 
 SMALL = ["--cbase=16", "--cres=1,2", "--num_blocks=1", "--batch=32", "--tick=0.1",
@@ -48,7 +49,7 @@ def test_attention_is_that_of_the_transferred_network(tmp_path, data):
     other = trained(tmp_path / "a", data)
     assert "Attention" not in other
     (run,) = (tmp_path / "a").iterdir()
-    content = checkpoint.load_network(run)
+    content = network_file.load_network(run)
     assert content["network"]["kwargs"]["attn_resolutions"] == [4]
     attention = re.compile(r"model\.(enc|dec)\.4x4_block\d\.(qkv|proj|norm2)\.")
     content["state"] = {k: v for k, v in content["state"].items() if not attention.match(k)}
@@ -69,7 +70,7 @@ def test_labels_of_an_earlier_version_are_turned(tmp_path, data):
     trained(tmp_path / "a", data, "--augment=0.1")
     (run,) = (tmp_path / "a").iterdir()
     path = checkpoint.find_network(run)
-    content = checkpoint.load_network(path)
+    content = network_file.load_network(path)
     assert content["precond"]["augmentation"] == "published"
     content["state"][LABELS] = torch.randn(16, 9)
     checkpoint.save(tmp_path / "new.pkl", "network", content)
@@ -80,7 +81,7 @@ def test_labels_of_an_earlier_version_are_turned(tmp_path, data):
         out = trained(tmp_path / name, data, "--augment=0.1", f"--transfer={tmp_path / name}.pkl",
                       "--lr=1e-12")  # fmt: skip
         assert ("change sign" in out) == (name == "old")
-        found = checkpoint.load_network(tmp_path / name)["state"][LABELS]
+        found = network_file.load_network(tmp_path / name)["state"][LABELS]
         torch.testing.assert_close(found, content["state"][LABELS] * wanted)
 
 

@@ -6,7 +6,7 @@ import torch
 
 from training.basis import eigenbasis
 from training.tables import TableOptions
-from training.vector_data import VectorSource, read_vectors
+from training.vector_data import VectorSource
 
 X = np.random.default_rng(0).standard_normal((50, 3)) * [1, 10, 0.1] + [0, 100, 5]
 S = np.random.default_rng(1).normal([5, 7, 9], 0.1, (200, 3)).round(4)
@@ -26,7 +26,7 @@ def path(request, tmp_path):
 
 
 def test_every_format_reads_the_same(path):
-    np.testing.assert_array_equal(read_vectors(path), X)
+    np.testing.assert_array_equal(VectorSource(path).rows.numpy(), X)
     said = VectorSource(path).said
     assert "50 rows, 3 columns" in said
     assert ("a, b, c" in said) == ("header" in path.name)
@@ -130,7 +130,7 @@ def test_one_column_of_decimal_commas(tmp_path):
     path = tmp_path / "t.csv"
     column = [f"{v:.2f}".replace(".", ",") for v in S[:, 0]]
     path.write_text("\n".join(["value", *column]))
-    np.testing.assert_allclose(read_vectors(path), S[:, :1].round(2), atol=6e-3)
+    np.testing.assert_allclose(VectorSource(path).rows.numpy(), S[:, :1].round(2), atol=6e-3)
     path.write_text("\n".join(column))
     with pytest.raises(ValueError, match=r"one number .* \(--decimal=,\) or two .*--decimal=\."):
         VectorSource(path)
@@ -141,9 +141,9 @@ def test_one_column_of_decimal_commas(tmp_path):
 def test_thousands_are_told_from_decimals(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text('a;b\n1.234,5;2\n2.000,5;3\n"3,25";5\n')
-    assert read_vectors(path)[:, 0].tolist() == [1234.5, 2000.5, 3.25]
+    assert VectorSource(path).rows.numpy()[:, 0].tolist() == [1234.5, 2000.5, 3.25]
     path.write_text('a,b\n"1,234.5",2\n"2,000",3\n3.25,5\n')
-    assert read_vectors(path)[:, 0].tolist() == [1234.5, 2000.0, 3.25]
+    assert VectorSource(path).rows.numpy()[:, 0].tolist() == [1234.5, 2000.0, 3.25]
     path.write_text('a,b\n"1,234",2\n"2,000",3\n')
     with pytest.raises(ValueError, match=r"'1,234': a decimal comma \(--decimal=,\) or thousands"):
         VectorSource(path)
@@ -159,7 +159,7 @@ def test_rows_of_whole_numbers_are_not_names(tmp_path):
     whole = np.random.default_rng(2).integers(0, 9, (40, 4))
     whole[0] = [3, 7, 3, 1]
     np.savetxt(path, whole, "%d", ",")
-    np.testing.assert_array_equal(read_vectors(path), whole)
+    np.testing.assert_array_equal(VectorSource(path).rows.numpy(), whole)
     whole[0] = [0, 1, 2, 3]
     np.savetxt(path, whole, "%d", ",")
     with pytest.raises(ValueError, match=r"header of numbers .--header. or a row of data .--no-"):

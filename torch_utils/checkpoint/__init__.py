@@ -2,8 +2,8 @@
 
 A network file is a dict (see `training.model` and docs/file-formats.md) saved by torch.save under
 the traditional name .pkl. Older files of the EDM family and .safetensors with a .json beside them
-are read too. `load` and `load_network` are the only doors for such files, `python -m
-torch_utils.checkpoint info|verify|convert FILE` looks through them.
+are read too, by `training.network_file`. `load` is the only door for all files of the suite;
+`python -m torch_utils.checkpoint info|verify|convert FILE` looks through it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
-import math
 import os
 import re
 import zipfile
@@ -34,9 +33,10 @@ FORMAT = "inflationary-flow"
 VERSION = 1
 SNAPSHOT = "network-snapshot-{:06d}.pkl"
 STATE = "training-state-{:06d}.pt"
+# From the records of an older file, and its name, to the content of a network file.
+Lift = Callable[[dict[str, Any], str], dict[str, Any]]
 PICKLE = b"\x80"  # how every pickle of protocol 2 or later begins
 MAX_FILE = 2**35  # bytes: 32 GiB
-IMAGE_TMAX = 15.01  # of published image networks, which do not say it themselves
 # Version -> what turns the content of such a file into that of the next version.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
@@ -79,20 +79,23 @@ def _check_written(temporary: Path, path: str | Path) -> None:
         raise DiskError(path, errno.EIO)
 
 
-def load(path: str | Path, kind: str, sha256: str | None = None) -> dict[str, Any]:
+def load(
+    path: str | Path, kind: str, sha256: str | None = None, lift: Lift | None = None
+) -> dict[str, Any]:
     """Read what `save` wrote; nothing in the file is executed.
 
     Args:
         path: file, or https:// address.
         kind: see `save`.
         sha256: digest that the file must have.
+        lift: reads older network files, which are refused without it.
 
     Raises:
         ValueError: one line on why the file cannot be used.
     """
     try:
         with open_url(str(path), sha256) as file:
-            content = _content(file, str(path), kind)
+            content = _content(file, str(path), kind, lift)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -112,7 +115,7 @@ def load(path: str | Path, kind: str, sha256: str | None = None) -> dict[str, An
     return content
 
 
-def _content(file: IO[bytes], name: str, kind: str) -> dict[str, Any]:
+def _content(file: IO[bytes], name: str, kind: str, lift: Lift | None) -> dict[str, Any]:
     """What a file holds, whichever of the known layouts it has."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -122,9 +125,7 @@ def _content(file: IO[bytes], name: str, kind: str) -> dict[str, Any]:
         raise RefusedError(f"has more than {MAX_FILE} bytes")
     if start.startswith(ZIP_MAGIC):
         content = read_zip(file)
-    elif kind == "network" and start.startswith(PICKLE):
-        from training.legacy import lift  # at run time: training is built on this module
-
+    elif kind == "network" and start.startswith(PICKLE) and lift is not None:
         content = {"format": f"{FORMAT}-network", "version": VERSION}
         content |= lift(read_legacy(file.read()), name)
     elif kind == "network" and name.endswith(".safetensors"):
@@ -160,43 +161,6 @@ def _migrated(content: dict[str, Any], kind: str, path: str | Path) -> dict[str,
         )
     for step in range(version, VERSION):
         content = MIGRATIONS[step](content) | {"version": step + 1}
-    return content
-
-
-def load_network(
-    path: str | Path,
-    sha256: str | None = None,
-    tmax: float | None = None,
-    fallback_tmax: float | None = None,
-) -> dict[str, Any]:
-    """Read a network file, an https:// address, or the latest in a run folder or folder of runs.
-
-    Args:
-        path: of the file.
-        sha256: digest that it must have.
-        tmax: end time of the flow, which must agree with the file's; only older files lack it.
-        fallback_tmax: end time where neither the file nor `tmax` tells it.
-
-    Raises:
-        ValueError: one line on why the file cannot be used.
-    """
-    path = find_network(path)
-    content = load(path, "network", sha256)
-    stated = content["schedule"].get("tmax")
-    if stated is None:
-        images = content["precond"].get("shape") is not None
-        stated = tmax or fallback_tmax or (IMAGE_TMAX if images else None)
-        if stated is None:
-            raise ValueError(
-                f"{path}: this older file does not tell the end time of its flow; give --tmax, "
-                "with which it was trained (7.01 or 15.01 in the paper)"
-            )
-        content["schedule"]["tmax"] = float(stated)
-    if tmax is not None and not math.isclose(tmax, stated, rel_tol=1e-6):
-        raise ValueError(
-            f"--tmax={tmax:g} contradicts the network, which has tmax={stated:g}; leave the option "
-            "out or name another network"
-        )
     return content
 
 
@@ -240,9 +204,3 @@ def numbered(folder: str | Path, pattern: str) -> list[Path]:
     regex = re.compile(re.escape(pattern).replace(re.escape("{:06d}"), r"(\d{6,})") + "$")
     matched = [(regex.match(p.name), p) for p in Path(folder).iterdir()]
     return [p for _, p in sorted((int(m[1]), p) for m, p in matched if m)]
-
-
-if __name__ == "__main__":
-    from torch_utils.checkpoint_tool import main
-
-    main()

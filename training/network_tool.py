@@ -14,6 +14,8 @@ from dnnlib.cli import UserError
 from dnnlib.download import open_url
 from torch_utils import checkpoint
 from torch_utils.exchange import content_hash, write_safetensors
+from training.model import network_from_dict
+from training.network_file import load_network
 
 FILE = "FILE|URL|FOLDER"
 file_argument = click.argument("file", metavar=FILE)
@@ -87,12 +89,10 @@ def convert(
 def _open(file: str, sha256: str | None, tmax: float | None) -> tuple[str, dict[str, Any]]:
     with cli.user_errors():
         path = str(checkpoint.find_network(file))
-        return path, checkpoint.load_network(path, sha256, tmax)
+        return path, load_network(path, sha256, tmax)
 
 
 def _build(content: dict[str, Any]) -> None:
-    from training.model import network_from_dict
-
     with cli.user_errors():
         network_from_dict(content)
 

@@ -10,9 +10,10 @@ from tests.helpers import random_basis, run_script
 from tests.image_networks import call, error_line, good
 from tests.security.legacy_writer import write_inflationary
 from torch_utils import checkpoint
-from torch_utils.checkpoint_tool import main
+from training import network_file
 from training.flow import load_flow
 from training.model import build, network_to_dict
+from training.network_tool import main
 
 NETWORK = {"class": "ToyMLP", "kwargs": {"in_channels": 2, "width": 8, "depth": 1, "bands": 2}}
 
@@ -40,7 +41,7 @@ def test_info(network):
     assert "PRRto1D" in said["schedule"]
     weights = sum(
         x.numel()
-        for k, x in checkpoint.load_network(network)["state"].items()
+        for k, x in network_file.load_network(network)["state"].items()
         if k.startswith("model.")
     )
     assert f"{weights:,} weights" in said["network"]
@@ -52,7 +53,7 @@ def test_verify(network, tmp_path):
     good(main, "verify", network, f"--sha256={digest}")
     assert "expected 0000" in error_line(main, "verify", network, f"--sha256={'0' * 64}")
     assert "not 64 hexadecimal digits" in error_line(main, "verify", network, "--sha256=12")
-    content = checkpoint.load_network(network)
+    content = network_file.load_network(network)
     content["state"]["model.inlet.bias"][0] = float("nan")
     checkpoint.save(tmp_path / "bad.pkl", "network", content)
     assert "not finite" in error_line(main, "verify", tmp_path / "bad.pkl")
