@@ -132,6 +132,15 @@ def _scale(rows: Tensor, names: list[str]) -> Tensor:
     return sd
 
 
+def read_vectors(path: Path) -> np.ndarray:
+    """A finite float64 array [n, d] of .npy, .npz or a table, for notebooks; runs no code of it.
+
+    Raises:
+        ValueError: one line that names the file and what is wrong with it.
+    """
+    return _read(path, TableOptions(), None)[0]
+
+
 def _read(
     path: Path, options: TableOptions, like: dict[str, Any] | None
 ) -> tuple[np.ndarray, dict[str, Any] | None, str]:
