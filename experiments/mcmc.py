@@ -31,6 +31,7 @@ SAMPLERS = {
 STATE = "state"  # folder, within that of the results, of what an unfinished run needs to go on
 TRAJECTORIES = "trajs_outdir"
 INTERVAL = (0.025, 0.975)  # quantiles of the credible intervals
+TAILS = (0.05, 0.95)  # quantiles whose effective sizes are those of the tails
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ def diagnose(weights: np.ndarray) -> dict[str, Any]:
     moving = (np.ptp(chains, axis=1) > 0).all(0)  # [K]
 
     def effective(kind: str) -> list[float]:
-        sizes = [float(az.ess(c, method=kind)) for c in columns]
+        prob = TAILS if kind == "tail" else None  # which arviz 1 wants to be told
+        sizes = [float(az.ess(c, method=kind, prob=prob)) for c in columns]
         return [size if moves else 0.0 for size, moves in zip(sizes, moving, strict=True)]
 
     return {
