@@ -26,7 +26,7 @@ IMAGES = ["--solver=ab3", "--steps=3", "--device=cpu", "--no-plot"]
 def place(tmp_path_factory):
     """Networks trained for a second, and image networks with fixed weights."""
     folder = tmp_path_factory.mktemp("nll")
-    for name, keep in (("gmm1d", 1), ("circles", 1)):
+    for name, keep in (("gmm1d", 1), ("circles_sharp", 1)):
         args = [f"--outdir={folder / name}", f"--data_name={name}", f"--dims_to_keep={keep}"]
         good(toy_train.main, *args, "--duration=0.05", "--batch=500", "--no-plot", "--device=cpu")
     data = digits(folder)
@@ -76,22 +76,22 @@ def test_toys_write_what_is_documented(place, tmp_path):
 
 
 def test_two_dimensions_and_a_latent_that_is_not_gaussian(place, tmp_path):
-    said = toys(place, tmp_path, "--bits", "--total_samples=3000", name="circles")
-    told, _ = results(tmp_path, "circles_PRRto1D_nll")
+    said = toys(place, tmp_path, "--bits", "--total_samples=3000", name="circles_sharp")
+    told, _ = results(tmp_path, "circles_sharp_PRRto1D_nll")
     assert "latents are not Gaussian" in said
     assert re.search(r"compressed dimension 1 \(from 0\) has KS distance 0\.\d+", said)
-    assert "circles_PRRto1D_nll_latents.png" in said
+    assert "circles_sharp_PRRto1D_nll_latents.png" in said
     assert not told["results"]["latents"]["gaussian"]
     assert told["results"]["latents"]["worst_dimensions"][0]["group"] == "compressed"
     assert said.splitlines()[-1].endswith("bits/dim")
-    assert (tmp_path / "circles_PRRto1D_nll_density.png").stat().st_size > 5000
+    assert (tmp_path / "circles_sharp_PRRto1D_nll_density.png").stat().st_size > 5000
 
 
 def test_clean_data_and_hutchinson(place, tmp_path):
     toys(place, tmp_path, "--no-noise", "--trace=hutchinson", "--probes=2", "--no-plot",
-         name="circles")  # fmt: skip
-    told, arrays = results(tmp_path, "circles_PRRto1D_nll")
-    x = ToySource("circles").samples(1, 0, 300).numpy()
+         name="circles_sharp")  # fmt: skip
+    told, arrays = results(tmp_path, "circles_sharp_PRRto1D_nll")
+    x = ToySource("circles_sharp").samples(1, 0, 300).numpy()
     np.testing.assert_allclose(arrays["points"], x)
     assert told["results"]["trace_standard_error_nats"] > 0
     assert "true_nll_nats" not in told["results"]
@@ -191,7 +191,7 @@ NET_ERRORS = {
     "noise too large": (["--dequantization=tn"], r"gamma0 at most 1.7e-06"),
     "draws of nothing": (["--dequantization=none", "--num_importance=5"], "--num_importance=5"),
     "unknown kind": (["--dequantization=variational"], "is not one of"),
-    "not images": (["--network=circles"], "was not trained on images"),
+    "not images": (["--network=circles_sharp"], "was not trained on images"),
     "no bound": (["--network=prr.pkl", "--sde"], "--sde: the noise of compressed dimensions"),
 }
 
@@ -201,7 +201,7 @@ def test_bad_input_is_one_clear_line(place, tmp_path, monkeypatch, case):
     monkeypatch.chdir(place)
     args, reason = (TOY_ERRORS | NET_ERRORS)[case]
     save = tmp_path / "out"
-    common = ["toys", "--network=circles"]
+    common = ["toys", "--network=circles_sharp"]
     if case in NET_ERRORS:
         common = ["net", "--network=prp.pkl", "--data_root=digits.zip"]
     line = error_line(calc_nll.main, *common, f"--save_dir={save}", *args)
@@ -245,7 +245,7 @@ def test_the_walk_through(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_trained_networks_reach_the_truth(tmp_path):
     """Circles within .03 nats of their entropy, gmm1d within .02 total variation."""
-    for name, more in (("circles", ["--duration=5"]), ("gmm1d", [])):
+    for name, more in (("circles_sharp", ["--duration=5"]), ("gmm1d", [])):
         args = [f"--outdir={tmp_path / name}", f"--data_name={name}", "--no-plot", "--device=cpu"]
         good(toy_train.main, *args, *more)
         good(calc_nll.main, "toys", f"--network={tmp_path / name}", f"--save_dir={tmp_path}",
