@@ -83,7 +83,7 @@ def test_the_script(tmp_path):
     assert not (tmp_path / "o").exists()
     good(langevin.main, *args, "--total_samples=200", "--steps=8")
     told = json.loads((tmp_path / "o/circles_PRP_langevin.json").read_text())
-    assert set(told["results"]) == {"data", "ODE", "SDE", "seconds"}
+    assert set(told["results"]) == {"data", "ODE", "SDE", "network_sha256", "seconds"}
     assert told["results"]["SDE"]["mean_true_log_density"] < 0
     with np.load(tmp_path / "o/circles_PRP_langevin.npz") as arrays:
         assert arrays["ode"].shape == arrays["sde"].shape == (len(arrays["t"]), 200, 2)
