@@ -61,7 +61,9 @@ def launch(
         )
     with distributed.session(options["device"]) as device:
         theirs = None
-        begun = run_dir is not None and checkpoint.numbered(run_dir, checkpoint.STATE)
+        begun = distributed.of_rank0(
+            lambda: run_dir is not None and bool(checkpoint.numbered(run_dir, checkpoint.STATE))
+        )
         if options.get("transfer") and not begun:
             with user_errors("--transfer"):
                 theirs = to_transfer(options)

@@ -14,6 +14,7 @@ from tests.image_networks import error_line, good, untrained
 from training.flow import load_flow
 from training.image_data import ImageSource
 from training.image_simulation import open_data, pilot_classes
+from training.latents import class_number
 from training.seed_images import block_classes
 
 X = pixels(24, 8, 1)
@@ -58,7 +59,7 @@ def test_classes_without_images_are_said_and_never_drawn(place, tmp_path, capsys
     flow.info["data"] = source.description()
     assert set(block_classes(flow, range(300), None, None)) == {0, 1}
     assert set(pilot_classes(flow)) == {0, 1}
-    assert set(block_classes(flow, range(3), None, 9)) == {2}  # asked for by its label
+    assert set(block_classes(flow, range(3), None, class_number(flow, 9))) == {2}  # by its label
 
 
 def test_other_data_is_mapped_as_the_network_is(place, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 import dataset_tool
 from tests.helpers import run_script
 from tests.image_fixtures import pixels, png, write_folder, write_zip
+from training import image_data
 from training.basis import eigenbasis
 from training.image_data import ImageSource, to_pixels
 from training.image_stream import open_stream
@@ -233,7 +234,7 @@ def test_processes_share_one_copy(path, tmp_path, monkeypatch):
 
 def test_cache_is_keyed_by_content(path, tmp_path, monkeypatch):
     monkeypatch.setenv("INFLATIONARY_FLOWS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(image_data, "local_world_size", lambda: 2)
     first = ImageSource(path)
     assert torch.equal(
         first.samples(0, 0, N, "training"), ImageSource(path).samples(0, 0, N, "training")
