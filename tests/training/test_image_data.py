@@ -12,6 +12,7 @@ from PIL import Image
 import dataset_tool
 from tests.helpers import run_script
 from tests.image_fixtures import pixels, png, write_folder, write_zip
+from torch_utils import distributed
 from training import image_data
 from training.basis import eigenbasis
 from training.image_data import ImageSource, to_pixels
@@ -243,7 +244,7 @@ def test_cache_is_keyed_by_content(path, tmp_path, monkeypatch):
     write_zip(path, {"a.png": png(X[1]), "b.png": png(X[0])})
     np.testing.assert_array_equal(ImageSource(path).pixels[0], X[1].transpose(2, 0, 1))
     assert len(list((tmp_path / "cache" / "images").iterdir())) == 3
-    monkeypatch.setenv("LOCAL_RANK", "1")  # this one waits, and never decodes
+    monkeypatch.setattr(distributed, "local_rank", lambda: 1)  # this one waits, never decodes
     write_zip(path, {"a.png": png(X[2]), "b.png": png(X[0])})
     monkeypatch.setattr("training.image_data.CACHE_WAIT", 0.2)
     with pytest.raises(ValueError, match="was not there after"):
