@@ -210,6 +210,7 @@ def test_the_reference_says_what_it_is_of(place):
     assert beside["options"]["data"] == str(place / "real.zip")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_figures(place, tmp_path):
     """Bit for bit: batches are the same, and one process sums them in one order."""
     refs, results = [], []
@@ -364,6 +365,7 @@ def test_bad_places(place, tmp_path):
     assert "1 image has no covariance" in line
 
 
+@pytest.mark.slow
 def test_a_refusal_under_two_processes_is_one_line(place, tmp_path):
     cut = files(FAKE[:3]) | {"000000/000002.png": png(FAKE[2])[:-40]}
     images = write_folder(tmp_path / "cut", cut)

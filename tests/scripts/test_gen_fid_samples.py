@@ -75,7 +75,9 @@ def test_a_seed_is_a_sample_of_the_flow(place, tmp_path):
     assert np.abs(difference).max() <= 1  # another batch size rounds otherwise
 
 
-@pytest.mark.parametrize("network", ["plain.pkl", "classes.pkl"])
+@pytest.mark.parametrize(
+    "network", ["plain.pkl", pytest.param("classes.pkl", marks=pytest.mark.slow)]
+)
 def test_two_processes_make_what_one_makes(place, tmp_path, network):
     call(place, tmp_path / "one", "--seeds=0-9,60-70,130", network=network)
     args = [f"--save_dir={tmp_path / 'two'}", f"--network={place / network}", *FAST]

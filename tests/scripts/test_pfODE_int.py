@@ -333,6 +333,7 @@ def test_the_published_command(place, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(place, tmp_path):
     call(place, tmp_path / "one", *FAST, "--gen_source=donors", network="classes.pkl")
     args = [f"--save_dir={tmp_path / 'two'}", f"--network={place / 'classes.pkl'}", *COMMON, *FAST]

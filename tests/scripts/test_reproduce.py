@@ -66,6 +66,7 @@ def test_the_paper_scale_asks_for_what_is_published(tmp_path):
     assert {o["steps"] for o in made} == {256}
 
 
+@pytest.mark.slow
 def test_a_table_end_to_end_and_again(tiny, tmp_path):
     out = tmp_path / "out"
     result = call("toys", f"--outdir={out}", "--jobs=1", "--device=cpu", "--seed=3")

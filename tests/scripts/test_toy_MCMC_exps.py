@@ -73,6 +73,7 @@ def test_writes_what_is_documented(network, tmp_path, sampler):
     assert "nothing left to do" in again.output
 
 
+@pytest.mark.slow
 def test_processes_do_not_change_results(network, tmp_path):
     assert run(network, tmp_path / "1").exit_code == 0
     args = [f"--outdir={tmp_path / '2'}", f"--network={network}", *SMALL, *FLOW, *QUICK]

@@ -95,7 +95,7 @@ def test_augmenting_constant_pixels_is_refused(tmp_path, digits):
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("arch", ["ddpmpp", "ncsnpp", "adm"])
+@pytest.mark.parametrize("arch", ["ddpmpp", "ncsnpp", pytest.param("adm", marks=pytest.mark.slow)])
 def test_every_network_trains_with_classes_and_augmentation(tmp_path, colour, arch):
     args = [f"--arch={arch}", "--cond", "--xflip", "--augment=0.5", "--duration=0.0001"]
     args += ["--dims_to_keep=30", "--cbase=64"] if arch == "adm" else ["--dims_to_keep=30"]
@@ -120,7 +120,7 @@ def test_interrupted_training_is_bit_identical(tmp_path, colour):
         assert torch.equal(whole[name], parts[name]), name
 
 
-@pytest.mark.parametrize("precision", ["--bf16", "--fp16"])
+@pytest.mark.parametrize("precision", ["--bf16", pytest.param("--fp16", marks=pytest.mark.slow)])
 def test_half_precision_trains_like_single(tmp_path, colour, precision):
     args = ["--duration=0.0006", "--augment=0", "--dropout=0", "--no-plot"]
     trained(tmp_path / "full", colour, *args)
@@ -147,7 +147,10 @@ def test_the_eigenbasis_is_computed_once(tmp_path, colour, monkeypatch):
     torch.testing.assert_close(one, two)
 
 
-@pytest.mark.parametrize("precond", ["edm", "vp", "ve"])
+@pytest.mark.parametrize(
+    "precond",
+    ["edm", pytest.param("vp", marks=pytest.mark.slow), pytest.param("ve", marks=pytest.mark.slow)],
+)
 def test_other_methods_train_and_generate(tmp_path, digits, precond):
     """Also with constant pixels, and with augmentation there: one variance whitens all of them."""
     args = [f"--precond={precond}", "--augment=0.3", "--duration=0.0005"]

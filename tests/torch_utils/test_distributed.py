@@ -80,6 +80,7 @@ def test_simulations_of_two_processes_are_identical(outcomes, key):
     np.testing.assert_array_equal(one[key], two[key])
 
 
+@pytest.mark.slow
 def test_discrete_flow_on_two_processes(tmp_path):
     states = []
     for processes in (1, 2):
