@@ -13,9 +13,17 @@ from pathlib import Path
 
 import numpy as np
 from click.testing import CliRunner, Result
-from PIL import Image
+from PIL import Image, features
 
 import dataset_tool
+
+JPEG2000 = features.check("jpg_2000")
+AVIF = features.check("avif")
+
+
+def last(result):
+    """The closing line of a call."""
+    return result.output.splitlines()[-1].partition(".zip: ")[2]
 
 
 def pixels(n: int, size: int = 8, channels: int = 3, seed: int = 0) -> np.ndarray:

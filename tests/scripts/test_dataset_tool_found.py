@@ -6,19 +6,22 @@ import socket
 
 import numpy as np
 import pytest
-from PIL import features
 
-from tests.image_fixtures import bad, good, pixels, png, read_set, write_folder, write_zip
+from tests.image_fixtures import (
+    AVIF,
+    JPEG2000,
+    bad,
+    good,
+    last,
+    pixels,
+    png,
+    read_set,
+    write_folder,
+    write_zip,
+)
 
 X = pixels(8)
 G = pixels(8, channels=1)
-JPEG2000 = features.check("jpg_2000")
-AVIF = features.check("avif")
-
-
-def last(result):
-    """The closing line of a call."""
-    return result.output.splitlines()[-1].partition(".zip: ")[2]
 
 
 def labels_line(result):
