@@ -46,7 +46,7 @@ demo-images: venv  ## the same on real images, 8x8 digits; pictures in out/demo-
 	  $(BIN)/python calc_roundtrip_mse.py --network=$(IMAGES)/train-$$s --data_root=$(IMAGES)/digits-8x8.zip --save_dir=$(IMAGES) --total_samples=256 && \
 	  $(BIN)/python gen_fid_samples.py --network=$(IMAGES)/train-$$s --save_dir=$(IMAGES)/generated-$$s --seeds=0-639 || exit 1; \
 	done
-	$(BIN)/python -m experiments.digit_quality --data=$(IMAGES)/digits-8x8.zip --images=$(IMAGES)/generated-PRP \
+	$(BIN)/python -m metrics.digit_quality --data=$(IMAGES)/digits-8x8.zip --images=$(IMAGES)/generated-PRP \
 	  --images=$(IMAGES)/generated-PRRto8D --dest=$(IMAGES)/quality.json
 	@echo; echo "Look at these:"; ls $(IMAGES)/*.png
 

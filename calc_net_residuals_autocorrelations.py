@@ -14,11 +14,11 @@ from torch import Tensor
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from experiments import residual_files as files
-from experiments.autocorrelation import NOISES, NORMALIZATIONS
-from experiments.correlation_runs import correlate_times, correlate_toy, open_times, open_toy
-from experiments.density_report import known_truth
-from experiments.residual_runs import (
+from experiments.density.report import known_truth
+from experiments.residuals import files
+from experiments.residuals.autocorrelation import NOISES, NORMALIZATIONS
+from experiments.residuals.correlations import correlate_times, correlate_toy, open_times, open_toy
+from experiments.residuals.extract import (
     Extraction,
     check_room,
     extract_files,
@@ -26,12 +26,12 @@ from experiments.residual_runs import (
     refuse,
     write_record,
 )
-from experiments.shared_work import Parts
+from flow import image_simulation as images
+from flow.flow import ifs_times, open_flow, vp_ode_times
+from flow.simulation_run import check_results
+from flow.toy_options import network_options, network_source
 from torch_utils import distributed
-from training import image_simulation as images
-from training.flow import ifs_times, open_flow, vp_ode_times
-from training.simulation_run import check_results
-from training.toy_options import network_options, network_source
+from torch_utils.shared_work import Parts
 
 EXTRACT = """
 python calc_net_residuals_autocorrelations.py extract --save_dir=net_outputs-tmp --network=out \\

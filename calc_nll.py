@@ -14,21 +14,18 @@ import torch
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from experiments import density_report as report
-from experiments.density import (
+from experiments.density import report
+from experiments.density.density import (
     FAR,
     Settings,
     evaluate,
     far_from_the_network,
     noise_at_start,
 )
-from experiments.shared_work import Parts
-from torch_utils import distributed
-from training.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization
-from training.elbo import check_rates
-from training.flow import Flow, open_flow
-from training.image_data import ImageSource
-from training.image_simulation import (
+from flow.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization
+from flow.elbo import check_rates
+from flow.flow import Flow, open_flow
+from flow.image_simulation import (
     PILOTS,
     batch_option,
     check_class,
@@ -42,16 +39,19 @@ from training.image_simulation import (
     open_network,
     solver_options,
 )
-from training.likelihood import EXACT_UP_TO
-from training.method_options import PILOTS as MOST_PILOTS
-from training.method_options import pilots_of, toy_method
-from training.simulation import Method
-from training.simulation_run import check_results
-from training.toy_data import ToySource
-from training.toy_options import data_of, network_source
-from training.toy_options import network_options as toy_network_options
-from training.toy_options import solver_options as toy_solver_options
-from training.vector_data import VectorSource
+from flow.likelihood import EXACT_UP_TO
+from flow.method_options import PILOTS as MOST_PILOTS
+from flow.method_options import pilots_of, toy_method
+from flow.simulation import Method
+from flow.simulation_run import check_results
+from flow.toy_options import data_of, network_source
+from flow.toy_options import network_options as toy_network_options
+from flow.toy_options import solver_options as toy_solver_options
+from torch_utils import distributed
+from torch_utils.shared_work import Parts
+from training.data.images import ImageSource
+from training.data.toys import ToySource
+from training.data.vectors import VectorSource
 
 TOYS_EXAMPLE = """
 python calc_nll.py toys --save_dir=out/nll --network=out --data_name=circles

@@ -17,11 +17,8 @@ from tqdm import tqdm
 
 from dnnlib import cli, plot
 from dnnlib.util import write_json
-from experiments.shared_work import Parts
-from torch_utils import distributed
-from training.flow import Flow
-from training.image_data import ImageSource, to_pixels
-from training.image_simulation import (
+from flow.flow import Flow
+from flow.image_simulation import (
     PILOTS,
     batch_option,
     check_class,
@@ -36,10 +33,13 @@ from training.image_simulation import (
     pixel_errors,
     solver_options,
 )
-from training.integration import IMAGE_BLOCK
-from training.method_options import pilots_of
-from training.simulation import Method
-from training.simulation_run import check_results, save_results
+from flow.integration import IMAGE_BLOCK
+from flow.method_options import pilots_of
+from flow.simulation import Method
+from flow.simulation_run import check_results, save_results
+from torch_utils import distributed
+from torch_utils.shared_work import Parts
+from training.data.images import ImageSource, to_pixels
 
 EXAMPLE = """
 python calc_roundtrip_mse.py --save_dir=mse-tmp --network=out --data_root=datasets/digits-8x8.zip

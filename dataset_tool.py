@@ -14,10 +14,10 @@ from PIL import Image
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.util import atomic_path, write_json
-from training.image_archives import open_source
-from training.image_convert import TRANSFORMS, Plan, RefusedImagesError, convert, scan
-from training.image_decode import Reading
-from training.image_files import ImageSet, phrases
+from training.data.convert import TRANSFORMS, Plan, RefusedImagesError, convert, scan
+from training.data.image_decode import Reading
+from training.data.image_files import ImageSet, phrases
+from training.data.image_sets import open_source
 
 EXAMPLE = """
 python dataset_tool.py --source=digits --dest=datasets/digits-8x8.zip

@@ -14,19 +14,19 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.host import printable
 from dnnlib.util import write_json
-from experiments.shared_work import digest
-from torch_utils import distributed
-from torch_utils.peers import agree_on_file, local_rank, local_world_size, world_size
-from training.detectors import BUNDLE, INCEPTION_SHA256, INPUTS, Detector, load_detector
-from training.fid_reference import Reference, load_reference, save_reference
-from training.image_data import ImageSource
-from training.image_metrics import (
+from metrics.detectors import BUNDLE, INCEPTION_SHA256, INPUTS, Detector, load_detector
+from metrics.features import (
     FeatureStatistics,
     feature_statistics,
     frechet_distance,
     kernel_distance,
 )
-from training.image_stream import ImageStream, open_stream
+from metrics.image_stream import ImageStream, open_stream
+from metrics.reference import Reference, load_reference, save_reference
+from torch_utils import distributed
+from torch_utils.peers import agree_on_file, local_rank, local_world_size, world_size
+from torch_utils.shared_work import digest
+from training.data.images import ImageSource
 
 CALC_EXAMPLE = """
 torchrun --nproc_per_node=2 fid.py calc --images=fid-tmp --ref=fid-refs/cifar10-32x32.npz

@@ -12,9 +12,8 @@ import numpy as np
 
 from dnnlib import cli, plot
 from dnnlib.util import write_json
-from torch_utils import distributed
-from training.flow import Flow
-from training.image_simulation import (
+from flow.flow import Flow
+from flow.image_simulation import (
     batch_option,
     check_class,
     choose_image_method,
@@ -27,10 +26,10 @@ from training.image_simulation import (
     shape_of,
     solver_options,
 )
-from training.integration import IMAGE_BLOCK
-from training.latents import Lender
-from training.melt_file import read_melt
-from training.seed_images import (
+from flow.inflation_file import read_melt
+from flow.integration import IMAGE_BLOCK
+from flow.latents import Lender
+from flow.numbered_images import (
     OPTIONS_FILE,
     claim,
     file_of,
@@ -40,7 +39,8 @@ from training.seed_images import (
     pilot_data,
     read_png,
 )
-from training.simulation_run import check_gen_source
+from flow.simulation_run import check_gen_source
+from torch_utils import distributed
 
 EXAMPLE = """
 torchrun --nproc_per_node=2 gen_fid_samples.py --save_dir=fid-tmp --network=out --seeds=0-999

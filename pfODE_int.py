@@ -17,10 +17,8 @@ import torch
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.util import write_json
-from torch_utils import distributed
-from training.flow import Flow
-from training.image_data import ImageSource, to_pixels
-from training.image_simulation import (
+from flow.flow import Flow
+from flow.image_simulation import (
     PILOTS,
     check_class,
     choose_image_method,
@@ -37,10 +35,10 @@ from training.image_simulation import (
     shape_of,
     solver_options,
 )
-from training.latents import everywhere
-from training.melt_file import Melt, read_melt, run_entry
-from training.method_options import METHOD_OPTIONS, pilots_of
-from training.simulation import (
+from flow.inflation_file import Melt, read_melt, run_entry
+from flow.latents import everywhere
+from flow.method_options import METHOD_OPTIONS, pilots_of
+from flow.simulation import (
     ENDS_ONLY,
     KEYS,
     Method,
@@ -49,13 +47,15 @@ from training.simulation import (
     latent_summary,
     paper_method,
 )
-from training.simulation_run import (
+from flow.simulation_run import (
     KINDS,
     Simulations,
     check_gen_source,
     check_results,
     save_results,
 )
+from torch_utils import distributed
+from training.data.images import ImageSource, to_pixels
 from training.training_loop import describe
 
 EXAMPLE = """

@@ -11,8 +11,8 @@ import click
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.util import atomic_path
-from experiments.report_collect import collect
-from experiments.report_page import page
+from experiments.report.collect import collect
+from experiments.report.page import page
 
 EXAMPLE = """
 python report.py out --dest=out/report.html --title="Circles"

@@ -11,16 +11,14 @@ import click
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from experiments import (
-    presets,
-    reproduction_correlations,
-    reproduction_images,
-    reproduction_likelihood,
-    reproduction_plans,
-)
-from experiments.reproduction import Runner, Step
-from experiments.reproduction_plans import Setting
-from experiments.reproduction_table import (
+from experiments.reproduce import correlations as reproduction_correlations
+from experiments.reproduce import images as reproduction_images
+from experiments.reproduce import likelihood as reproduction_likelihood
+from experiments.reproduce import plans as reproduction_plans
+from experiments.reproduce import presets
+from experiments.reproduce.plans import Setting
+from experiments.reproduce.runner import Runner, Step
+from experiments.reproduce.table import (
     TABLES,
     Table,
     all_steps,

@@ -12,8 +12,8 @@ import numpy as np
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.util import write_json
-from experiments.boundaries import DIMENSIONS
-from experiments.coverage import (
+from experiments.coverage.boundaries import DIMENSIONS
+from experiments.coverage.coverage import (
     KINDS,
     STAGES,
     Boundary,
@@ -24,16 +24,16 @@ from experiments.coverage import (
     coverages,
     transported,
 )
-from experiments.regions import require
-from experiments.shared_work import Parts
+from experiments.coverage.regions import require
+from flow.flow import Flow, open_flow
+from flow.method_options import pilots_of, toy_method
+from flow.simulation import Method
+from flow.simulation_run import check_results, save_results
+from flow.solvers import PAPER_SOLVERS
+from flow.toy_options import network_options, network_source, solver_options
 from torch_utils import distributed
-from training.flow import Flow, open_flow
-from training.method_options import pilots_of, toy_method
-from training.simulation import Method
-from training.simulation_run import check_results, save_results
-from training.solvers import PAPER_SOLVERS
-from training.toy_data import ToySource
-from training.toy_options import network_options, network_source, solver_options
+from torch_utils.shared_work import Parts
+from training.data.toys import ToySource
 from training.training_loop import describe
 
 EXAMPLE = """
@@ -229,7 +229,7 @@ def draw(
     stem: Path, report: Report, boundaries: list[Boundary], points: dict[str, Any], kind: str
 ) -> None:
     """The coverage plot, and boundaries among points."""
-    from experiments.coverage_plots import boundary_plot, coverage_plot
+    from experiments.coverage.plots import boundary_plot, coverage_plot
 
     title = f"{stem.name}, {kind} boundaries"
     coverage_plot(

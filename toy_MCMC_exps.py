@@ -8,16 +8,16 @@ import click
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from experiments.calibration import sbc, tarp, weights
-from experiments.mcmc import SAMPLERS
-from experiments.posterior import Problem, paper_problem
-from experiments.run_state import NETWORK, begin, finish
+from experiments.posterior.calibration import sbc, tarp, weights
+from experiments.posterior.mcmc import SAMPLERS
+from experiments.posterior.posterior import Problem, paper_problem
+from flow.flow import Flow, open_flow
+from flow.likelihood import EXACT_UP_TO
+from flow.method_options import PILOTS, toy_method
+from flow.simulation import Method
+from flow.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
 from torch_utils import distributed
-from training.flow import Flow, open_flow
-from training.likelihood import EXACT_UP_TO
-from training.method_options import PILOTS, toy_method
-from training.simulation import Method
-from training.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
+from torch_utils.run_state import NETWORK, begin, finish
 
 EXAMPLE = """
 python toy_MCMC_exps.py --outdir=mcmc-tmp --network=out

@@ -17,28 +17,21 @@ import torch
 
 from dnnlib import cli, plot
 from dnnlib.util import write_json
-from torch_utils import distributed
-from torch_utils.peers import agree_on_file
-from training.basis import eigenbasis
-from training.flow import Flow, open_flow
-from training.integration import BLOCK
-from training.latents import GEN_SOURCE_HELP, GEN_SOURCES
-from training.launch import SCHEDULE_OPTIONS
-from training.method_options import pilots_of, toy_method
-from training.mixture import MixtureField
-from training.options import check_dimensions
-from training.schedule import Schedule
-from training.simulation import Method, kept_steps, latent_summary
-from training.simulation_run import (
+from flow.exact import MixtureField
+from flow.flow import Flow, open_flow
+from flow.integration import BLOCK
+from flow.latents import GEN_SOURCE_HELP, GEN_SOURCES
+from flow.method_options import pilots_of, toy_method
+from flow.simulation import Method, kept_steps, latent_summary
+from flow.simulation_run import (
     KINDS,
     Simulations,
     check_gen_source,
     check_results,
     save_results,
 )
-from training.solvers import PAPER_SOLVERS
-from training.toy_data import ToySource
-from training.toy_options import (
+from flow.solvers import PAPER_SOLVERS
+from flow.toy_options import (
     data_of,
     data_options,
     embedded_dimensions,
@@ -47,8 +40,15 @@ from training.toy_options import (
     open_source,
     solver_options,
 )
+from torch_utils import distributed
+from torch_utils.peers import agree_on_file
+from training.basis import eigenbasis
+from training.data.toys import ToySource
+from training.data.vectors import VectorSource
+from training.launch import SCHEDULE_OPTIONS
+from training.options import check_dimensions
+from training.schedule import Schedule
 from training.training_loop import describe
-from training.vector_data import VectorSource
 
 NET_EXAMPLE = """
 python toy_pfODE_int.py net --save_dir=out/flow --network=out --data_name=circles

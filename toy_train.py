@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from dnnlib import cli, plot
-from training.flow import Flow
+from flow.flow import Flow
+from flow.toy_options import data_options, embedded_dimensions, open_source
+from training.data.toys import ToySource
+from training.data.vectors import VectorSource
+from training.networks.toy import TOY_NETWORKS
 from training.options import run, training_options
-from training.toy_data import ToySource
-from training.toy_networks import TOY_NETWORKS
-from training.toy_options import data_options, embedded_dimensions, open_source
+from training.precond import InflationPrecond
 from training.training_loop import Snapshot
-from training.vector_data import VectorSource
 
 # What the options that name no number default to. ToyConvUNet: the published settings, but for
 # tick, snap and dump, which keep some hundred files of its duration; ToyMLP: ours.
@@ -54,9 +55,9 @@ def main(ctx: click.Context, dry_run: bool, plot: bool, **options: Any) -> None:
 def draw_samples(source: ToySource | VectorSource) -> Snapshot:
     """A callback that draws generated beside true samples at every snapshot."""
 
-    def draw(flow: Flow, run_dir: Path, kimg: int) -> None:
+    def draw(model: InflationPrecond, run_dir: Path, kimg: int) -> None:
         n = 2000 if isinstance(source, ToySource) else min(2000, len(source.rows))
-        generated = flow.sample(n, seed=0, solver="rk4", steps=16).cpu().numpy()
+        generated = Flow(model).sample(n, seed=0, solver="rk4", steps=16).cpu().numpy()
         truth = source.samples(0, 0, n, "picture").numpy()
         plot.panels(
             run_dir / f"samples-{kimg:06d}.png",

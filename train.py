@@ -14,12 +14,13 @@ import torch
 
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
+from flow.flow import Flow
+from flow.latents import drawn_of
 from training import published_options as published
-from training.flow import Flow
-from training.image_data import ImageSource, to_pixels
-from training.latents import drawn_of
-from training.networks import PRESETS as NETWORKS
+from training.data.images import ImageSource, to_pixels
+from training.networks.image import PRESETS as NETWORKS
 from training.options import count, positive, run, schedule_options, training_options
+from training.precond import InflationPrecond
 from training.training_loop import Snapshot
 
 # The paper's settings for CIFAR-size images.
@@ -151,8 +152,8 @@ def open_source(options: dict[str, Any]) -> ImageSource:
 def draw_samples(source: ImageSource) -> Snapshot:
     """A callback that writes a grid of generated images at every snapshot."""
 
-    def draw(flow: Flow, run_dir: Path, kimg: int) -> None:
-        n = GRID * GRID
+    def draw(model: InflationPrecond, run_dir: Path, kimg: int) -> None:
+        flow, n = Flow(model, info={"data": source.description()}), GRID * GRID
         if source.classes:  # one class a column
             drawn = drawn_of(flow)
             classes = torch.from_numpy(drawn[np.arange(n) % GRID % len(drawn)])

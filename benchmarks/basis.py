@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.common import ROOT, Line, peak_rss, report
 from dnnlib.util import aligned
-from training import seeding
+from torch_utils import seeding
 from training.basis import eigenbasis
 
 IMAGES, SIDE, BLOCK = 50_000, 32, 2048

@@ -35,8 +35,8 @@ from benchmarks.common import NETWORKS, ROOT, report
 from dnnlib import plot
 from dnnlib.cli import UserError
 from dnnlib.util import aligned, format_time, write_json
-from experiments import presets
-from experiments.reproduction import NETWORK, Runner, Step
+from experiments.reproduce import presets
+from experiments.reproduce.runner import NETWORK, Runner, Step
 
 STATE, MOST_MB = "state.zip", 60.0
 KEPT, GAP = 30, "0.02"
@@ -175,7 +175,7 @@ def measure(size: str, network: str, data: str, dest: Path, cache: Path, device:
         distance = json.loads(found.read_text())["results"]["fid"]
     else:
         found = dest / "quality.json"
-        _script("-m", "experiments.digit_quality", f"--data={data}", f"--images={images}",
+        _script("-m", "metrics.digit_quality", f"--data={data}", f"--images={images}",
                 f"--dest={found}")  # fmt: skip
         rows = json.loads(found.read_text())["rows"]
         distance = rows[str(images)]["classifier_frechet_distance"]

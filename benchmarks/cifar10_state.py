@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dnnlib.util import atomic_path
 from torch_utils import checkpoint
-from training.image_data import ImageSource
+from training.data.images import ImageSource
 from training.launch import basis_of
 
 KINDS = {"network-snapshot-": "network", "training-state-": "training-state"}

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 
 from dnnlib.util import write_json
+from flow.flow import Flow, load_flow
 from torch_utils.distributed import machine
-from training.flow import Flow, load_flow
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ROOT / "out" / "bench"

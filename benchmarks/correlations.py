@@ -21,9 +21,9 @@ import torch
 
 from benchmarks.common import ROOT, Line, peak_rss, report
 from dnnlib.util import aligned
-from experiments.autocorrelation import cross_correlation
-from experiments.residual_files import RESIDUALS, ArrayFile
-from training import seeding
+from experiments.residuals.autocorrelation import cross_correlation
+from experiments.residuals.files import RESIDUALS, ArrayFile
+from torch_utils import seeding
 
 SAMPLES, D, CHUNK = 5000, 3072, 500
 OUTER_SAMPLES, OUTER_BATCH = 64, 8  # a batch of 500 needs 19 GB

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.common import Line, quick_option, report, trained
 from dnnlib.util import aligned
-from experiments.coverage import (
+from experiments.coverage.coverage import (
     STAGES,
     Boundary,
     Carrier,
@@ -26,9 +26,9 @@ from experiments.coverage import (
     coverages,
     transported,
 )
+from flow.simulation import choose_method
 from run_toy_alphashape_mesh_exps import BOUNDARY_TOLERANCE
-from training.simulation import choose_method
-from training.toy_data import ToySource
+from training.data.toys import ToySource
 
 NETWORKS = {
     "PRP": "circles_sharp",

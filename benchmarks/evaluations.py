@@ -2,7 +2,7 @@
 
 One network on the digits for each schedule, the recipe of `make demo-images`. Every method carries
 the same latents and classes; images are compared with real ones in the features of a classifier
-(experiments.digit_quality: Frechet distance, not FID). A method is as good as Heun-256 if its mean
+(metrics.digit_quality: Frechet distance, not FID). A method is as good as Heun-256 if its mean
 distance over the seeds of latents exceeds that of Heun-256 by at most the latter's sd over seeds.
 The paper's Heun with fewer points stands beside, and so does the change of the images themselves.
 Images are kept in out/bench/evaluations-images, so that the same command goes on when interrupted.
@@ -26,13 +26,13 @@ from benchmarks.common import NETWORKS, report
 from benchmarks.image_round_trips import DATA, digits, script
 from dnnlib.arrays import load_npz
 from dnnlib.util import aligned, atomic_path
-from experiments.digit_quality import NOISE, REAL, measure
+from flow.flow import Flow, load_flow
+from flow.image_simulation import one_hot, shape_of
+from flow.numbered_images import block_classes
+from flow.simulation import Method, paper_method
+from metrics.digit_quality import NOISE, REAL, measure
 from torch_utils import checkpoint
-from training.flow import Flow, load_flow
-from training.image_data import ImageSource
-from training.image_simulation import one_hot, shape_of
-from training.seed_images import block_classes
-from training.simulation import Method, paper_method
+from training.data.images import ImageSource
 
 RECIPE = [
     f"--data={DATA}", "--cond", "--cbase=24", "--cres=1,2", "--num_blocks=1", "--dropout=0",

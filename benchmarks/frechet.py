@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.common import Line, report
 from dnnlib.util import aligned
-from training.image_metrics import frechet_distance
+from metrics.features import frechet_distance
 
 FEATURES, FEW = 2048, 1000
 LEAST_FASTER, MOST_ERROR = 3.0, 1e-6

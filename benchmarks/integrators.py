@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.common import Line, quick_option, report, trained
 from dnnlib.util import aligned
-from training.flow import Flow, ifs_times
-from training.method_options import pilots_of
-from training.toy_data import ToySource
+from flow.flow import Flow, ifs_times
+from flow.method_options import pilots_of
+from training.data.toys import ToySource
 
 SAMPLES = 2000
 NETWORKS = ("PRP", "PRR to 1-D, rescaled", "PRR to 1-D, orig", "PRR to 1-D, gap 1.02")

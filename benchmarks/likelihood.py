@@ -23,10 +23,10 @@ from benchmarks.common import NETWORKS, report
 from benchmarks.image_round_trips import digits, script
 from dnnlib.arrays import load_npz
 from dnnlib.util import aligned, run_dirs
+from flow.flow import Flow, load_flow
 from torch_utils.checkpoint import find_network
 from training.batches import Batches
-from training.flow import Flow, load_flow
-from training.image_data import ImageSource
+from training.data.images import ImageSource
 from training.loss import flow_loss
 from training.precond import InflationPrecond
 from training.weighting import LikelihoodWeighting

@@ -17,12 +17,12 @@ import numpy as np
 
 from benchmarks.common import Line, quick_option, report, trained
 from dnnlib.util import aligned
-from experiments import mcmc
-from experiments.mcmc import Settings
-from experiments.posterior import paper_problem, simulate_data
+from experiments.posterior import mcmc
+from experiments.posterior.mcmc import Settings
+from experiments.posterior.posterior import paper_problem, simulate_data
+from flow.flow import Flow
+from flow.simulation import choose_method
 from torch_utils import distributed
-from training.flow import Flow
-from training.simulation import choose_method
 
 NETWORKS = ("PRP", "PRR to 1-D, rescaled")
 TOLERANCE = 5e-3  # the script's default

@@ -17,15 +17,15 @@ import torch
 
 from benchmarks.common import Line, quick_option, report, trained
 from dnnlib.util import aligned
-from experiments.density import Settings, evaluate, true_log_density, true_model
-from experiments.density_report import mean_and_error, on_grid
+from experiments.density.density import Settings, evaluate, true_log_density, true_model
+from experiments.density.report import mean_and_error, on_grid
+from flow.flow import Flow, ifs_times
+from flow.likelihood import log_prob
+from flow.solvers import PAPER_SOLVERS
 from training.basis import Basis
-from training.flow import Flow, ifs_times
-from training.likelihood import log_prob
+from training.data.toys import ToySource
 from training.model import build
 from training.precond import FieldModel
-from training.solvers import PAPER_SOLVERS
-from training.toy_data import ToySource
 
 NETWORKS = {
     "circles_sharp, PRP": "PRP",

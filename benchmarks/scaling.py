@@ -32,17 +32,17 @@ from benchmarks.common import ROOT, report
 from benchmarks.nll import unet_flow
 from calc_roundtrip_mse import round_trips
 from dnnlib.util import aligned
-from experiments.density import Settings, evaluate
-from experiments.residual_runs import Extraction, extract_here
-from experiments.shared_work import NOTHING_KEPT
+from experiments.density.density import Settings, evaluate
+from experiments.residuals.extract import Extraction, extract_here
+from flow.flow import Flow
+from flow.numbered_images import make_images
+from flow.simulation import Method
 from torch_utils import distributed
+from torch_utils.shared_work import NOTHING_KEPT
 from training.basis import Basis, eigenbasis
 from training.config import TrainConfig
-from training.flow import Flow
-from training.image_data import ImageSource
+from training.data.images import ImageSource
 from training.model import build
-from training.seed_images import make_images
-from training.simulation import Method
 from training.training_loop import Trainer
 
 RESOLUTIONS = (8, 16, 32)  # d = 192, 768, 3,072

@@ -29,10 +29,10 @@ from benchmarks.common import (
     report,
 )
 from dnnlib.util import aligned
+from flow.exact import MixtureField
+from flow.flow import Flow, load_flow
 from torch_utils import checkpoint
-from training.flow import Flow, load_flow
-from training.mixture import MixtureField
-from training.toy_data import ToySource, exact_mixture
+from training.data.toys import ToySource, exact_mixture
 
 POINTS = 8000
 SAMPLES = 20_000

@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import ROOT, Line, peak_rss, quick_option, report
 from dnnlib.util import aligned
-from training import unet_layers
-from training.networks import PRESETS, SongUNet
+from training.networks import layers as unet_layers
+from training.networks.image import PRESETS, SongUNet
 
 BATCH, ROUNDS = 8, 5
 QUICK = 4, 3  # and no peak memory

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from flow.exact import MixtureField
+from flow.flow import Flow
 from training.basis import Basis
 from training.edm_precond import SigmaPrecond
-from training.flow import Flow
-from training.mixture import MixtureField
 from training.precond import InflationPrecond
 from training.schedule import Schedule
 

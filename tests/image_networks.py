@@ -11,7 +11,7 @@ import train
 from tests.helpers import fill_weights
 from torch_utils import checkpoint
 from training.basis import eigenbasis
-from training.image_data import ImageSource
+from training.data.images import ImageSource
 from training.model import build, network_to_dict
 
 

@@ -16,9 +16,9 @@ import pfODE_int
 import run_toy_alphashape_mesh_exps
 import toy_pfODE_int
 import toy_train
+from flow.flow import load_flow
 from tests.helpers import ROOT, paper_denoiser
 from tests.image_networks import digits, good, untrained
-from training.flow import load_flow
 
 DOCUMENT = (ROOT / "docs" / "from-the-released-code.md").read_text()
 HEADER = ["where", "released code", "here", "what to write instead"]

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 import toy_pfODE_int
 import toy_train
-from training.flow import load_flow
+from flow.flow import load_flow
 
 pytestmark = [
     pytest.mark.gpu,

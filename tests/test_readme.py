@@ -25,7 +25,7 @@ from tests.image_fixtures import write_cifar
 from tests.image_networks import untrained
 
 # Modules that compute for minutes: what makes them quick enough for a test.
-SMOKE = {"experiments.langevin": ["--total_samples=20", "--steps=2", "--no-plot"]}
+SMOKE = {"experiments.density.langevin": ["--total_samples=20", "--steps=2", "--no-plot"]}
 
 
 def is_script(command):

@@ -47,8 +47,8 @@ QUICK = {
     "calc_roundtrip_mse.py": "--total_samples=8",
     "reproduce.py": "--dry-run",  # minutes; its own tests run it
     "report.py": "",
-    "-m experiments.digit_quality": "",
-    "-m experiments.langevin": "--total_samples=20 --steps=2",
+    "-m metrics.digit_quality": "",
+    "-m experiments.density.langevin": "--total_samples=20 --steps=2",
     "-m torch_utils.checkpoint": "",
     "-c": "",
 }

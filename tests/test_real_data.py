@@ -11,9 +11,9 @@ from PIL import Image
 import dataset_tool
 import train
 from benchmarks import real_data
+from flow.flow import load_flow
 from training.basis import eigenbasis, moments
-from training.flow import load_flow
-from training.image_data import ImageSource
+from training.data.images import ImageSource
 from training.schedule import participation_ratio
 
 pytestmark = pytest.mark.data

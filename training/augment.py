@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from training import seeding
+from torch_utils import seeding
 
 LABELS = 9  # flip x, flip y, scale, rotation (2), anisotropy (2), translation (2)
 CONVENTION = "published"  # what a network file says of its labels

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.util import in_order
-from training import seeding
+from torch_utils import seeding
 from training.augment import AugmentPipe
 from training.edm_precond import LEVELS
 from training.precond import sigma_times

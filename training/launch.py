@@ -17,8 +17,8 @@ from torch_utils import checkpoint, distributed
 from training.augment import AugmentPipe
 from training.basis import Basis, eigenbasis
 from training.batches import Source
+from training.data.images import ImageSource
 from training.edm_precond import LEVELS, NOISE_LABELS, RECIPES
-from training.image_data import ImageSource
 from training.model import NETWORKS, build, network_of, to_transfer, transfer
 from training.precond import InflationPrecond, sigma_times
 from training.resume import LAUNCH_FILE, OPTIONS_FILE

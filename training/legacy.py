@@ -23,9 +23,9 @@ from torch_utils.inert_values import Array
 from torch_utils.legacy_pickle import attributes, state_of, submodules
 from training.augment import CONVENTION
 from training.edm_precond import EDM_FAMILY, RECIPES, SIGMA_DATA, EDMPrecond
-from training.networks import IMAGE_NETWORKS
+from training.networks.image import IMAGE_NETWORKS
+from training.networks.toy import ToyConvUNet
 from training.schedule import Schedule
-from training.toy_networks import ToyConvUNet
 
 NETWORK_KEYS = ("ema", "net", "model")
 INFLATION_KEYS = ("g", "W", "data_eigs", "gamma0", "rho", "M", "space")

@@ -13,11 +13,11 @@ from training.augment import CONVENTION, LABELS, OPPOSITE
 from training.basis import Basis
 from training.batches import Source
 from training.network_file import load_network
-from training.networks import IMAGE_NETWORKS, PRESETS
+from training.networks.image import IMAGE_NETWORKS, PRESETS
+from training.networks.toy import TOY_NETWORKS
 from training.precond import InflationPrecond
 from training.schedule import Schedule
 from training.sigma_field import SigmaField
-from training.toy_networks import TOY_NETWORKS
 
 AUGMENT_WEIGHT = "model.map_augment.weight"  # [width, LABELS]
 NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS}

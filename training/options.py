@@ -16,11 +16,11 @@ from torch_utils import distributed
 from torch_utils.peers import agree_on_file, of_rank0
 from training import published_options as published
 from training.batches import Source
+from training.data.toys import DEFINITION, own_dimensions
 from training.edm_precond import LEVELS, RECIPES
 from training.launch import launch
 from training.resume import find_run, other_data, other_script, run_before_restart, say_horizon
 from training.schedule import G_TYPES, default_rho, inflation_exponents
-from training.toy_data import DEFINITION, own_dimensions
 from training.training_loop import Snapshot
 
 positive = click.FloatRange(min=0, min_open=True)

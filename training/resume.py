@@ -12,7 +12,7 @@ from dnnlib.cli import UserError
 from dnnlib.util import run_dirs
 from torch_utils import checkpoint, distributed
 from training.batches import Source
-from training.toy_data import trained_on
+from training.data.toys import trained_on
 
 OPTIONS_FILE = "training_options.json"
 LAUNCH_FILE = ".launch.json"  # which torchrun started the run

@@ -3,7 +3,7 @@ r"""The noise schedule of inflationary flows, as one object.
 Everything lives in the eigenbasis (ES) of the data covariance, where each dimension i has a data
 variance xi_i and a noise variance gamma_i(t). All functions return a value together with its
 derivative, so no caller ever differentiates by hand. The angle phi_i = arctan sqrt(gamma_i/xi_i)
-is what the flow is integrated in (see `training.flow`); gamma itself is never divided by.
+is what the flow is integrated in (see `flow.flow`); gamma itself is never divided by.
 """
 
 from __future__ import annotations

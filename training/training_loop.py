@@ -20,14 +20,12 @@ from tqdm import tqdm
 
 from dnnlib.cli import UserError
 from dnnlib.plot import plot_loss
-from torch_utils import checkpoint, distributed
+from torch_utils import checkpoint, distributed, seeding
 from torch_utils.training_stats import StatsWriter
-from training import seeding
 from training.augment import CONVENTION
 from training.batches import Batches, Piece, Source
 from training.config import TrainConfig, learning_rate
-from training.flow import Flow
-from training.incidents import Watch
+from training.guards import Watch
 from training.loss import flow_loss
 from training.model import network_to_dict
 from training.precond import FieldModel, InflationPrecond
@@ -35,7 +33,8 @@ from training.schedule import Arc
 from training.states import latest_state, save_state
 from training.weighting import LikelihoodWeighting
 
-Snapshot = Callable[[Flow, Path, int], None]  # (flow of the EMA, run folder, kimg)
+# (weight average of the model, run folder, kimg)
+Snapshot = Callable[[InflationPrecond, Path, int], None]
 
 
 class Trainer:
@@ -238,7 +237,7 @@ class Trainer:
         checkpoint.save(c.run_dir / checkpoint.SNAPSHOT.format(kimg), "network", content)
         plot_loss(c.run_dir / "stats.jsonl", c.run_dir / "loss.png")
         if self.on_snapshot is not None:
-            self.on_snapshot(Flow(self.ema, info=info), c.run_dir, kimg)
+            self.on_snapshot(self.ema, c.run_dir, kimg)
 
     def _save_state(self) -> None:
         if not distributed.is_main():

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from benchmarks import __main__ as bench
 from benchmarks import common, frechet, integrators
 from benchmarks.common import Line
+from metrics.features import frechet_distance
 from tests.helpers import ROOT, three_blobs
-from training.image_metrics import frechet_distance
 
 GOOD = Line("a time, s", "1.0", "other 3.0", 3.0, 2.0)
 BAD = Line("its memory, GiB", "2.0", "other 1.0", 0.5, 1.0)

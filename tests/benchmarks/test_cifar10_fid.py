@@ -9,12 +9,12 @@ from click.testing import CliRunner
 
 from benchmarks import cifar10_fid, cifar10_state
 from benchmarks.evaluations import PAPER, Found, fewest
-from experiments import presets
-from experiments.reproduction import Runner
+from experiments.reproduce import presets
+from experiments.reproduce.runner import Runner
 from tests.commands import parsed
 from tests.image_networks import digits
 from torch_utils import checkpoint
-from training.image_data import ImageSource
+from training.data.images import ImageSource
 from training.launch import basis_of
 
 

@@ -94,7 +94,7 @@ def test_a_backend_that_exists_stays(tmp_path):
 
 
 def test_pictures_leave_pyplot_alone(tmp_path):
-    code = "import sys, dnnlib.plot, experiments.coverage_plots; print([*sys.modules])"
+    code = "import sys, dnnlib.plot, experiments.coverage.plots; print([*sys.modules])"
     done = run(tmp_path, code=code, capture_output=True, text=True)
     assert "dnnlib.plot" in done.stdout
     assert "pyplot" not in done.stdout

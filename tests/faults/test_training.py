@@ -27,8 +27,8 @@ from tests.helpers import ROOT
 from torch_utils import checkpoint
 from training import network_file, training_loop
 from training.config import TrainConfig
-from training.incidents import SCALE_FLOOR, Watch
-from training.toy_data import ToySource
+from training.data.toys import ToySource
+from training.guards import SCALE_FLOOR, Watch
 
 COMMON = ["--outdir=out", "--data_name=circles", "--batch=128", "--tick=1", "--snap=4", "--dump=2",
           "--no-plot", "--device=cpu"]  # fmt: skip

@@ -158,7 +158,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"--dest={{out}}/fid.json {DETECTOR}",
     ),
     "quality": (
-        "-m experiments.digit_quality --data={all_digits}/digits.zip --images={two_seeds} "
+        "-m metrics.digit_quality --data={all_digits}/digits.zip --images={two_seeds} "
         "--dest={out}/quality.json",
     ),
     "convert": ("-m torch_utils.checkpoint convert {image_es} {out}/network.safetensors",),

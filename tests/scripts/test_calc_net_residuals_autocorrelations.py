@@ -8,7 +8,7 @@ import pytest
 
 import calc_net_residuals_autocorrelations as script
 import toy_train
-from experiments import residual_runs
+from experiments.residuals import extract as residual_runs
 from tests.helpers import conformance, run_script
 from tests.image_networks import digits, error_line, good, untrained
 

@@ -10,13 +10,14 @@ import torch
 
 import calc_nll
 import toy_train
-from experiments import density_report, langevin
+from experiments.density import langevin
+from experiments.density import report as density_report
+from flow.flow import load_flow
+from flow.likelihood import log_prob
 from tests.helpers import ROOT, run_script
 from tests.image_networks import call, digits, error_line, good, untrained
-from training.flow import load_flow
-from training.image_data import ImageSource
-from training.likelihood import log_prob
-from training.toy_data import ToySource
+from training.data.images import ImageSource
+from training.data.toys import ToySource
 
 QUICK = ["--solver=rk4", "--steps=4", "--device=cpu"]
 IMAGES = ["--solver=ab3", "--steps=3", "--device=cpu", "--no-plot"]
@@ -225,7 +226,7 @@ def test_the_walk_through(tmp_path, monkeypatch):
         "train.py": ["--duration=0.002", "--batch=50", "--no-plot", "--cbase=16", "--tick=1"],
         "calc_nll.py toys": ["--total_samples=100", "--steps=4", "--solver=rk4"],
         "calc_nll.py net": ["--total_samples=20", "--steps=3", "--solver=ab3", "--sde_times=2"],
-        "-m experiments.langevin": ["--total_samples=100", "--steps=10"],
+        "-m experiments.density.langevin": ["--total_samples=100", "--steps=10"],
         "dataset_tool.py": ["--max-images=40"],
     }
     monkeypatch.chdir(tmp_path)

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import calc_roundtrip_mse
+from flow.flow import load_flow
+from flow.image_simulation import pixel_errors
 from tests.helpers import ROOT, run_script
 from tests.image_networks import digits, error_line, good, trained, untrained
-from training.flow import load_flow
-from training.image_data import ImageSource, to_pixels
-from training.image_simulation import pixel_errors
+from training.data.images import ImageSource, to_pixels
 
 FAST = ("--device=cpu", "--solver=ab2", "--steps=3", "--seed=42")
 NAME = "PRRto8D_Roundtrip_MSE_42seed_200.5kimgs"

@@ -24,7 +24,7 @@ from tests.image_fixtures import (
     write_mnist,
     write_zip,
 )
-from training.image_decode import decode
+from training.data.image_decode import decode
 
 # Round trips -----------------------------------------------------------------------------------
 

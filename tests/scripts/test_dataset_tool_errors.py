@@ -24,7 +24,7 @@ from tests.image_fixtures import (
     write_tar,
     write_zip,
 )
-from training.image_decode import MAX_PIXELS
+from training.data.image_decode import MAX_PIXELS
 
 X = pixels(10)
 

@@ -15,11 +15,11 @@ from torch import nn
 
 from dnnlib import download
 from fid import main
+from metrics.detectors import INPUTS
+from metrics.features import frechet_distance, kernel_distance, statistics_of
 from tests.helpers import ROOT, run_script
 from tests.image_fixtures import pixels, png, write_folder, write_zip
-from training.detectors import INPUTS
-from training.image_data import ImageSource
-from training.image_metrics import frechet_distance, kernel_distance, statistics_of
+from training.data.images import ImageSource
 
 N, WIDTH = 150, 6
 REAL, FAKE = pixels(N, seed=1), pixels(N, seed=2) // 2

@@ -8,11 +8,11 @@ from PIL import Image
 
 import gen_fid_samples
 import pfODE_int
+from flow.flow import load_flow
+from flow.numbered_images import OPTIONS_FILE, parse_seeds
 from tests.helpers import ROOT, run_script
 from tests.image_networks import digits, error_line, good, untrained
-from training.flow import load_flow
-from training.image_data import to_pixels
-from training.seed_images import OPTIONS_FILE, parse_seeds
+from training.data.images import to_pixels
 
 FAST = ("--device=cpu", "--solver=ab2", "--steps=4")
 

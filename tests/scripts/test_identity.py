@@ -16,14 +16,14 @@ import run_toy_alphashape_mesh_exps
 import toy_pfODE_int
 import toy_train
 import train
-from experiments import langevin
+from experiments.density import langevin
 from tests.image_fixtures import pixels, png, write_zip
 from tests.image_networks import error_line, good, untrained
 from torch_utils import checkpoint
-from training import toy_data
+from training.data import toys as toy_data
+from training.data.toys import ToySource
+from training.data.vectors import VectorSource
 from training.resume import OPTIONS_FILE
-from training.toy_data import ToySource
-from training.vector_data import VectorSource
 
 QUICK = ["--duration=0.0004", "--batch=200", "--no-plot", "--device=cpu"]
 LONGER = ["--duration=0.0008", *QUICK[1:]]

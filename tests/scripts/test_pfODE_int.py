@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import pfODE_int
+from flow.flow import Flow, load_flow, vp_ode_times
+from flow.simulation import ENDS_ONLY, KEYS, paper_method
+from flow.simulation_run import KINDS, Simulations
 from tests.helpers import ROOT, run_script
 from tests.image_networks import digits, error_line, good, trained, untrained
 from tests.training.test_edm_precond import IMAGES, published
-from training.flow import Flow, load_flow, vp_ode_times
-from training.image_data import ImageSource
-from training.simulation import ENDS_ONLY, KEYS, paper_method
-from training.simulation_run import KINDS, Simulations
+from training.data.images import ImageSource
 
 COMMON = ("--device=cpu", "--no-plot", "--bs=70")
 FAST = ("--solver=ab2", "--steps=4")

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 import toy_pfODE_int
 import toy_train
 import train
+from flow.flow import load_flow
 from tests.image_networks import digits, error_line, good
-from training.flow import load_flow
 
 COMMON = ("--device=cpu", "--no-plot")
 TOY = ("--data_name=circles", *COMMON)

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 import reproduce
-from experiments import presets, reproduction_plans
+from experiments.reproduce import plans as reproduction_plans
+from experiments.reproduce import presets
 from tests.commands import parsed
 
 

@@ -7,8 +7,7 @@ import pytest
 
 import run_toy_alphashape_mesh_exps as script
 import toy_train
-from experiments import regions
-from experiments.coverage import STAGES
+from experiments.coverage.coverage import STAGES, regions
 from tests.helpers import run_script
 from tests.image_networks import error_line, good
 from torch_utils import distributed

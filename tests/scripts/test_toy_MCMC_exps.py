@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import toy_MCMC_exps
 import toy_train
-from experiments.flow_sampler import Chain
+from experiments.posterior.flow_sampler import Chain
 from tests.helpers import run_script
 
 
@@ -85,7 +85,7 @@ def test_processes_do_not_change_results(network, tmp_path):
 
 def test_a_killed_run_goes_on_and_gives_the_same(network, tmp_path, monkeypatch):
     assert run(network, tmp_path / "whole").exit_code == 0
-    monkeypatch.setattr("experiments.chain_store.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("experiments.posterior.chain_store.SAVE_EVERY", 0.0)
     advance, steps = Chain.advance, []
 
     def mortal(self):
@@ -204,7 +204,7 @@ def test_a_coarse_grid_is_said(network, tmp_path):
 
 def test_draws_from_few_candidates_end_in_an_error_with_all_written(network, tmp_path, monkeypatch):
     for name in ("FEW", "TOO_FEW"):
-        monkeypatch.setattr(f"experiments.flow_sampler.{name}", 16.0)
+        monkeypatch.setattr(f"experiments.posterior.flow_sampler.{name}", 16.0)
     monkeypatch.setattr(Chain, "_check", lambda self: None)
     result = run(network, tmp_path, "--gt_eps_mvn=1")
     assert result.exit_code == 2, result.output

@@ -9,11 +9,11 @@ from click.testing import CliRunner
 
 import toy_pfODE_int
 import toy_train
+from flow.flow import Flow, load_flow
+from flow.simulation import KEYS
 from torch_utils import checkpoint
 from training import network_file
-from training.flow import Flow, load_flow
-from training.simulation import KEYS
-from training.toy_data import ToySource
+from training.data.toys import ToySource
 
 
 def call(main, *args):

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import toy_train
-from training.flow import load_flow
+from flow.flow import load_flow
 
 
 def call(*args):

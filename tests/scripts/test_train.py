@@ -11,12 +11,12 @@ from PIL import Image
 
 import dataset_tool
 import train
+from flow.flow import load_flow
 from tests.helpers import random_basis
 from tests.image_fixtures import pixels, png, write_zip
 from training import network_file
 from training.basis import Basis
 from training.edm_precond import RECIPES
-from training.flow import load_flow
 from training.launch import _augmentation
 from training.precond import Conditioned
 

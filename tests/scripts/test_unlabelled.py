@@ -11,10 +11,10 @@ import calc_nll
 import calc_roundtrip_mse
 import gen_fid_samples
 import pfODE_int
-from experiments.autocorrelation import denoised, noise_rows
+from experiments.residuals.autocorrelation import denoised, noise_rows
+from flow.flow import load_flow, vp_ode_times
 from tests.image_networks import digits, error_line, good, untrained
-from training.flow import load_flow, vp_ode_times
-from training.image_data import ImageSource
+from training.data.images import ImageSource
 
 FAST = ["--device=cpu", "--solver=ab2", "--steps=3", "--no-plot"]
 NOTE = "Note: this network has 10 classes, and its samples have their labels; the published"

@@ -24,8 +24,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from tests.helpers import CONFORMANCE, conformance, fill_weights
-from training.networks import DhariwalUNet, SongUNet
-from training.toy_networks import ToyConvUNet
+from training.networks.image import DhariwalUNet, SongUNet
+from training.networks.toy import ToyConvUNet
 
 SOURCE = """
 import pathlib

@@ -14,8 +14,8 @@ from tests.image_fixtures import pixels, png
 from tests.image_networks import call, error_line
 from tests.security import hostile
 from tests.security.bounds import MIB, about_memory, memory_bound
-from training.image_decode import BadImageError
-from training.image_files import open_images
+from training.data.image_decode import BadImageError
+from training.data.image_files import open_images
 
 
 @cache

@@ -23,16 +23,17 @@ import toy_MCMC_exps
 import toy_pfODE_int
 import toy_train
 import train
-from experiments import langevin
+from experiments.density import langevin
+from flow.inflation_file import read_melt
+from metrics.detectors import load_detector
+from metrics.image_stream import open_stream
 from tests.helpers import ROOT, run_script
 from tests.image_networks import call, digits
 from tests.security import hostile
 from tests.security.bounds import MIB, about_memory, memory_bound
 from torch_utils import checkpoint
-from training import network_file, network_tool
-from training.detectors import load_detector
-from training.image_stream import open_stream
-from training.melt_file import read_melt
+from training import network_file
+from training.networks.image import tool as network_tool
 
 # Script and the option that names a file -> the other options that it needs.
 NETWORK_SCRIPTS = {

@@ -12,14 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flow.flow import load_flow
 from tests.helpers import random_basis
 from tests.security.bounds import MIB, about_memory, memory_bound
 from tests.security.legacy_writer import Persistent, converted, dump, module_state, source_text
 from torch_utils import checkpoint
 from torch_utils.exchange import write_safetensors
-from training.flow import load_flow
 from training.model import build, network_to_dict
-from training.networks import SongUNet
+from training.networks.image import SongUNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape")  # of pickletools
 MOST = 256 * MIB  # beside what the process has; the files have less than 1 MiB

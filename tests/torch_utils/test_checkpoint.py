@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from flow.flow import load_flow
 from tests.helpers import random_basis
 from torch_utils import checkpoint
 from training import network_file
-from training.flow import load_flow
 from training.model import build, network_from_dict, network_to_dict
 
 NETWORK = {"class": "ToyMLP", "kwargs": {"in_channels": 3, "width": 16, "depth": 1, "bands": 2}}

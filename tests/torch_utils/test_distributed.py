@@ -7,9 +7,9 @@ import torch
 from tests.helpers import random_basis, run_script
 from torch_utils import distributed
 from training import network_file
+from training.networks.toy import ToyMLP
 from training.precond import InflationPrecond
 from training.schedule import Schedule
-from training.toy_networks import ToyMLP
 
 WORKER = """
 import os
@@ -20,8 +20,8 @@ import torch
 from torch_utils import distributed
 from tests.helpers import three_blobs
 from training.basis import eigenbasis
-from training.simulation import Method, simulate
-from training.toy_data import ToySource
+from flow.simulation import Method, simulate
+from training.data.toys import ToySource
 
 with distributed.session("cpu"):
     source = ToySource("s_curve")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from flow.flow import Flow, vp_ode_times
 from tests.helpers import (
     CONFORMANCE,
     conformance,
@@ -24,8 +25,7 @@ from training.edm_precond import (
     vp_sigma,
     vp_time,
 )
-from training.flow import Flow, vp_ode_times
-from training.networks import SongUNet
+from training.networks.image import SongUNet
 from training.precond import InflationPrecond
 from training.schedule import Schedule
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from flow.flow import Flow, ifs_times, load_flow, vp_ode_times
 from tests.helpers import conformance, paper_denoiser
 from tests.security.legacy_writer import (
     Persistent,
@@ -21,7 +22,6 @@ from tests.training.test_edm_precond import IMAGES, PRECONDS
 from tests.training.test_precond import TOYS
 from torch_utils import checkpoint
 from training import network_file
-from training.flow import Flow, ifs_times, load_flow, vp_ode_times
 from training.model import network_from_dict
 from training.precond import sigma_times
 

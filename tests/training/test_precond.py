@@ -16,10 +16,10 @@ from tests.helpers import (
 from training.basis import Basis
 from training.edm_precond import edm_levels
 from training.loss import flow_loss
-from training.networks import DhariwalUNet, SongUNet
+from training.networks.image import DhariwalUNet, SongUNet
+from training.networks.toy import ToyConvUNet, ToyMLP
 from training.precond import InflationPrecond, sigma_times
 from training.schedule import Schedule
-from training.toy_networks import ToyConvUNet, ToyMLP
 
 TOYS = [
     "toy_d2_keep1_orig_ES",

@@ -9,9 +9,9 @@ import torch
 from click.testing import CliRunner
 
 import toy_train
+from flow.flow import load_flow
 from torch_utils import checkpoint
 from training import network_file
-from training.flow import load_flow
 from training.training_loop import TrainConfig, learning_rate
 
 QUICK = ["--data_name=circles", "--batch=512", "--tick=5", "--snap=2", "--dump=1", "--no-plot"]
@@ -108,8 +108,8 @@ def test_states_do_not_pile_up_and_everything_promised_is_there(tmp_path):
 
 def test_training_approaches_the_exact_field(tmp_path):
     """gmm1d: after a few seconds the network's field is far nearer to the truth than zero is."""
-    from training.mixture import MixtureField
-    from training.toy_data import ToySource, exact_mixture
+    from flow.exact import MixtureField
+    from training.data.toys import ToySource, exact_mixture
 
     train("--outdir", tmp_path, "--data_name=gmm1d", "--duration=0.6", "--batch=1024", "--no-plot")
     flow = load_flow(tmp_path, "cpu")

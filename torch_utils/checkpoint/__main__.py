@@ -1,5 +1,5 @@
-"""python -m torch_utils.checkpoint info|verify|convert FILE: see `training.network_tool`."""
+"""python -m torch_utils.checkpoint info|verify|convert FILE: see `training.networks.tool`."""
 
-from training.network_tool import main
+from training.networks.tool import main
 
 main()

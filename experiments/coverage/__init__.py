@@ -1,0 +1,1 @@
+"""Shares of latents within spheres that the flow carries."""

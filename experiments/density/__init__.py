@@ -1,0 +1,1 @@
+"""Likelihood of data sets, Gaussianity of their latents, the reverse SDE."""

@@ -1,0 +1,1 @@
+"""Posteriors of mixture weights seen through a flow: samplers, diagnostics, calibration."""

@@ -1,0 +1,273 @@
+"""Posterior sampling of the calibration experiments: samplers, diagnostics, files.
+
+Every sampler is a function of (problem, truth, settings), called by all ranks in a session: it
+deals its chains to them and gives the draws on rank 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from tqdm import tqdm
+
+from dnnlib.util import atomic_path, write_json
+from experiments.posterior.posterior import Draws, Problem, Truth
+from torch_utils import distributed
+from torch_utils.run_state import STATE
+
+SAMPLERS = {
+    "flow": "experiments.posterior.flow_sampler:sample",
+    "quadrature": "experiments.posterior.quadrature:sample",
+    "parallel": "experiments.posterior.gradient_samplers:sample",
+    "nuts": "experiments.posterior.nuts_sampler:sample",
+    "hamiltorch": "experiments.posterior.hamiltorch_sampler:sample",
+}
+TRAJECTORIES = "trajs_outdir"
+INTERVAL = (0.025, 0.975)  # quantiles of the credible intervals
+TAILS = (0.05, 0.95)  # quantiles whose effective sizes are those of the tails
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a sampler is told; each takes what concerns it.
+
+    Attributes:
+        seed: of all random numbers of sampling; chain c of a seed is the same however many run.
+        chains: independent chains.
+        draws: draws kept of each chain.
+        burn: draws discarded (or used to adapt) before.
+        thin: every how many gradient trajectories go to files.
+        step_size: of gradient samplers, to begin with; None lets the sampler choose.
+        traj_length: leapfrog steps of a gradient trajectory.
+        accept: acceptance rate that step sizes are adapted to.
+        proposals: candidates a datum of `flow`.
+        grid: points a dimension of `quadrature`.
+        keep_z: draws of the latents kept of each chain.
+        progress: called with (draws made so far, facts to show beside) or None.
+        checkpoint: folder where a sampler may keep what it needs to go on after a kill, or None.
+        refresh: times that `flow` renews all candidates in every thousand draws, after once in
+            burn-in; 0 for never at all, which leaves a bias.
+    """
+
+    seed: int = 123
+    chains: int = 4
+    draws: int = 1500
+    burn: int = 500
+    thin: int = 5
+    step_size: float | None = None
+    traj_length: int = 15
+    accept: float = 0.8
+    proposals: int = 32
+    grid: int = 400
+    keep_z: int = 0
+    progress: Callable[[int, dict], None] | None = None
+    checkpoint: Path | None = None
+    refresh: float = 0.5
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for a .json file."""
+        plain = asdict(replace(self, progress=None, checkpoint=None))
+        return {k: v for k, v in plain.items() if k not in ("progress", "checkpoint")}
+
+
+Sampler = Callable[[Problem, Truth, Settings], Draws]
+
+
+def sampler_of(name: str) -> Sampler:
+    """The sampler of a name of `SAMPLERS`, imported only now."""
+    module, function = SAMPLERS[name].split(":")
+    return cast(Sampler, getattr(importlib.import_module(module), function))
+
+
+def arviz() -> Any:
+    """The library of diagnostics, without the notes that it prints when it is imported.
+
+    Raises:
+        ValueError: saying how to install it, where it is missing.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return importlib.import_module("arviz")
+        except ImportError:
+            raise ValueError(
+                "R-hat and effective sizes need arviz: pip install '.[experiments]'"
+            ) from None
+
+
+def run(
+    name: str, problem: Problem, truth: Truth, settings: Settings, folder: Path | None = None
+) -> tuple[Draws, dict[str, Any]]:
+    """Draw with a named sampler, in a session; every rank must call this.
+
+    Args:
+        name: of `SAMPLERS`.
+        problem: with data.
+        truth: what the data were simulated from.
+        settings: of the sampler.
+        folder: where to leave the draws, and what is needed to go on after a kill; None for
+            nowhere.
+
+    Returns:
+        on rank 0 the draws and a report of plain values; elsewhere no draws and no report.
+
+    Raises:
+        ValueError: what the sampler has to say about its settings or its checkpoint.
+    """
+    arviz()
+    checkpoint = folder / STATE if folder is not None else None
+    total = settings.burn + settings.draws
+    hidden = None if distributed.is_main() else True
+    with tqdm(total=total, desc=name, unit="draw", disable=hidden) as bar:
+
+        def progress(done: int, facts: dict) -> None:
+            bar.set_postfix(facts, refresh=False)
+            bar.update(done - bar.n)
+
+        told = replace(settings, progress=settings.progress or progress, checkpoint=checkpoint)
+        draws = sampler_of(name)(problem, truth, told)
+    if not distributed.is_main():
+        return draws, {}
+    if folder is not None:  # before anything that may fail
+        save_draws(folder, draws, settings)
+    return draws, report(draws, truth)
+
+
+def report(draws: Draws, truth: Truth) -> dict[str, Any]:
+    """Posterior of the weights, its diagnostics and its cost, as plain values."""
+    found = diagnose(draws.weights)
+    least = min(found["ess_bulk"])
+    counts = np.bincount(truth.components.cpu().numpy(), minlength=len(truth.weights))
+    return {
+        "truth": truth.weights.tolist(),
+        "share_of_components_in_data": (counts / counts.sum()).tolist(),
+        **found,
+        "evaluations": draws.evaluations,
+        "seconds": draws.seconds,
+        "evaluations_per_effective_draw": draws.evaluations / least if least else None,
+        "seconds_per_effective_draw": draws.seconds / least if least else None,
+        "statistics": draws.statistics,
+    }
+
+
+def diagnose(weights: np.ndarray) -> dict[str, Any]:
+    """Means, sds, intervals and what they are worth, of draws [chains, draws, K].
+
+    A single chain is cut into two halves, as R-hat compares chains. One that never moves leaves no
+    effective draws, of which arviz counts all. The Monte Carlo error is the
+    larger of arviz's, from autocorrelations, and that of the chains' means from each other: the
+    first overlooks a part of the state that hardly moves within a chain, such as candidates of
+    `flow` that are seldom renewed.
+    """
+    az = arviz()
+    chains = weights
+    if len(weights) == 1:
+        half = weights.shape[1] // 2
+        chains = np.stack([weights[0, :half], weights[0, half : 2 * half]])
+    columns = [chains[..., k] for k in range(chains.shape[2])]
+    within = [float(az.mcse(c, method="mean")) for c in columns]
+    between = chains.mean(1).std(0, ddof=1) / np.sqrt(len(chains))  # [K]
+    with np.errstate(invalid="ignore", divide="ignore"):  # of chains that never move
+        r_hat = [float(az.rhat(c)) for c in columns]
+    moving = (np.ptp(chains, axis=1) > 0).all(0)  # [K]
+
+    def effective(kind: str) -> list[float]:
+        prob = TAILS if kind == "tail" else None  # which arviz 1 wants to be told
+        sizes = [float(az.ess(c, method=kind, prob=prob)) for c in columns]
+        return [size if moves else 0.0 for size, moves in zip(sizes, moving, strict=True)]
+
+    return {
+        "mean": weights.mean((0, 1)).tolist(),
+        "sd": weights.std((0, 1), ddof=1).tolist(),
+        "interval_95": np.quantile(weights, INTERVAL, axis=(0, 1)).T.tolist(),
+        "r_hat": r_hat,
+        "ess_bulk": effective("bulk"),
+        "ess_tail": effective("tail"),
+        "mcse_mean": np.maximum(within, between).tolist(),
+        "mcse_mean_within_chains": within,
+    }
+
+
+def warnings_of(
+    draws: Draws, found: dict[str, Any], largest_r_hat: float, least_ess: float
+) -> list[str]:
+    """What a reader of the results must know: chains that disagree, or lost a component."""
+    lines = list(draws.warnings)
+    worst = float(np.max(found["r_hat"]))
+    if np.isnan(worst):
+        lines.append("R-hat is not a number: a chain never moves, these are no draws")
+    elif worst > largest_r_hat:
+        lines.append(f"R-hat {worst:.3f} is over {largest_r_hat}: run longer chains")
+    for kind in ("bulk", "tail"):
+        if (least := min(found[f"ess_{kind}"])) < least_ess:
+            lines.append(f"{kind} ESS {least:.0f} is under {least_ess}: draw more")
+    if bool((draws.weights == 0).any()):
+        lines.append(
+            "a weight has reached zero, from where this prior, flat in the logits, never lets it "
+            "return; use --prior=dirichlet"
+        )
+    return lines
+
+
+def save_draws(folder: Path, draws: Draws, settings: Settings) -> None:
+    """Write the published files.
+
+    Args:
+        folder: where to.
+        draws: of all chains.
+        settings: of the run.
+    """
+    with atomic_path(folder / "sampled_weights.npz") as path:
+        np.savez(path, weights=draws.weights)
+    if draws.z is not None:
+        with atomic_path(folder / "sampled_zs.npz") as path:
+            np.savez(path, zs=draws.z.astype(np.float32))
+    if draws.trajectories is not None:
+        save_trajectories(folder / TRAJECTORIES, draws, settings)
+
+
+def save(folder: Path, draws: Draws, summary: dict[str, Any]) -> None:
+    """Write the summary, plain values, and what arviz reads, beside what `run` has written."""
+    write_json(folder / "summary.json", summary)
+    with atomic_path(folder / "posterior.nc") as path:
+        inference_data(draws.weights).to_netcdf(str(path))
+
+
+def save_trajectories(folder: Path, draws: Draws, settings: Settings) -> None:
+    """One file a step, numbered from 0: logits and latents of all chains, [chains, K + n d].
+
+    Steps of one trajectory follow each other; trajectories in burn-in come first.
+    """
+    assert draws.trajectories is not None
+    chains, number, steps, _ = draws.trajectories.shape
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for k, states in enumerate(
+        draws.trajectories.reshape(chains, number * steps, -1).swapaxes(0, 1)
+    ):
+        with atomic_path(folder / f"curr_params_{k:02d}.npz") as path:
+            np.savez(
+                path,
+                curr_params=states,
+                components=draws.weights.shape[2],
+                trajectory=k // steps,
+                step=k % steps,
+            )
+
+
+def inference_data(weights: np.ndarray) -> Any:
+    """Draws [chains, draws, K] as arviz's InferenceData; from arviz 1 on, as xarray's DataTree."""
+    az = arviz()
+    names = {"component": [f"w{k + 1}" for k in range(weights.shape[2])]}
+    groups: dict[str, Any] = {"posterior": {"weights": weights}}
+    labels = {"coords": names, "dims": {"weights": ["component"]}}
+    if int(az.__version__.split(".")[0]) >= 1:
+        return az.from_dict(groups, **labels)
+    return az.from_dict(**groups, **labels)

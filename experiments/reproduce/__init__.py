@@ -1,0 +1,1 @@
+"""The papers' tables: what each takes, running what is missing, results beside theirs."""

@@ -1,0 +1,1 @@
+"""What a network gets wrong, and its correlations between dimensions."""

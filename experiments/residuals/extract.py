@@ -1,0 +1,206 @@
+"""Extracting residuals: what is drawn, what is stored, where, and whether there is room."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dnnlib import cli
+from dnnlib.cli import UserError
+from dnnlib.util import write_json
+from experiments.residuals.autocorrelation import denoised, noise_rows, space_of
+from experiments.residuals.files import ERRORS, OUTPUTS, RESIDUALS, is_done, save_with_run
+from flow.flow import Flow
+from torch_utils import distributed, seeding
+from torch_utils.peers import of_rank0
+from torch_utils.shared_work import NOTHING_KEPT, Parts
+from training.precond import FieldModel
+
+
+@dataclass
+class Extraction:
+    """What to extract.
+
+    Attributes:
+        flow: the flow.
+        times: time points, ascending.
+        samples: (start, stop) -> data in its own units, [stop - start, d].
+        count: samples, the same at every time.
+        seed: of the noise.
+        noise: see `noise_rows`.
+        labels: (start, stop) -> one-hot classes, or None.
+        exact: the exact field of the data, where it is known; see `denoised`.
+    """
+
+    flow: Flow
+    times: list[float]
+    samples: Callable[[int, int], Tensor]
+    count: int
+    seed: int
+    noise: str
+    labels: Callable[[int, int], Tensor | None] = lambda start, stop: None
+    exact: FieldModel | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of what is extracted."""
+        return [OUTPUTS, RESIDUALS] if self.exact is None else [OUTPUTS, RESIDUALS, ERRORS]
+
+    def run(self) -> dict[str, Any]:
+        """What goes into the files as their origin, plain values."""
+        return {
+            "schedule": self.flow.schedule.name,
+            "data_dim": self.flow.schedule.data_dim,
+            "space": space_of(self.flow),
+            "n_time_pts": len(self.times),
+            "times": [self.times[0], self.times[-1]],
+            "n_samples": self.count,
+            "seed": self.seed,
+            "noise": self.noise,
+            **({} if self.exact is None else {"exact_field": True}),
+        }
+
+    def at(self, k: int) -> dict[str, np.ndarray]:
+        """What is extracted at time point k, float32 [count, d] each."""
+        d, block = self.flow.schedule.data_dim, self.flow.block
+        found = {key: np.empty((self.count, d), np.float32) for key in self.keys}
+        for start in range(0, self.count, seeding.BLOCK):
+            stop = min(start + seeding.BLOCK, self.count)
+            x = self.samples(start, stop)
+            noise = noise_rows(self.seed, self.noise, k, start, stop, d)
+            for first in range(start, stop, block):
+                last = min(first + block, stop)
+                part = slice(first - start, last - start)
+                here = self.flow.given(self.labels(first, last))
+                values = denoised(here, x[part], noise[part], self.times[k], self.exact)
+                for key, value in zip(self.keys, values, strict=True):
+                    found[key][first:last] = value.float().cpu().numpy()
+        return found
+
+
+def extract_here(
+    extraction: Extraction, label: str = "times", parts: Parts = NOTHING_KEPT
+) -> dict[str, np.ndarray] | None:
+    """What is extracted at all times, which are shared among ranks.
+
+    Args:
+        extraction: what to extract.
+        label: of the progress bar.
+        parts: keeps what is done of them.
+
+    Returns:
+        on rank 0 float32 [times, count, d] each; elsewhere None.
+    """
+    rows = []
+    for k in mine(len(extraction.times), label):
+
+        def both(k: int = k) -> dict[str, Tensor]:
+            found = extraction.at(k)
+            return {"rows": torch.from_numpy(np.stack(list(found.values()))[None])}
+
+        rows.append(parts.get(range(k, k + 1), both)["rows"])
+    table = distributed.gather_blocks(rows, len(extraction.times), 1)
+    if table is None:
+        return None
+    return {key: table[:, i].numpy() for i, key in enumerate(extraction.keys)}
+
+
+def mine(count: int, label: str) -> Iterator[int]:
+    """This rank's of `count` pieces of work, with a progress bar on rank 0."""
+    hidden = None if distributed.is_main() else True
+    for (k,) in tqdm(distributed.share(count, 1), desc=label, leave=False, disable=hidden):
+        yield k
+
+
+def extract_files(
+    extraction: Extraction, paths: list[Path], origin: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Write a file for each time, those that are not there yet, times shared among ranks.
+
+    Args:
+        extraction: what to extract.
+        paths: a file for each time.
+        origin: what network and data these are, plain values that go into the files.
+        options: of the script.
+
+    Returns:
+        what the files were made from; None after a dry run.
+
+    Raises:
+        UserError: if a file was made from something else, or there is no room.
+    """
+    run, times = {**extraction.run(), **origin}, extraction.times
+    shape = (extraction.count, extraction.flow.schedule.data_dim)
+    shapes = dict.fromkeys(extraction.keys, shape)
+    with cli.user_errors():
+        runs = [run | {"t": t} for t in times]
+        done = of_rank0(lambda: [is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)])
+    check_room(options, 4 * len(shapes) * shape[0] * shape[1], len(paths), done.count(False))
+    if options["dry_run"]:
+        return None
+    distributed.check_shared(options["save_dir"], "--save_dir")
+    todo = [k for k, there in enumerate(done) if not there]
+    for i in mine(len(todo), "times"):
+        arrays = extraction.at(todo[i]) | {"t": np.array(times[todo[i]])}
+        save_with_run(paths[todo[i]], arrays, runs[todo[i]])
+    distributed.barrier()
+    return run
+
+
+def check_room(options: dict[str, Any], size: int, count: int, needed: int) -> None:
+    """Say how large the files will be, and refuse where the disk has no room for them.
+
+    Args:
+        options: of the script.
+        size: bytes of a file.
+        count: files in all.
+        needed: files that are not there yet.
+
+    Raises:
+        UserError: saying how much is needed and how much there is.
+    """
+    distributed.print0(
+        f"{count} file{'s' if count > 1 else ''} of {_readable(size)}, "
+        f"{_readable(size * count)} in all; {needed} to be made"
+    )
+    folder = Path(options["save_dir"]).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size * needed > free:
+        refuse(
+            options,
+            f"--save_dir={options['save_dir']}: {_readable(size * needed)} are needed and "
+            f"{_readable(free)} free; name another disk, fewer --n_time_pts or --n_samples",
+        )
+
+
+def refuse(options: dict[str, Any], line: str) -> None:
+    """Stop with an error; a dry run, which may come before its data is there, only says it.
+
+    Raises:
+        UserError: unless it is a dry run.
+    """
+    if not options["dry_run"]:
+        raise UserError(line)
+    distributed.print0(f"Note: {line}")
+
+
+def write_record(path: Path, flow: Flow, options: dict[str, Any], facts: dict[str, Any]) -> None:
+    """The .json beside what was extracted."""
+    shown = {k.rstrip("_"): v for k, v in options.items() if k != "dry_run"}
+    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
+    write_json(path, {"options": shown, "schedule": schedule, **facts})
+    print(f"Results: {path}", flush=True)
+
+
+def _readable(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"

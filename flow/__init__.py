@@ -1,0 +1,6 @@
+"""The ODE of a flow and what it gives: `from flow import load_flow` is the Python door."""
+
+from dnnlib import host  # noqa: F401  (before torch and matplotlib are imported)
+from flow.flow import Flow, load_flow
+
+__all__ = ["Flow", "load_flow"]

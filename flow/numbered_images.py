@@ -1,0 +1,190 @@
+"""One image a seed: seed k gives the same pixels whatever else is asked for, in files that resume.
+
+The network works on whole blocks of seeds, 0..63, 64..127, and so on, however few of a block are
+wanted: the rounding of a convolution depends on its batch size, and on nothing else in the batch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from dnnlib.cli import UserError
+from dnnlib.util import atomic_path, write_json
+from flow.flow import Flow
+from flow.image_simulation import PILOTS, classes_of, one_hot, shape_of
+from flow.integration import IMAGE_BLOCK
+from flow.latents import Lender, drawn_of, seed_latents
+from flow.simulation import Method
+from torch_utils import distributed, seeding
+from training.data.images import to_pixels
+
+OPTIONS_FILE = "gen_fid_samples_options.json"
+PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+SUBDIR = 1000
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds of "0-9,20,33": sorted, each once.
+
+    Raises:
+        ValueError: if the text is something else.
+    """
+    seeds: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = (p.strip() for p in part.partition("-"))
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{text!r} is not a list of seeds and ranges such as 0-9,20,33")
+        if dash and int(last) < int(first):
+            raise ValueError(f"the range {part.strip()} ends before it starts")
+        seeds.update(range(int(first), int(last if dash else first) + 1))
+    return sorted(seeds)
+
+
+def file_of(folder: Path, seed: int, subdirs: bool) -> Path:
+    """Where the image of a seed goes: 000042.png, or 000000/000042.png with subdirs."""
+    name = f"{seed:06d}.png"
+    return folder / f"{seed - seed % SUBDIR:06d}" / name if subdirs else folder / name
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a PNG file is there and has its end."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
+    except OSError:
+        return False
+
+
+def claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found: int) -> None:
+    """Check, on rank 0, that images already there are of the same kind, and say what is made.
+
+    Args:
+        folder: of the images.
+        identity: what decides the pixels of a seed: network, method, latents.
+        options: all options, for the file.
+        found: how many of the wanted images are there already.
+
+    Raises:
+        UserError: if the folder holds images made otherwise, naming the difference.
+    """
+    stored: dict[str, Any] | None = None
+    if not distributed.is_main():
+        return
+    try:
+        stored = json.loads((folder / OPTIONS_FILE).read_text())["identity"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"--save_dir={folder}: {OPTIONS_FILE} is damaged; name another") from None
+    wanted = json.loads(json.dumps(identity))
+    if stored is None and found:
+        raise UserError(
+            f"--save_dir={folder} holds {found} images of these seeds, and no {OPTIONS_FILE} that "
+            "says how they were made; name another folder"
+        )
+    if stored is not None and stored != wanted:
+        key = min(k for k in stored.keys() | wanted if stored.get(k) != wanted.get(k))
+        raise UserError(
+            f"--save_dir={folder} holds images made otherwise ({key}: {_short(stored.get(key))}, "
+            f"now {_short(wanted.get(key))}); name another folder"
+        )
+    write_json(folder / OPTIONS_FILE, {"identity": identity, "options": options})
+
+
+def missing_seeds(folder: Path, seeds: list[int], subdirs: bool) -> list[int]:
+    """Seeds without a complete file, as rank 0 sees them; the same list on every rank."""
+    todo: object = None
+    if distributed.is_main():
+        todo = [k for k in seeds if not is_complete(file_of(folder, k, subdirs))]
+    todo = distributed.broadcast(todo)
+    assert isinstance(todo, list)
+    return todo
+
+
+def make_images(
+    flow: Flow,
+    method: Method,
+    seeds: list[int],
+    path_of: Callable[[int], Path],
+    eps: float | None,
+    donors: Lender,
+    number: int | None,
+) -> int:
+    """Generate and write the images of seeds, whole blocks of seeds on each rank.
+
+    Args:
+        flow: the flow.
+        method: how to integrate.
+        seeds: wanted, increasing.
+        path_of: seed -> file.
+        eps: see `Flow.latents`.
+        donors: see `latents.lender`; None for the schedule's Gaussian latents.
+        number: class to generate; None for one drawn by each seed (or that of its donor).
+
+    Returns:
+        network evaluations an image.
+    """
+    blocks = sorted({k // IMAGE_BLOCK for k in seeds})
+    wanted, evaluations = set(seeds), 0
+    mine = [blocks[i] for r in distributed.share(len(blocks), 1) for i in r]
+    quiet = True if not distributed.is_main() else None
+    with tqdm(total=len(seeds), unit="img", disable=quiet) as bar:
+        for block in mine:
+            whole = range(block * IMAGE_BLOCK, (block + 1) * IMAGE_BLOCK)
+            here = flow.given(one_hot(flow, block_classes(flow, whole, donors, number)))
+            here.evaluations = 0
+            u = seed_latents(here, whole, eps, donors, method.stop)
+            x = here.generate(u, coords="whitened", **method.how())
+            evaluations = max(evaluations, here.evaluations)
+            for k, image in zip(whole, to_pixels(x, shape_of(flow)), strict=True):
+                if k in wanted:
+                    write_png(path_of(k), image)
+            bar.update(sum(k in wanted for k in whole) * distributed.world_size())
+    return evaluations
+
+
+def block_classes(
+    flow: Flow, seeds: range, donors: Lender, number: int | None
+) -> np.ndarray | None:
+    """The number of each seed's class, [n]; None for a network without classes."""
+    if not classes_of(flow):
+        return None
+    if number is not None:
+        return np.full(len(seeds), number)
+    if donors is not None and donors.classes is not None:
+        return donors.classes[[int(donors.picks(k, 0, 1)[0]) for k in seeds]]
+    drawn = drawn_of(flow)
+    return drawn[[int(seeding.generator(k, "classes").integers(len(drawn))) for k in seeds]]
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write an image, uint8 [H, W, C] with 1 (grey) or 3 channels, atomically."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary)
+
+
+def read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """The image back, uint8 [H, W, C]."""
+    with Image.open(path) as image:
+        return np.asarray(image).reshape(shape[1], shape[2], shape[0])
+
+
+def pilot_data(flow: Flow) -> torch.Tensor:
+    """Whitened images that stand for data where there is none: those of fixed latents, [n, d]."""
+    x = flow.sample(len(getattr(flow.model, "class_labels", range(PILOTS))), seed=0, steps=16)
+    return flow.to_whitened(x, 0.0, "unscaled")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) < 80 else text[:77] + "..."

@@ -1,0 +1,78 @@
+"""Calibration checks: they pass what is right and catch what is wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments.posterior import sbc, tarp
+from experiments.posterior.mcmc import Settings
+from experiments.posterior.uniformity import assess, band, ecdf
+from tests.experiments.posterior.linear import linear_problem
+
+POINTS = np.linspace(0, 1, 51)[1:-1]
+
+
+def test_the_band_holds_whole_uniform_ecdfs_as_often_as_it_says():
+    low, high = band(100, POINTS)
+    rng = np.random.default_rng(5)
+    curves = [ecdf(rng.random(100), POINTS) for _ in range(1000)]
+    inside = np.mean([((low <= c) & (c <= high)).all() for c in curves])
+    assert inside == pytest.approx(0.95, abs=0.03)
+
+
+def test_assessment_tells_uniform_values_from_others():
+    rng = np.random.default_rng(0)
+    good, bad = assess(rng.random(400), POINTS), assess(rng.beta(2, 2, 400), POINTS)
+    assert good["share_of_ecdf_outside_band"] == 0
+    assert min(good["chi_square_p"], good["kolmogorov_smirnov_p"]) > 0.01
+    assert bad["share_of_ecdf_outside_band"] > 0.2
+    assert max(bad["chi_square_p"], bad["kolmogorov_smirnov_p"]) < 1e-3
+    assert bad["coverage_of_central_intervals"]["0.5"] > 0.6
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return linear_problem(0, steps=4)
+
+
+def test_ranks_of_a_right_posterior_are_uniform(problem):
+    found = sbc.calibrate(problem, 50, 20, Settings(grid=41, seed=1))
+    assert found["ranks"].shape == found["weights"].shape == (50, 3)
+    summary = found["summary"]
+    for tests in summary["ranks"].values():
+        assert tests["share_of_ecdf_outside_band"] < 0.05
+        assert tests["chi_square_p"] > 1e-3
+    np.testing.assert_allclose(summary["mean_of_standardised_error"], 0, atol=0.45)
+    np.testing.assert_allclose(summary["sd_of_standardised_error"], 1, atol=0.35)
+
+
+def test_ranks_show_a_wrong_model(problem, monkeypatch):
+    """Data with four times the noise variance that the posterior is told of."""
+    honest = sbc.simulate_data
+
+    def noisy(told, *args, **kwargs):
+        data, truth = honest(replace(told, noise_var=16 * told.noise_var), *args, **kwargs)
+        return replace(data, noise_var=told.noise_var), truth
+
+    monkeypatch.setattr(sbc, "simulate_data", noisy)
+    found = sbc.calibrate(problem, 50, 20, Settings(grid=41, seed=1))
+    worst = max(t["share_of_ecdf_outside_band"] for t in found["summary"]["ranks"].values())
+    assert worst > 0.3
+
+
+def test_an_improper_prior_is_refused(problem):
+    improper = replace(problem, concentration=problem.concentration * 0)
+    with pytest.raises(ValueError, match="must be proper"):
+        sbc.calibrate(improper, 10, 5, Settings(grid=21))
+
+
+def test_coverage_of_latent_posteriors():
+    """Weighted balls cover as they should; unweighted ones ignore the prior, which shows."""
+    problem = replace(linear_problem(0, steps=4), noise_var=0.5)
+    found = tarp.expected_coverage(problem, 256, Settings(proposals=256, seed=2))
+    exact, flat = (found["summary"][name] for name in tarp.POSTERIORS)
+    assert exact["kolmogorov_smirnov_p"] > 0.01
+    assert exact["share_of_ecdf_outside_band"] < 0.05
+    assert flat["kolmogorov_smirnov_p"] < 1e-3
+    assert all(len(c) == 256 for c in found["credibility"].values())

@@ -1,0 +1,1 @@
+"""Where samples come from: toy sets, tables of vectors, sets of images."""

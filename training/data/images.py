@@ -1,0 +1,297 @@
+"""Images as a training source: decoded once, shared by the processes of a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dnnlib.download import cache_dir
+from dnnlib.host import printable
+from dnnlib.util import atomic_path, in_order
+from torch_utils import distributed, seeding
+from torch_utils.peers import local_world_size
+from training.data.image_decode import BadImageError, kind_of
+from training.data.image_files import ImageSet, open_images
+from training.data.image_labels import spelled
+
+CACHE_VERSION = 1
+CACHE_MIN = 2**25  # bytes of pixels: less is decoded in a second or two
+CACHE_WAIT = 3600.0  # seconds that a process waits for the one that decodes
+BASIS_BLOCK = 2048
+
+
+class ImageSource:
+    """Images of a .zip or folder, all of one size, as vectors in [-1, 1].
+
+    Args:
+        path: made by dataset_tool.py, or any folder or .zip of equal images.
+        use_labels: whether `labels` gives classes; otherwise it gives None.
+        xflip: also use every image mirrored: images n..2n-1 are those of 0..n-1, flipped.
+        max_size: use only so many images, drawn by `seed`, in the file's order; None for all.
+        seed: of the choice of `max_size`.
+        cache: whether decoded pixels may be kept in the cache folder, where the next process finds
+            them; sets of less than CACHE_MIN bytes are kept only for processes that run together.
+        class_labels: labels of the classes that a network knows, in its order; None for those of
+            the file, in increasing order.
+
+    Attributes:
+        shape: channels, height and width of an image, (C, H, W).
+        dim: C H W, the dimensions d of a sample.
+        scale: units of the columns: ones, float64 [d].
+        pixels: the images without mirroring, read-only uint8 [n, C, H, W].
+        classes: number of classes, 0 without labels; that of the whole file, whatever `max_size`.
+        class_labels: the file's label of each class, int64 [classes].
+
+    Raises:
+        ValueError: one line that names the file and what is wrong with it.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        use_labels: bool = False,
+        xflip: bool = False,
+        max_size: int | None = None,
+        seed: int = 0,
+        cache: bool = True,
+        class_labels: np.ndarray | None = None,
+    ):
+        self.path, self.xflip = Path(path), xflip
+        if max_size is not None and max_size < 1:
+            raise ValueError(f"{path}: max_size={max_size} leaves no images; give at least 1")
+        with open_images(self.path) as images:
+            picks = np.arange(len(images.names))
+            if max_size is not None and max_size < len(picks):
+                picks = np.sort(seeding.generator(seed, "subset").permutation(picks)[:max_size])
+            known = None if images.labels is None else np.array(images.labels)
+            for note in images.notes(path):
+                distributed.print0(note)
+            if use_labels and known is None:
+                why = f" ({images.origin})" if images.origin else ""
+                raise ValueError(
+                    f"{path}: has no labels{why}; train without classes, or make it from class "
+                    "folders"
+                )
+            self.pixels = _all_pixels(self.path, images, picks, cache)
+        self._stored_labels = None if known is None else known[picks]
+        self.class_labels = np.empty(0, np.int64)
+        if use_labels and known is not None:
+            self.class_labels = np.unique(known) if class_labels is None else class_labels
+            other = np.setdiff1d(known, self.class_labels)
+            if len(other):
+                raise ValueError(
+                    f"{path}: has the label {other[0]}, which is none of the network's classes "
+                    f"({spelled(self.class_labels)})"
+                )
+            self._numbers = np.searchsorted(self.class_labels, known[picks])
+            empty = np.setdiff1d(known, known[picks])
+            if len(empty):
+                distributed.print0(
+                    f"Note: {path}: {len(empty)} classes have no image among the {len(picks)} used"
+                )
+        self.classes = len(self.class_labels)
+        self.shape = tuple(self.pixels.shape[1:])
+        self.dim = int(np.prod(self.shape))
+        self.scale = torch.ones(self.dim, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        """How many images there are, mirrored ones included."""
+        return len(self.pixels) * (2 if self.xflip else 1)
+
+    def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
+        """Images start..stop of a stream, x/127.5 - 1, float32 [stop - start, d].
+
+        Args:
+            seed: of the order in training.
+            start, stop: range; "training" goes on for ever, reshuffled each epoch.
+            purpose: "training", "drawn" (each image once, in an order drawn by the seed), or
+                anything else for the file's own order.
+
+        Raises:
+            ValueError: if more images than there are are asked for outside training.
+        """
+        raw = self._levels(self.picks(seed, start, stop, purpose))
+        return raw.float().div_(127.5).sub_(1)
+
+    def _levels(self, picks: np.ndarray) -> Tensor:
+        """Images by number as they are stored, uint8 [n, d]."""
+        raw = self.pixels[picks % len(self.pixels)]
+        mirrored = picks >= len(self.pixels)
+        raw[mirrored] = raw[mirrored, ..., ::-1]
+        return torch.from_numpy(raw).flatten(1)
+
+    def labels(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor | None:
+        """One-hot classes of the same samples, float32 [stop - start, classes]; None without."""
+        if not self.classes:
+            return None
+        picks = torch.from_numpy(self.picks(seed, start, stop, purpose) % len(self.pixels))
+        number = torch.from_numpy(self._numbers)[picks]
+        return torch.nn.functional.one_hot(number, self.classes).float()
+
+    def varies(self) -> bool:
+        """Whether any two images, mirrored ones included, differ."""
+        first = self.pixels[0]
+        if self.xflip and (first != first[..., ::-1]).any():
+            return True
+        blocks = range(0, len(self.pixels), BASIS_BLOCK)
+        return any((self.pixels[i : i + BASIS_BLOCK] != first).any() for i in blocks)
+
+    def basis_batches(self) -> Iterator[Tensor]:
+        """This rank's share of all images, 8-bit levels in blocks [n, d]."""
+        for block in distributed.share(len(self), BASIS_BLOCK):
+            yield self._levels(np.arange(block.start, block.stop))
+
+    def description(self) -> dict:
+        """What the network file says about its data; of classes, labels and numbers of images."""
+        about = {
+            "kind": "images",
+            "name": printable(self.path.stem),
+            "dim": self.dim,
+            "shape": list(self.shape),
+            "images": len(self.pixels),
+            "xflip": self.xflip,
+            "classes": self.classes,
+            "sha256": self.content_hash(),
+        }
+        if self.classes:
+            about["class_labels"] = self.class_labels.tolist()
+            about["class_images"] = np.bincount(self._numbers, minlength=self.classes).tolist()
+        return about
+
+    def content_hash(self) -> str:
+        """SHA-256 of pixels and labels: the same for a zip and a folder of the same images."""
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
+        digest = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
+        for start in range(0, len(self.pixels), BASIS_BLOCK):
+            digest.update(self.pixels[start : start + BASIS_BLOCK].tobytes())
+        if self._stored_labels is not None:
+            digest.update(self._stored_labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def picks(self, seed: int, start: int, stop: int, purpose: str = "data") -> np.ndarray:
+        """Which images the positions start..stop of a stream are, see `samples`."""
+        n = len(self)
+        if purpose == "training":
+            return seeding.epochs(seed, start, stop, n)
+        if stop > n:
+            raise ValueError(f"{self.path}: holds {n} images, {stop} were asked for")
+        if purpose == "drawn":
+            return seeding.generator(seed, "drawn").permutation(n)[start:stop]
+        return np.arange(start, stop)
+
+
+def to_pixels(x: Tensor, shape: tuple[int, ...]) -> np.ndarray:
+    """Samples in [-1, 1], [n, d], to images, uint8 [n, H, W, C]: the nearest pixel values."""
+    pixels = (x.reshape(-1, *shape).double() * 127.5 + 127.5).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+# Decoding --------------------------------------------------------------------------------------
+
+
+def _all_pixels(path: Path, images: ImageSet, picks: np.ndarray, cache: bool) -> np.ndarray:
+    """The chosen images, read-only uint8 [n, C, H, W]."""
+    if cache and local_world_size() > 1:
+        return _shared_pixels(path, images, picks)
+    decoded = _decoded(path, images, picks)
+    first = next(decoded)
+    if cache and first.size * len(picks) >= CACHE_MIN:
+        decoded.close()
+        with suppress(_CacheError):  # without room for it, in memory
+            return _shared_pixels(path, images, picks)
+        decoded = _decoded(path, images, picks)
+        next(decoded)
+    pixels = np.empty((len(picks), *first.shape), np.uint8)
+    pixels[0] = first
+    for i, image in enumerate(decoded, start=1):
+        pixels[i] = image
+    pixels.flags.writeable = False
+    return pixels
+
+
+class _CacheError(ValueError):
+    """The cache folder cannot be written to."""
+
+
+def _decoded(path: Path, images: ImageSet, picks: np.ndarray) -> Generator[np.ndarray, None, None]:
+    """The chosen images one by one, uint8 [C, H, W], all of the first one's kind."""
+
+    def read(i: int) -> Image.Image:
+        try:
+            return images.image(picks[i])
+        except BadImageError as error:
+            raise ValueError(f"{path}: {images.names[picks[i]]} is {error}") from None
+
+    kind = None
+    for i, image in enumerate(in_order(read, range(len(picks)))):
+        kind = kind or kind_of(image)
+        if kind_of(image) != kind:
+            raise ValueError(
+                f"{path}: {images.names[picks[i]]} is {kind_of(image)}, "
+                f"{images.names[picks[0]]} is {kind}; make them equal with dataset_tool.py"
+            )
+        array = np.asarray(image)
+        yield array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def _shared_pixels(path: Path, images: ImageSet, picks: np.ndarray) -> np.ndarray:
+    """The chosen images as a memory map of a cache file that local rank 0 fills.
+
+    Processes meet at the file and not at a barrier, because sources are opened before the process
+    group is. The file's name is a digest of the encoded images, so it is never out of date.
+    """
+    assert images.raw is not None  # folders and archives are made of files
+    digest = hashlib.sha256(f"pixels {CACHE_VERSION}".encode())
+    for i in picks:
+        try:
+            digest.update(hashlib.sha256(images.raw(i)).digest())
+        except BadImageError as error:
+            raise ValueError(f"{path}: {images.names[i]} is {error}") from None
+    cached = cache_dir() / "images" / f"{digest.hexdigest()[:32]}.npy"
+    pixels = _mapped(cached, len(picks))
+    if pixels is None and distributed.local_rank() == 0:
+        try:
+            _fill(cached, _decoded(path, images, picks), len(picks))
+        except OSError as error:
+            raise _CacheError(
+                f"{cached}: {error.strerror}; set INFLATIONARY_FLOWS_CACHE to a folder with room"
+            ) from None
+    deadline = time.monotonic() + CACHE_WAIT
+    while pixels is None:
+        pixels = _mapped(cached, len(picks))
+        if pixels is None and time.monotonic() > deadline:
+            raise ValueError(f"{cached}: was not there after {CACHE_WAIT:.0f} s; start again")
+        time.sleep(0.05)
+    return pixels
+
+
+def _mapped(cached: Path, count: int) -> np.ndarray | None:
+    """The cache file as a read-only array; None if it is absent, damaged or of another size."""
+    with suppress(OSError, ValueError, EOFError):
+        pixels = np.load(cached, mmap_mode="r", allow_pickle=False)
+        if pixels.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) == count:
+            return pixels.view(np.ndarray)
+    return None
+
+
+def _fill(cached: Path, decoded: Iterable[np.ndarray], count: int) -> None:
+    """Write images one after the other: a full disk is an error, not the crash of a memory map."""
+    with atomic_path(cached) as temporary, open(temporary, "wb") as file:
+        for i, image in enumerate(decoded):
+            if i == 0:
+                shape = (count, *image.shape)
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(image.tobytes())

@@ -1,0 +1,1 @@
+"""Networks: of toys and vectors, and of images."""
