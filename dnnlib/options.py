@@ -1,0 +1,140 @@
+"""Options as frozen dataclasses: one field is one option of the command line.
+
+    @dataclass(frozen=True, kw_only=True)
+    class CountOptions(Options):
+        seed: int = option(0, type=NONNEGATIVE_INT, help="of the data")
+
+    @cli.command(EXAMPLE)
+    @takes(CountOptions)
+    def main(options: CountOptions) -> None: ...
+
+What an option may be stands in one place: its name is the field's, its type the annotation's where
+`type` names none, and scripts that share options share a base class. `__post_init__` checks what
+the options say of each other. Nothing is filled in in place: `dataclasses.replace` makes the
+options that a default which depends on others has resolved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import click
+
+from dnnlib import cli
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
+NONNEGATIVE = click.FloatRange(min=0)
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(min=0)
+PATH = click.Path()
+
+_KEY = "option"
+_REQUIRED: Any = dataclasses.MISSING
+
+
+def option(
+    default: Any = _REQUIRED, *names: str, recorded: bool = True, **click_kwargs: Any
+) -> Any:
+    """A field that is an option.
+
+    Args:
+        default: where it is not given; without one the option is required.
+        names: further names, published ones or short ones.
+        recorded: whether results say it; what changes no result is not recorded.
+        click_kwargs: as of `click.option`: help, type, metavar, callback, ...
+    """
+    return field(default=default, metadata={_KEY: (names, recorded, click_kwargs)})
+
+
+def again(cls: type, name: str, default: Any = _REQUIRED, **click_kwargs: Any) -> Any:
+    """The option of a base class with another default, or other help."""
+    ((names, recorded, kwargs),) = (f.metadata[_KEY] for f in _fields(cls) if f.name == name)
+    return option(default, *names, recorded=recorded, **{**kwargs, **click_kwargs})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a command.
+
+    Attributes:
+        given: names of the fields that the command line itself named.
+    """
+
+    given: frozenset[str] = frozenset()
+
+    def record(self) -> dict[str, Any]:
+        """What results say of the options: name -> plain value, in the order of --help."""
+        found = {f.name: getattr(self, f.name) for f in _fields(type(self)) if f.metadata[_KEY][1]}
+        return {name.rstrip("_"): value for name, value in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Options):
+    """Where to compute."""
+
+    device: str = option(
+        "auto", "--device_name", metavar="auto|cpu|cuda|mps", help="where to compute"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(DeviceOptions):
+    """What every command that computes has."""
+
+    plot: bool = option(True, recorded=False, help="draw pictures of the results")
+    dry_run: bool = option(
+        False, "-n", "--dry-run", recorded=False, help="print the options and stop"
+    )
+
+
+Taken = TypeVar("Taken", bound=Options)
+
+
+def takes(cls: type[Taken]) -> Callable[[Callable[[Taken], Any]], Callable[..., Any]]:
+    """Decorator: a command's function gets its options as an instance of `cls`."""
+
+    def decorate(function: Callable[[Taken], Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(**values: Any) -> Any:
+            names = cli.given(click.get_current_context()) & values.keys()
+            return function(cls(**values, given=frozenset(names)))
+
+        for decorator in reversed([_decorator(f, hints[f.name]) for f in _fields(cls)]):
+            call = decorator(call)
+        return call
+
+    hints = typing.get_type_hints(cls)
+    return decorate
+
+
+def _fields(cls: type) -> list[dataclasses.Field]:
+    """The fields that are options, in the order of --help: those of every command come last."""
+    found = [f for f in dataclasses.fields(cls) if _KEY in f.metadata]
+    return sorted(found, key=lambda f: f.name in ("device", "plot", "dry_run"))
+
+
+def _decorator(of: dataclasses.Field, hint: Any) -> Callable[[Callable], Callable]:
+    names, _, told = of.metadata[_KEY]
+    kinds = [kind for kind in _members(hint) if kind is not type(None)]
+    spelled = [name for name in names if name.strip("-").replace("-", "_") == of.name]
+    first = spelled[0] if spelled else "--" + of.name.rstrip("_")
+    others = [name for name in names if name != first]
+    kwargs: dict[str, Any] = dict(told)
+    if of.default is not dataclasses.MISSING:
+        kwargs["default"] = of.default
+    if kinds == [bool]:
+        return cli.boolean(*others, first, **kwargs)
+    if kinds in ([int], [float], [str]):
+        kwargs = {"type": kinds[0], **kwargs}
+    kwargs["required"] = of.default is dataclasses.MISSING
+    return click.option(first, *others, of.name, **kwargs)
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
