@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
-DEMO := --data_name=circles --duration=5 --resume=latest
+DEMO := --data_name=circles --duration=3 --resume=latest
 # The reducing schedule of the paper's coverage and HMC experiments: all latents are Gaussian.
 REDUCE := --dims_to_keep=1 --g_type=orig --g_rescaling=0.15 --rho=1 --tmax=15.01
 # A small U-Net, trained and integrated along the same arc.

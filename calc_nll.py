@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from dnnlib import cli
 from dnnlib.cli import UserError
+from dnnlib.options import COUNT, SEED, RunOptions, option, takes
 from experiments.density import report
 from experiments.density.density import (
     FAR,
@@ -25,28 +27,22 @@ from experiments.density.density import (
 from flow.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization
 from flow.elbo import check_rates
 from flow.flow import Flow, open_flow
-from flow.image_simulation import (
-    PILOTS,
-    batch_option,
-    check_class,
-    choose_image_method,
-    drawn_classes,
-    how_many,
-    labels_option,
-    network_options,
-    one_hot,
-    open_data,
-    open_network,
-    solver_options,
+from flow.images import check_class, drawn_classes, how_many, one_hot, open_data, open_network
+from flow.likelihood import EXACT_UP_TO, Trace
+from flow.method import IMAGE_PILOTS, PILOTS, Method, image_method, pilots_of, toy_method
+from flow.options import (
+    BlockOptions,
+    ImageDataOptions,
+    ImageSolverOptions,
+    SaveOptions,
+    ToyNetworkOptions,
+    ToySolverOptions,
+    ZeroLabelOptions,
+    tolerance_option,
 )
-from flow.likelihood import EXACT_UP_TO
-from flow.method_options import PILOTS as MOST_PILOTS
-from flow.method_options import pilots_of, toy_method
-from flow.simulation import Method
-from flow.simulation_run import check_results
-from flow.toy_options import data_of, network_source
-from flow.toy_options import network_options as toy_network_options
-from flow.toy_options import solver_options as toy_solver_options
+from flow.results import check_results, document
+from flow.toys import how_many as how_many_vectors
+from flow.toys import network_source
 from torch_utils import distributed
 from torch_utils.shared_work import Parts
 from training.data.images import ImageSource
@@ -62,23 +58,57 @@ python calc_nll.py net --save_dir=out/nll --network=out --data_root=datasets/dig
 PAPER_POINTS = 256  # of the paper's Heun grid
 TOLERANCE = 1e-4  # of --tol for toys
 
-likelihood_options = cli.options(
-    click.option("--trace", type=click.Choice(["exact", "hutchinson"]),
-                 help=f"of the field's Jacobian  [exact up to {EXACT_UP_TO} dimensions]"),
-    click.option("--probes", type=click.IntRange(min=1), default=1,
-                 help="random vectors of --trace=hutchinson; with 2 or more each value has a "
-                 "standard error"),
-    cli.boolean("--sde", default=False,
-                 help="also the variational bound (ELBO) of the stochastic process"),
-    click.option("--sde_times", type=click.IntRange(min=2), default=32,
-                 help="times of its integral, one network evaluation each"),
-    cli.boolean("--noise", default=True,
-                 help="give data without levels the noise N(0, gamma0) that the density has at "
-                 "t = 0"),
-    cli.device_option,
-    cli.plot_option,
-    cli.dry_run_option,
-)  # fmt: skip
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodOptions(SaveOptions, RunOptions):
+    """What both commands share."""
+
+    trace: Trace | None = option(
+        None, type=click.Choice(["exact", "hutchinson"]),
+        help=f"of the field's Jacobian  [exact up to {EXACT_UP_TO} dimensions]",
+    )  # fmt: skip
+    probes: int = option(
+        1, type=COUNT,
+        help="random vectors of --trace=hutchinson; with 2 or more each value has a standard error",
+    )  # fmt: skip
+    sde: bool = option(False, help="also the variational bound (ELBO) of the stochastic process")
+    sde_times: int = option(
+        32, type=click.IntRange(min=2),
+        help="times of its integral, one network evaluation each",
+    )  # fmt: skip
+    noise: bool = option(
+        True, help="give data without levels the noise N(0, gamma0) that the density has at t = 0"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyOptions(LikelihoodOptions, ToySolverOptions, ToyNetworkOptions):
+    """Options of toys."""
+
+    total_samples: int = option(10000, type=click.IntRange(min=2), help="samples")
+    seed: int = option(1, type=SEED, help="of data, noise and probes")
+    nats: bool = option(True, "--nats/--bits", help="unit of the line printed last")
+    tol: float | None = tolerance_option(TOLERANCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetOptions(
+    LikelihoodOptions, ImageSolverOptions, ZeroLabelOptions, BlockOptions, ImageDataOptions
+):
+    """Options of net."""
+
+    total_samples: int = option(10000, type=COUNT, help="images, drawn without replacement")
+    seed: int = option(42, type=SEED, help="of the choice of images, dequantization and probes")
+    dequantization: str = option(
+        "uniform", type=click.Choice(KINDS),
+        help="how the 256 levels become densities: uniform noise; tn: the noise of t = 0 "
+        "truncated to a level, for networks of small gamma0; none: density of noisy images",
+    )  # fmt: skip
+    num_importance: int = option(
+        1, type=COUNT,
+        help="dequantization draws an image, K, whose mean tightens the bound",
+    )  # fmt: skip
+    nats: bool = option(False, "--nats/--bits", help="unit of the line printed last")
 
 
 @cli.group()
@@ -87,14 +117,8 @@ def main() -> None:
 
 
 @cli.subcommand(main, TOYS_EXAMPLE)
-@click.option("--save_dir", type=click.Path(), required=True, help="where results go")
-@toy_network_options
-@click.option("--total_samples", type=click.IntRange(min=2), default=10000)
-@click.option("--seed", type=click.IntRange(min=0), default=1, help="of data, noise and probes")
-@toy_solver_options(TOLERANCE)
-@click.option("--nats/--bits", default=True, help="unit of the line printed last")
-@likelihood_options
-def toys(**options: Any) -> None:  # fmt: skip
+@takes(ToyOptions)
+def toys(options: ToyOptions) -> None:
     """Likelihood of toy data or of your own vectors.
 
     Writes {data}_{schedule}_nll.json, .npz (log_prob, latents, points), _latents.png and, in one
@@ -102,140 +126,107 @@ def toys(**options: Any) -> None:  # fmt: skip
     """
     flow = open_flow(options)
     source = network_source(flow, options)
+    options = replace(options, total_samples=how_many_vectors(source, options.total_samples))
     check(flow, options)
-    with distributed.session(options["device"]):
+    with distributed.session(options.device):
         run_toys(flow, source, options)
 
 
 @cli.subcommand(main, NET_EXAMPLE)
-@network_options
-@click.option("--data_root", type=click.Path(), help="zip or folder of images  [required]")
-@batch_option
-@click.option(
-    "--total_samples",
-    type=click.IntRange(min=1),
-    default=10000,
-    help="images, drawn without replacement",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=42,
-    help="of the choice of images, dequantization and probes",
-)
-@click.option(
-    "--dequantization",
-    type=click.Choice(KINDS),
-    default="uniform",
-    help="how the 256 levels become densities: uniform noise; tn: the noise of t = 0 "
-    "truncated to a level, for networks of small gamma0; none: density of noisy images",
-)
-@click.option(
-    "--num_importance",
-    type=click.IntRange(min=1),
-    default=1,
-    help="dequantization draws an image, K, whose mean tightens the bound",
-)
-@labels_option
-@click.option("--nats/--bits", default=False, help="unit of the line printed last")
-@solver_options(PAPER_POINTS, None)
-@likelihood_options
-def net(**options: Any) -> None:  # fmt: skip
+@takes(NetOptions)
+def net(options: NetOptions) -> None:
     """Likelihood of images, in bits a dimension.
 
     Writes {data}_{schedule}_nll.json, .npz (log_prob and latents of each image, indices),
     _values.png and _latents.png. After an interruption the same command goes on.
     """
-    flow, digest = open_network(options)
-    check_class(flow, options["class_"])
-    source = open_data(flow, options["data_root"])
+    flow, name = open_network(options)
+    check_class(flow, options.class_)
+    source = open_data(flow, options.data_root)
     check(flow, options)
     q = None
-    if options["dequantization"] != "none":
+    if options.dequantization != "none":
         with cli.user_errors("--dequantization"):
-            q = dequantization(flow, options["dequantization"], IMAGE_HALF_WIDTH)
-    elif options["num_importance"] > 1:
+            q = dequantization(flow, options.dequantization, IMAGE_HALF_WIDTH)
+    elif options.num_importance > 1:
         raise UserError(
-            f"--num_importance={options['num_importance']} averages over dequantization, and "
+            f"--num_importance={options.num_importance} averages over dequantization, and "
             "--dequantization=none has none: leave one of them out"
         )
-    with distributed.session(options["device"]):
-        run_images(flow, digest, source, q, options)
+    with distributed.session(options.device):
+        run_images(flow, source, q, replace(options, data_name=name))
 
 
-def check(flow: Flow, options: dict[str, Any]) -> None:
+def check(flow: Flow, options: LikelihoodOptions) -> None:
     """What both commands check before any work.
 
     Raises:
         UserError: naming the option.
     """
-    cli.check_writable(options["save_dir"], "--save_dir")
-    if options["sde"]:
+    cli.check_writable(options.save_dir, "--save_dir")
+    if options.sde:
         with cli.user_errors("--sde"):
             check_rates(flow.schedule)
     d = flow.schedule.data_dim
-    if options["trace"] == "exact" and d > 256:
+    if options.trace == "exact" and d > 256:
         distributed.print0(
             f"Note: --trace=exact takes {d} reverse passes for each network evaluation"
         )
 
 
-def settings_of(options: dict[str, Any], method: Method, q: Dequantization | None) -> Settings:
+def settings_of(
+    options: LikelihoodOptions, seed: int, method: Method, q: Dequantization | None, draws: int = 1
+) -> Settings:
     """What the options ask for."""
     return Settings(
-        trace=options["trace"], probes=options["probes"], seed=options["seed"], dequantize=q,
-        draws=options.get("num_importance", 1), noise=options["noise"],
-        times=options["sde_times"] if options["sde"] else 0, how=method.how(),
+        trace=options.trace, probes=options.probes, seed=seed, dequantize=q, draws=draws,
+        noise=options.noise, times=options.sde_times if options.sde else 0, how=method.how(),
     )  # fmt: skip
 
 
-def document(flow: Flow, options: dict[str, Any], method: Method) -> dict[str, Any]:
-    """Entries of the .json but the results."""
-    shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run")}
-    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
-    return {"options": shown, "schedule": schedule, "method": method.describe()}
-
-
-def run_toys(flow: Flow, source: ToySource | VectorSource, options: dict[str, Any]) -> None:
+def run_toys(flow: Flow, source: ToySource | VectorSource, options: ToyOptions) -> None:
     """Evaluate vectors, within a session; write files and pictures."""
     started = time.time()
-    x = data_of(source, options).to(flow.dtype)
+    x = source.samples(options.seed, 0, options.total_samples).to(flow.dtype)
     check_distance(flow, x, options)
-    pilot = flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
-    method = toy_method(flow, pilot, options, TOLERANCE)
-    settings = settings_of(options, method, None)
+
+    def pilots() -> torch.Tensor:
+        return flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
+
+    method, options = toy_method(flow, pilots, options, TOLERANCE)
+    settings = settings_of(options, options.seed, method, None)
     distributed.print0(f"{len(x)} samples, {method.describe()}")
-    if options["dry_run"]:
+    if options.dry_run:
         return
-    stem = Path(options["save_dir"], f"{source.description()['name']}_{flow.schedule.name}_nll")
+    stem = Path(options.save_dir, f"{source.description()['name']}_{flow.schedule.name}_nll")
     check_results(f"{stem}.json", {"network_sha256": flow.digest})
     found = evaluate(flow, lambda r: x[r.start : r.stop], len(x), settings)
-    truth = report.known_truth(flow, source) if options["noise"] else None
+    truth = report.known_truth(flow, source) if options.noise else None
     grid = None
-    if options["plot"] and flow.schedule.data_dim <= 2:
-        noisy = x.to(flow.device) + noise_at_start(flow, options["seed"], 0, len(x))
+    if options.plot and flow.schedule.data_dim <= 2:
+        noisy = x.to(flow.device) + noise_at_start(flow, options.seed, 0, len(x))
         grid = report.on_grid(flow, noisy.cpu().numpy(), settings, truth)
     if found is None:
         return
     told: dict[str, Any] = {"network_sha256": flow.digest}
-    told["integration_error"] = report.integration_error(flow, x[:MOST_PILOTS], method, settings)
+    told["integration_error"] = report.integration_error(flow, x[:PILOTS], method, settings)
     if truth is not None:
         told |= report.against_truth(found, truth)
     told["seconds"] = time.time() - started
     report.finish(
         flow, found, stem, told, document(flow, options, method), {"points": found.points},
-        options["nats"], options["plot"], grid,
+        options.nats, options.plot, grid,
     )  # fmt: skip
 
 
-def check_distance(flow: Flow, x: torch.Tensor, options: dict[str, Any]) -> None:
+def check_distance(flow: Flow, x: torch.Tensor, options: ToyOptions) -> None:
     """Check that data lies where the network has learned a density.
 
     Raises:
         UserError: if most of it does not.
     """
     far, typical = far_from_the_network(flow, x)
-    name = f"--data={options['data']}" if options["data"] else f"--data_name={options['data_name']}"
+    name = f"--data={options.data}" if options.data else f"--data_name={options.data_name}"
     if typical > FAR:
         raise UserError(
             f"{name}: the typical sample lies {typical:.3g} sds from the network's data, beyond "
@@ -250,33 +241,33 @@ def check_distance(flow: Flow, x: torch.Tensor, options: dict[str, Any]) -> None
 
 def run_images(
     flow: Flow,
-    digest: str,
     source: ImageSource,
     q: Dequantization | None,
-    options: dict[str, Any],
+    options: NetOptions,
 ) -> None:
     """Evaluate images, within a session; write files and pictures."""
     started = time.time()
-    seed, total = options["seed"], how_many(options["total_samples"], source, "--total_samples")
-    n = pilots_of(total, PILOTS)
+    seed, total = options.seed, how_many(options.total_samples, source, "--total_samples")
+    n = pilots_of(total, IMAGE_PILOTS)
     here = flow.given(one_hot(flow, drawn_classes(source, seed, 0, n)))
     x = source.samples(seed, 0, n, "drawn")
-    method = choose_image_method(
-        here, lambda: here.to_whitened(x, 0.0, "unscaled"), options, PAPER_POINTS
-    )
-    settings = settings_of(options, method, q)
+    method = image_method(
+        here, lambda: here.to_whitened(x, 0.0, "unscaled"), options, PAPER_POINTS,
+        dry_run=options.dry_run,
+    )  # fmt: skip
+    settings = settings_of(options, seed, method, q, options.num_importance)
     distributed.print0(
-        f"{total} images, {method.describe()}; dequantization {options['dequantization']}, levels "
+        f"{total} images, {method.describe()}; dequantization {options.dequantization}, levels "
         f"k/127.5 - 1 of half-width 1/255; network batches of {flow.block}"
     )
-    if options["dry_run"]:
+    if options.dry_run:
         return
-    stem = Path(options["save_dir"], f"{options['data_name']}_{flow.schedule.name}_nll")
-    check_results(f"{stem}.json", {"network_sha256": digest})
+    stem = Path(options.save_dir, f"{options.data_name}_{flow.schedule.name}_nll")
+    check_results(f"{stem}.json", {"network_sha256": flow.digest})
     data = source.content_hash()
     # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
     asked = {k: v for k, v in vars(settings).items() if k != "dequantize"}
-    identity = {**asked, "levels": options["dequantization"], "network": digest, "data": data}
+    identity = {**asked, "levels": options.dequantization, "network": flow.digest, "data": data}
     identity |= {"unlabelled": True} if flow.unlabelled else {}
     parts = Parts(Path(f"{stem}_parts"), identity)
     if parts.count():
@@ -294,13 +285,13 @@ def run_images(
     told = {
         "integration_error": report.integration_error(here, x, method, settings),
         "half_width": IMAGE_HALF_WIDTH,
-        "network_sha256": digest,
+        "network_sha256": flow.digest,
         "data_sha256": data,
         "seconds": time.time() - started,
     }
     report.finish(
         flow, found, stem, told, document(flow, options, method),
-        {"indices": source.picks(seed, 0, total, "drawn")}, options["nats"], options["plot"],
+        {"indices": source.picks(seed, 0, total, "drawn")}, options.nats, options.plot,
     )  # fmt: skip
     parts.clear()
 

@@ -4,39 +4,33 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import dnnlib  # noqa: F401  (before torch)
 
 # isort: split
-import click
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from dnnlib import cli, plot
+from dnnlib.options import COUNT, SEED, RunOptions, option, takes
 from dnnlib.util import write_json
 from flow.flow import Flow
-from flow.image_simulation import (
-    PILOTS,
-    batch_option,
+from flow.images import (
     check_class,
-    choose_image_method,
     drawn_classes,
     how_many,
-    labels_option,
-    network_options,
     one_hot,
     open_data,
     open_network,
     pixel_errors,
-    solver_options,
 )
 from flow.integration import IMAGE_BLOCK
-from flow.method_options import pilots_of
-from flow.simulation import Method
-from flow.simulation_run import check_results, save_results
+from flow.method import IMAGE_PILOTS, Method, image_method, pilots_of
+from flow.options import BlockOptions, ImageDataOptions, ImageSolverOptions, ZeroLabelOptions
+from flow.results import check_results, document, save_results
 from torch_utils import distributed
 from torch_utils.shared_work import Parts
 from training.data.images import ImageSource, to_pixels
@@ -49,24 +43,18 @@ WORST = 8
 ERRORS = ("mse", "mse_uint8_wrapped", "mse_unrounded")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MseOptions(ImageSolverOptions, ZeroLabelOptions, BlockOptions, ImageDataOptions, RunOptions):
+    """Options of the script."""
+
+    total_samples: int = option(10000, type=COUNT, help="images, drawn without replacement")
+    seed: int = option(42, type=SEED, help="of the choice of images")
+
+
 @cli.command(EXAMPLE)
-@network_options
-@click.option("--data_root", type=click.Path(), help="zip or folder of images  [required]")
-@batch_option
-@click.option(
-    "--total_samples",
-    type=click.IntRange(min=1),
-    default=10000,
-    help="images, drawn without replacement",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=42, help="of the choice of images")
-@labels_option
-@solver_options(POINTS, None)
+@takes(MseOptions)
 @cli.without_effect("--save_freq", "only the ends of a round trip are kept")
-@cli.device_option
-@cli.plot_option
-@cli.dry_run_option
-def main(**options: Any) -> None:  # fmt: skip
+def main(options: MseOptions) -> None:
     """Measure the round-trip error of images, in squared pixel units (of 0 to 255).
 
     Writes {schedule}_Roundtrip_MSE_{seed}seed_{kimg}kimgs.json, kimg being how many thousand images
@@ -75,34 +63,34 @@ def main(**options: Any) -> None:  # fmt: skip
     were computed, for comparison with these alone. The error of each image is in the .npz beside
     it. After an interruption the same command goes on.
     """
-    flow, digest = open_network(options)
-    check_class(flow, options["class_"])
-    source = open_data(flow, options["data_root"])
-    cli.check_writable(options["save_dir"], "--save_dir")
-    with distributed.session(options["device"]):
-        run(flow, digest, source, options)
+    flow, name = open_network(options)
+    check_class(flow, options.class_)
+    source = open_data(flow, options.data_root)
+    cli.check_writable(options.save_dir, "--save_dir")
+    with distributed.session(options.device):
+        run(flow, source, replace(options, data_name=name))
 
 
-def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -> None:
+def run(flow: Flow, source: ImageSource, options: MseOptions) -> None:
     """Carry the images there and back, within a session; write the results."""
-    seed, total = options["seed"], how_many(options["total_samples"], source, "--total_samples")
-    n = pilots_of(total, PILOTS)
+    seed, total = options.seed, how_many(options.total_samples, source, "--total_samples")
+    n = pilots_of(total, IMAGE_PILOTS)
     classes = drawn_classes(source, seed, 0, n)
     here = flow.given(one_hot(flow, classes))
 
     def pilots() -> torch.Tensor:
         return here.to_whitened(source.samples(seed, 0, n, "drawn"), 0.0, "unscaled")
 
-    method = choose_image_method(here, pilots, options, POINTS)
+    method = image_method(here, pilots, options, POINTS, dry_run=options.dry_run)
     distributed.print0(f"{total} images, {method.describe()}; network batches of {IMAGE_BLOCK}")
-    if options["dry_run"]:
+    if options.dry_run:
         return
     started = time.monotonic()
     name = f"{flow.schedule.name}_Roundtrip_MSE_{seed}seed_{trained_kimg(flow)}kimgs"
-    folder = Path(options["save_dir"])
-    check_results(folder / f"{name}.json", {"network_sha256": digest})
+    folder = Path(options.save_dir)
+    check_results(folder / f"{name}.json", {"network_sha256": flow.digest})
     # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
-    identity = {"network": digest, "data": source.content_hash(), "seed": seed}
+    identity = {"network": flow.digest, "data": source.content_hash(), "seed": seed}
     identity |= {"unlabelled": True} if flow.unlabelled else {}
     parts = Parts(folder / f".{name}.parts", identity | {"method": method.how()})
     if parts.count():
@@ -115,19 +103,14 @@ def run(flow: Flow, digest: str, source: ImageSource, options: dict[str, Any]) -
         "images": total,
         "evaluations_one_way": evaluations // 2,
         "largest_mse_of_an_image": float(errors["mse"].max()),
-        "network_sha256": digest,
+        "network_sha256": flow.digest,
         "data_sha256": source.content_hash(),
         "seconds": time.monotonic() - started,
     }
     indices = source.picks(seed, 0, total, "drawn")
     save_results(folder / f"{name}.npz", {"indices": indices, **errors})
-    shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run")}
-    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
-    write_json(
-        folder / f"{name}.json",
-        {**result, "options": shown, "schedule": schedule, "method": method.describe()},
-    )
-    if options["plot"]:
+    write_json(folder / f"{name}.json", {**result, **document(flow, options, method)})
+    if options.plot:
         before = source.pixels[indices].transpose(0, 2, 3, 1)
         draw(before, backs, errors["mse_unrounded"], folder / name)
     parts.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,14 @@ import click
 import numpy as np
 
 from dnnlib import cli, plot
+from dnnlib.options import PATH, RunOptions, option, takes
 from dnnlib.util import write_json
 from flow.flow import Flow
-from flow.image_simulation import (
-    batch_option,
-    check_class,
-    choose_image_method,
-    classes_of,
-    generation_options,
-    network_options,
-    one_hot,
-    open_network,
-    pilot_classes,
-    shape_of,
-    solver_options,
-)
+from flow.images import check_class, classes_of, one_hot, open_network, pilot_classes, shape_of
 from flow.inflation_file import read_melt
 from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender
+from flow.method import image_method
 from flow.numbered_images import (
     OPTIONS_FILE,
     claim,
@@ -39,7 +30,8 @@ from flow.numbered_images import (
     pilot_data,
     read_png,
 )
-from flow.simulation_run import check_gen_source
+from flow.options import BlockOptions, ImageLatentOptions, ImageNetworkOptions, ImageSolverOptions
+from flow.results import check_gen_source
 from torch_utils import distributed
 
 EXAMPLE = """
@@ -64,98 +56,97 @@ class Seeds(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+@dataclass(frozen=True, kw_only=True)
+class GenerateOptions(
+    ImageLatentOptions, ImageSolverOptions, BlockOptions, ImageNetworkOptions, RunOptions
+):
+    """Options of the script."""
+
+    seeds: list[int] = option(
+        "0-49999", recorded=False, type=Seeds(), help="seeds and ranges: 0-9,20,33"
+    )
+    subdirs: bool = option(False, help="a subfolder for every 1,000 seeds")
+    prev_melt: str | None = option(
+        None, type=PATH,
+        help="inflation by pfODE_int.py (*_melt_results.npz), for --gen_source=empirical or donors",
+    )  # fmt: skip
+
+
 @cli.command(EXAMPLE)
-@network_options
-@click.option("--seeds", type=Seeds(), default="0-49999", help="seeds and ranges: 0-9,20,33")
-@cli.boolean("--subdirs", help="a subfolder for every 1,000 seeds")
-@batch_option
-@solver_options(POINTS, None)
-@click.option(
-    "--prev_melt",
-    type=click.Path(),
-    help="inflation by pfODE_int.py (*_melt_results.npz), for --gen_source=empirical or donors",
-)
-@generation_options
+@takes(GenerateOptions)
 @cli.without_effect("--save_freq", "only images are kept")
-@cli.device_option
-@cli.plot_option
-@cli.dry_run_option
-def main(**options: Any) -> None:  # fmt: skip
+def main(options: GenerateOptions) -> None:
     """Generate images from seeds, one image a seed, the same in any run and under any torchrun.
 
     Images that are there already are left alone: the same command goes on after an interruption.
     """
-    flow, digest = open_network(options)
-    number = check_class(flow, options["class_"])
-    check_gen_source(flow, options["gen_source"], options["eps"])
-    donors = open_donors(flow, digest, options, number)
-    cli.check_writable(options["save_dir"], "--save_dir")
-    with distributed.session(options["device"]):
-        run(flow, digest, donors, options, number)
+    flow, name = open_network(options)
+    number = check_class(flow, options.class_)
+    check_gen_source(flow, options)
+    donors = open_donors(flow, options, number)
+    cli.check_writable(options.save_dir, "--save_dir")
+    with distributed.session(options.device):
+        run(flow, donors, replace(options, data_name=name), number)
 
 
-def open_donors(flow: Flow, digest: str, options: dict[str, Any], number: int | None) -> Lender:
+def open_donors(flow: Flow, options: GenerateOptions, number: int | None) -> Lender:
     """What --gen_source takes of the inflation of --prev_melt, if anything.
 
     Args:
         flow: the flow.
-        digest: of its file.
         options: of the script.
         number: class whose images are wanted; None for all.
 
     Raises:
         UserError: if --gen_source and --prev_melt do not go together.
     """
-    if (options["gen_source"] != "diag") != (options["prev_melt"] is not None):
+    if (options.gen_source != "diag") != (options.prev_melt is not None):
         raise cli.UserError(
-            f"--gen_source={options['gen_source']} and --prev_melt={options['prev_melt']}: "
+            f"--gen_source={options.gen_source} and --prev_melt={options.prev_melt}: "
             "latents of empirical or donors, and only these, need an inflation by pfODE_int.py"
         )
-    if options["prev_melt"] is None:
+    if options.prev_melt is None:
         return None
     with cli.user_errors("--prev_melt"):
-        melt = read_melt(options["prev_melt"], flow, digest, classes_of(flow))
+        melt = read_melt(options.prev_melt, flow, classes_of(flow))
         if abs(melt.stop - flow.schedule.tmax) > 1e-6 * flow.schedule.tmax:
             raise ValueError(
                 f"{melt.path}: ends at t={melt.stop:g}, not at tmax={flow.schedule.tmax:g}"
             )
-        found = melt.lender(options["gen_source"])
+        found = melt.lender(options.gen_source)
         return found and found.of_class(number)
 
 
-def run(
-    flow: Flow, digest: str, donors: Lender, options: dict[str, Any], number: int | None
-) -> None:
+def run(flow: Flow, donors: Lender, options: GenerateOptions, number: int | None) -> None:
     """Generate what is missing, of the class `number` if not None, within a session."""
-    folder, seeds = Path(options["save_dir"]), options["seeds"]
+    folder, seeds = Path(options.save_dir), options.seeds
     here = flow.given(one_hot(flow, pilot_classes(flow)))
-    method = choose_image_method(here, lambda: pilot_data(here), options, POINTS)
-    todo = missing_seeds(folder, seeds, options["subdirs"])
+    method = image_method(here, lambda: pilot_data(here), options, POINTS, dry_run=options.dry_run)
+    todo = missing_seeds(folder, seeds, options.subdirs)
     distributed.print0(
         f"{len(seeds)} images, {len(seeds) - len(todo)} there already; {method.describe()}; "
         f"network batches of {IMAGE_BLOCK}"
     )
-    if options["dry_run"]:
+    if options.dry_run:
         return
     identity = {
-        "network_sha256": digest,
+        "network_sha256": flow.digest,
         "schedule": flow.schedule.name,
         "method": method.describe(),
-        "eps": options["eps"],
-        "gen_source": options["gen_source"],
-        "prev_melt_sha256": _digest(options["prev_melt"]),
-        "class": options["class_"],
+        "eps": options.eps,
+        "gen_source": options.gen_source,
+        "prev_melt_sha256": _digest(options.prev_melt),
+        "class": options.class_,
     }
-    shown = {k.rstrip("_"): v for k, v in options.items() if k not in ("plot", "dry_run", "seeds")}
-    shown["seeds"] = f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"
+    shown = options.record() | {"seeds": f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"}
     distributed.check_shared(folder, "--save_dir")
     claim(folder, identity, shown, len(seeds) - len(todo))
     started = time.monotonic()
 
     def path_of(seed: int) -> Path:
-        return file_of(folder, seed, options["subdirs"])
+        return file_of(folder, seed, options.subdirs)
 
-    evaluations = make_images(flow, method, todo, path_of, options["eps"], donors, number)
+    evaluations = make_images(flow, method, todo, path_of, options.eps, donors, number)
     distributed.barrier()
     if not distributed.is_main():
         return
@@ -169,7 +160,7 @@ def run(
         content = {"identity": identity, "options": shown, "results": results}
         write_json(folder / OPTIONS_FILE, content)
         print(f"{evaluations} network evaluations an image")
-    if options["plot"]:  # beside the folder, where it is no sample
+    if options.plot:  # beside the folder, where it is no sample
         images = np.stack([read_png(path_of(k), shape_of(flow)) for k in seeds[:SHOWN]])
         plot.image_grid(folder.with_name(f"{folder.name}-grid.png"), images, COLUMNS)
     print(f"Images: {folder}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from dnnlib import cli
 from dnnlib.cli import UserError
+from dnnlib.options import COUNT, POSITIVE, SEED, RunOptions, option, takes
 from dnnlib.util import write_json
 from experiments.coverage.boundaries import DIMENSIONS
 from experiments.coverage.coverage import (
@@ -26,11 +28,10 @@ from experiments.coverage.coverage import (
 )
 from experiments.coverage.regions import require
 from flow.flow import Flow, open_flow
-from flow.method_options import pilots_of, toy_method
-from flow.simulation import Method
-from flow.simulation_run import check_results, save_results
-from flow.solvers import PAPER_SOLVERS
-from flow.toy_options import network_options, network_source, solver_options
+from flow.method import Method, fallback_tmax, pilots_of, toy_method
+from flow.options import SaveOptions, ToyNetworkOptions, ToySolverOptions, tolerance_option
+from flow.results import check_results, document, save_results
+from flow.toys import network_source
 from torch_utils import distributed
 from torch_utils.shared_work import Parts
 from training.data.toys import ToySource
@@ -44,51 +45,44 @@ BOUNDARY_TOLERANCE = 0.3
 TOLERANCE = 1e-3  # of --tol
 
 
+@dataclass(frozen=True, kw_only=True)
+class CoverageOptions(ToySolverOptions, SaveOptions, ToyNetworkOptions, RunOptions):
+    """Options of the script."""
+
+    boundary: str = option(
+        "transported", type=click.Choice(KINDS),
+        help="a sphere whose own edges or triangles the flow carries, or as published the alpha "
+        "shape of random points of it, made anew at every stage",
+    )  # fmt: skip
+    test_pts: int = option(20000, type=click.IntRange(min=10), help="latents a seed")
+    boundary_pts: int = option(
+        200, type=click.IntRange(min=10),
+        help="points on a sphere; a transported one has this many to begin with, 200 or more",
+    )  # fmt: skip
+    r_min: float = option(0.5, type=POSITIVE, help="smallest")
+    r_max: float = option(3.5, type=POSITIVE, help="largest")
+    r_num: int = option(7, type=COUNT, help="number of radii")
+    alpha: float = option(
+        0.005, type=POSITIVE,
+        help="of alpha shapes: inverse of the largest circumradius, in the paper's scaled "
+        "coordinates",
+    )  # fmt: skip
+    boundary_tol: float = option(
+        BOUNDARY_TOLERANCE, type=click.FloatRange(min=1e-3),
+        help="coverage that edges of a transported boundary may misplace, in binomial standard "
+        "errors of the coverage; they are bisected until then",
+    )  # fmt: skip
+    eps: float | None = option(
+        None, type=POSITIVE, help="variance of compressed latents [the schedule's own]"
+    )
+    seed: int = option(0, type=SEED, help="the first seed")
+    num_seeds: int = option(3, type=COUNT, help="repetitions")
+    tol: float | None = tolerance_option(TOLERANCE)
+
+
 @cli.command(EXAMPLE)
-@network_options
-@click.option("--save_dir", type=click.Path(), required=True, help="where results go")
-@click.option(
-    "--boundary",
-    type=click.Choice(KINDS),
-    default="transported",
-    help="a sphere whose own edges or triangles the flow carries, or as published the alpha shape "
-    "of random points of it, made anew at every stage",
-)
-@click.option("--test_pts", type=click.IntRange(min=10), default=20000, help="latents a seed")
-@click.option(
-    "--boundary_pts",
-    type=click.IntRange(min=10),
-    default=200,
-    help="points on a sphere; a transported one has this many to begin with, 200 or more",
-)
-@click.option("--r_min", type=click.FloatRange(min=0, min_open=True), default=0.5, help="smallest")
-@click.option("--r_max", type=click.FloatRange(min=0, min_open=True), default=3.5, help="largest")
-@click.option("--r_num", type=click.IntRange(min=1), default=7, help="number of radii")
-@click.option(
-    "--alpha",
-    type=click.FloatRange(min=0, min_open=True),
-    default=0.005,
-    help="of alpha shapes: inverse of the largest circumradius, in the paper's scaled coordinates",
-)
-@click.option(
-    "--boundary_tol",
-    type=click.FloatRange(min=1e-3),
-    default=BOUNDARY_TOLERANCE,
-    help="coverage that edges of a transported boundary may misplace, in binomial standard errors "
-    "of the coverage; they are bisected until then",
-)
-@solver_options(TOLERANCE)
-@click.option(
-    "--eps",
-    type=click.FloatRange(min=0, min_open=True),
-    help="variance of compressed latents [the schedule's own]",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="the first seed")
-@click.option("--num_seeds", type=click.IntRange(min=1), default=3, help="repetitions")
-@cli.device_option
-@cli.plot_option
-@cli.dry_run_option
-def main(**options: Any) -> None:  # fmt: skip
+@takes(CoverageOptions)
+def main(options: CoverageOptions) -> None:
     """Measure coverage: the share of latents within spheres of given Mahalanobis radii.
 
     It is counted in the latent, after generation, and after inflating back, and compared with the
@@ -96,20 +90,19 @@ def main(**options: Any) -> None:  # fmt: skip
     ..._coverages.npz with all boundaries, in three dimensions ..._{stage}_r{radius}.ply, and
     pictures. After an interruption the same command goes on.
     """
-    paper = options["steps"] and options["solver"] in (None, *PAPER_SOLVERS)
-    flow = open_flow(options, options["steps"] * (options["h"] or 1e-2) if paper else None)
+    flow = open_flow(options, fallback_tmax(options))
     source = network_source(flow, options)
     check(flow, options)
-    count = pilots_of(options["test_pts"] * options["num_seeds"])
+    count = pilots_of(options.test_pts * options.num_seeds)
     count = count if isinstance(source, ToySource) else min(count, len(source.rows))
-    pilots = source.samples(options["seed"], 0, count)
-    with distributed.session(options["device"]):
+    pilots = source.samples(options.seed, 0, count)
+    with distributed.session(options.device):
         pilots = flow.to_whitened(pilots, 0.0, "unscaled")
-        method = toy_method(flow, pilots, options, TOLERANCE)
+        method, options = toy_method(flow, lambda: pilots, options, TOLERANCE)
         run(flow, method, source.description()["name"], options)
 
 
-def check(flow: Flow, options: dict[str, Any]) -> None:
+def check(flow: Flow, options: CoverageOptions) -> None:
     """Check what can be checked before any work.
 
     Raises:
@@ -118,18 +111,18 @@ def check(flow: Flow, options: dict[str, Any]) -> None:
     d = flow.schedule.data_dim
     if d not in DIMENSIONS:
         raise UserError(
-            f"--network={options['network']} has data_dim={d}: --boundary={options['boundary']} is "
+            f"--network={options.network} has data_dim={d}: --boundary={options.boundary} is "
             "made of polygons in 2 or surfaces in 3 dimensions; use a network of 2 or 3"
         )
-    if options["r_max"] < options["r_min"]:
+    if options.r_max < options.r_min:
         raise UserError(
-            f"--r_max={options['r_max']:g} is less than --r_min={options['r_min']:g}; swap them"
+            f"--r_max={options.r_max:g} is less than --r_min={options.r_min:g}; swap them"
         )
     with cli.user_errors():
         require("shapely" if d == 2 else "trimesh")
-        if options["boundary"] == "alphashape":
+        if options.boundary == "alphashape":
             require("alphashape")
-    cli.check_writable(options["save_dir"], "--save_dir")
+    cli.check_writable(options.save_dir, "--save_dir")
     if d == 3:
         try:
             require("embreex")
@@ -137,23 +130,23 @@ def check(flow: Flow, options: dict[str, Any]) -> None:
             distributed.print0(f"Note: {error}; without it counting takes many times longer")
 
 
-def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
+def run(flow: Flow, method: Method, name: str, options: CoverageOptions) -> None:
     """Carry boundaries and points, count, and on rank 0 write, within a session."""
     started = time.monotonic()
-    radii = np.linspace(options["r_min"], options["r_max"], options["r_num"])
-    seeds = [options["seed"] + k for k in range(options["num_seeds"])]
+    radii = np.linspace(options.r_min, options.r_max, options.r_num)
+    seeds = [options.seed + k for k in range(options.num_seeds)]
     distributed.print0("\n".join(describe(flow.model, 0)))
     distributed.print0(
-        f"{options['boundary']} boundaries of {len(radii)} radii, {len(seeds)} seeds of "
-        f"{options['test_pts']} points, {method.describe()}"
+        f"{options.boundary} boundaries of {len(radii)} radii, {len(seeds)} seeds of "
+        f"{options.test_pts} points, {method.describe()}"
     )
-    if options["dry_run"]:
+    if options.dry_run:
         return
-    stem = Path(options["save_dir"]) / f"{name}_{flow.schedule.name}"
+    stem = Path(options.save_dir) / f"{name}_{flow.schedule.name}"
     check_results(f"{stem}_coverages_latent.json", {"network_sha256": flow.digest})
-    counted = {k: options[k] for k in ("boundary", "alpha")}  # beside the points themselves
+    counted = {"boundary": options.boundary, "alpha": options.alpha}  # beside the points themselves
     parts = Parts(stem.with_name(f".{stem.name}_coverages.parts"), counted)
-    carrier = Carrier(flow, method, options["eps"], parts)
+    carrier = Carrier(flow, method, options.eps, parts)
     flow.evaluations = 0
     carrier.passage(np.zeros((1, flow.schedule.data_dim)))
     one_way = flow.evaluations // 2
@@ -162,42 +155,31 @@ def run(flow: Flow, method: Method, name: str, options: dict[str, Any]) -> None:
     with cli.user_errors():
         boundaries = make_boundaries(carrier, radii, seeds, options)
     for seed in seeds:
-        z = carrier.points(options["test_pts"], seed)
+        z = carrier.points(options.test_pts, seed)
         points = carrier.stages(z, *carrier.passage(z, f"points of seed {seed}"))
         shares.append(coverages(boundaries[seed], points, "counting", parts))
         shown = shown or points
-    report = Report(flow.schedule.data_dim, radii, seeds, options["test_pts"], np.array(shares))
+    report = Report(flow.schedule.data_dim, radii, seeds, options.test_pts, np.array(shares))
     distributed.print0("\n".join(report.lines()))
     if distributed.is_main():
         facts = {"evaluations_one_way": one_way, "seconds": time.monotonic() - started}
-        write(stem, report, boundaries[seeds[0]], {**record(flow, method, options), **facts})
-        if options["plot"] and shown is not None:
-            draw(stem, report, boundaries[seeds[0]], shown, options["boundary"])
+        told = {"network_sha256": flow.digest, **document(flow, options, method)}
+        write(stem, report, boundaries[seeds[0]], {**told, **facts})
+        if options.plot and shown is not None:
+            draw(stem, report, boundaries[seeds[0]], shown, options.boundary)
         parts.clear()
         print(f"Results: {stem}_*", flush=True)
 
 
 def make_boundaries(
-    carrier: Carrier, radii: np.ndarray, seeds: list[int], options: dict[str, Any]
+    carrier: Carrier, radii: np.ndarray, seeds: list[int], options: CoverageOptions
 ) -> dict[int, list[Boundary]]:
     """The boundaries of each seed: alpha shapes of its own points, or the same for all seeds."""
-    points = options["boundary_pts"]
-    if options["boundary"] == "alphashape":
-        return {s: alpha_shapes(carrier, radii, points, options["alpha"], s) for s in seeds}
-    error = binomial_error(radii, carrier.flow.schedule.data_dim, options["test_pts"])
-    return dict.fromkeys(
-        seeds, transported(carrier, radii, points, options["boundary_tol"] * error)
-    )
-
-
-def record(flow: Flow, method: Method, options: dict[str, Any]) -> dict[str, Any]:
-    """What the result files say of the run."""
-    return {
-        "network_sha256": flow.digest,
-        "options": {k: v for k, v in options.items() if k not in ("plot", "dry_run")},
-        "schedule": {**flow.schedule.settings(), "name": flow.schedule.name},
-        "method": method.describe(),
-    }
+    points = options.boundary_pts
+    if options.boundary == "alphashape":
+        return {s: alpha_shapes(carrier, radii, points, options.alpha, s) for s in seeds}
+    error = binomial_error(radii, carrier.flow.schedule.data_dim, options.test_pts)
+    return dict.fromkeys(seeds, transported(carrier, radii, points, options.boundary_tol * error))
 
 
 def write(stem: Path, report: Report, boundaries: list[Boundary], record: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,23 @@ import numpy as np
 import torch
 
 from dnnlib import cli, plot
+from dnnlib.options import COUNT, SEED, RunOptions, click_options, option, takes
 from dnnlib.util import write_json
 from flow.exact import MixtureField
 from flow.flow import Flow, open_flow
 from flow.integration import BLOCK
-from flow.latents import GEN_SOURCE_HELP, GEN_SOURCES
-from flow.method_options import pilots_of, toy_method
-from flow.simulation import Method, kept_steps, latent_summary
-from flow.simulation_run import (
-    KINDS,
-    Simulations,
-    check_gen_source,
-    check_results,
-    save_results,
+from flow.method import Method, fallback_tmax, pilots_of, toy_method
+from flow.options import (
+    LatentOptions,
+    SaveOptions,
+    ToyNetworkOptions,
+    ToySolverOptions,
+    tolerance_option,
 )
-from flow.solvers import PAPER_SOLVERS
-from flow.toy_options import (
-    data_of,
-    data_options,
-    embedded_dimensions,
-    network_options,
-    network_source,
-    open_source,
-    solver_options,
-)
+from flow.results import check_gen_source, check_results, document, save_results
+from flow.simulation import KINDS, Simulations, kept_steps, latent_summary
+from flow.toy_options import data_options, embedded_dimensions, open_source
+from flow.toys import how_many, network_source
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
 from training.basis import eigenbasis
@@ -58,22 +52,24 @@ python toy_pfODE_int.py discrete --save_dir=out --data_name=circles --data_dim=2
 """
 TOLERANCE = 1e-4  # of --tol
 
-simulation_options = cli.options(
-    click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
-    click.option("--total_samples", type=click.IntRange(min=2),
-                 help="samples of each simulation [4000; discrete, whose cost is quadratic: 1000]"),
-    solver_options(TOLERANCE),
-    click.option("--eps", type=click.FloatRange(min=0, min_open=True),
-                 help="variance of compressed latents in generation [the schedule's own]"),
-    click.option("--gen_source", type=click.Choice(GEN_SOURCES), default="diag",
-                 help=GEN_SOURCE_HELP),
-    click.option("--save_freq", type=click.IntRange(min=1), help="save every so many steps [~36]"),
-    click.option("--seed", type=click.IntRange(min=0), default=0, help="of data and latents"),
-    cli.boolean("--animate", help="also draw an animated GIF"),
-    cli.device_option,
-    cli.plot_option,
-    cli.dry_run_option,
-)  # fmt: skip
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationOptions(LatentOptions, ToySolverOptions, SaveOptions, RunOptions):
+    """What both commands share."""
+
+    total_samples: int | None = option(
+        None, type=click.IntRange(min=2),
+        help="samples of each simulation [4000; discrete, whose cost is quadratic: 1000]",
+    )  # fmt: skip
+    save_freq: int | None = option(None, type=COUNT, help="save every so many steps [~36]")
+    seed: int = option(0, type=SEED, help="of data and latents")
+    animate: bool = option(False, help="also draw an animated GIF")
+    tol: float | None = tolerance_option(TOLERANCE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetOptions(SimulationOptions, ToyNetworkOptions):
+    """Options of net."""
 
 
 @cli.group()
@@ -82,15 +78,13 @@ def main() -> None:
 
 
 @cli.subcommand(main, NET_EXAMPLE)
-@network_options
-@simulation_options
-def net(**options: Any) -> None:
+@takes(NetOptions)
+def net(options: NetOptions) -> None:
     """Simulate with a trained network."""
-    options["total_samples"] = options["total_samples"] or 4000
-    paper = options["steps"] and options["solver"] in (None, *PAPER_SOLVERS)
-    flow = open_flow(options, options["steps"] * (options["h"] or 1e-2) if paper else None)
+    flow = open_flow(options, fallback_tmax(options))
     source = network_source(flow, options)
-    with distributed.session(options["device"]):
+    options = replace(options, total_samples=how_many(source, options.total_samples or 4000))
+    with distributed.session(options.device):
         run(flow, source, options, "net_", describe(flow.model, 0))
 
 
@@ -99,27 +93,29 @@ def net(**options: Any) -> None:
 @click.option(
     "--memory_mib", type=click.IntRange(min=1), default=256, help="bound on kernel tables"
 )
-@simulation_options
-def discrete(**options: Any) -> None:
+@click_options(SimulationOptions)
+def discrete(**told: Any) -> None:
     """Simulate with the exact score of the samples themselves (a check, not a model)."""
-    options["total_samples"] = options["total_samples"] or 1000
-    embedded_dimensions(options)
-    source = open_source(options)
-    which = "data_name" if options["data"] is None else "data"
-    agree_on_file(f"--{which}", options[which], source.content_hash())
-    check_dimensions(options, source)
-    if options["steps"] and options["solver"] in (None, *PAPER_SOLVERS):
-        options["tmax"] = options["steps"] * (options["h"] or 1e-2)
-    points = data_of(source, options)
+    options = SimulationOptions(
+        **{f.name: told[f.name] for f in fields(SimulationOptions) if f.name in told}
+    )
+    embedded_dimensions(told)
+    source = open_source(told)
+    which = "data_name" if told["data"] is None else "data"
+    agree_on_file(f"--{which}", told[which], source.content_hash())
+    check_dimensions(told, source)
+    told["tmax"] = fallback_tmax(options) or told["tmax"]
+    total = how_many(source, options.total_samples or 1000)
+    options = replace(options, total_samples=total)
+    points = source.samples(options.seed, 0, total)
     with cli.user_errors():
-        device = distributed.pick_device(options["device"])
-    with distributed.session(options["device"]):
+        device = distributed.pick_device(options.device)
+    with distributed.session(options.device):
         with cli.user_errors():
             basis = eigenbasis(shared(points), source.dim, source.scale)
-            schedule = Schedule(basis.xi, **{k: options[k] for k in SCHEDULE_OPTIONS})
-        bound = options["memory_mib"] * 2**20
-        model = MixtureField(schedule, basis, points, memory_bound=bound)
-        bounded = f"Kernel tables of at most {options['memory_mib']} MiB at a time"
+            schedule = Schedule(basis.xi, **{k: told[k] for k in SCHEDULE_OPTIONS})
+        model = MixtureField(schedule, basis, points, memory_bound=told["memory_mib"] * 2**20)
+        bounded = f"Kernel tables of at most {told['memory_mib']} MiB at a time"
         notes = [*describe(model, basis.floored), bounded]
         run(Flow(model.to(device)), source, options, "", notes)
 
@@ -133,30 +129,34 @@ def shared(points: torch.Tensor) -> Iterator[torch.Tensor]:
 def run(
     flow: Flow,
     source: ToySource | VectorSource,
-    options: dict[str, Any],
+    options: SimulationOptions,
     infix: str,
     notes: list[str],
 ) -> None:
     """Inflate, round-trip and generate, within a session; write files and pictures."""
-    cli.check_writable(options["save_dir"], "--save_dir")
-    check_gen_source(flow, options["gen_source"], options["eps"])
-    x = data_of(source, options)
-    pilot = flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
-    method = toy_method(flow, pilot, options, TOLERANCE)
+    cli.check_writable(options.save_dir, "--save_dir")
+    check_gen_source(flow, options)
+    assert options.total_samples is not None
+    x = source.samples(options.seed, 0, options.total_samples)
+
+    def pilots() -> torch.Tensor:
+        return flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
+
+    method, options = toy_method(flow, pilots, options, TOLERANCE)
     stem = f"{source.description()['name']}_{flow.schedule.name}_{infix}"
-    states = len(kept_steps(method, options["save_freq"]))
+    states = len(kept_steps(method, options.save_freq))
     size = states * len(x) * flow.schedule.data_dim * 8 * 8 / 2**20
     distributed.print0("\n".join(notes))
     distributed.print0(
         f"{len(x)} samples, {method.describe()}; {states} states saved, {size:.1f} MiB a file"
     )
-    if options["dry_run"]:
+    if options.dry_run:
         return
     made_from = {"network_sha256": flow.digest}
     if flow.digest is None:  # the samples themselves
         made_from = {"data_sha256": source.content_hash()}
-    check_results(f"{options['save_dir']}/{stem}sim_params.json", made_from)
-    report = simulate_all(flow, x, method, options, Path(options["save_dir"]), stem, made_from)
+    check_results(f"{options.save_dir}/{stem}sim_params.json", made_from)
+    report = simulate_all(flow, x, method, options, Path(options.save_dir), stem, made_from)
     distributed.print0(json.dumps(report, indent=2))
 
 
@@ -164,7 +164,7 @@ def simulate_all(
     flow: Flow,
     x: torch.Tensor,
     method: Method,
-    options: dict[str, Any],
+    options: SimulationOptions,
     folder: Path,
     stem: str,
     made_from: dict[str, str | None],
@@ -172,8 +172,8 @@ def simulate_all(
     """The three simulations; on rank 0 their files, pictures and a summary."""
     started = time.monotonic()
     simulations = Simulations(
-        flow, method, len(x), KINDS, options["seed"], x=x, eps=options["eps"],
-        gen_source=options["gen_source"], save_freq=options["save_freq"],
+        flow, method, len(x), KINDS, options.seed, x=x, eps=options.eps,
+        gen_source=options.gen_source, save_freq=options.save_freq,
     )  # fmt: skip
     outcome = simulations.run()
     if not distributed.is_main():
@@ -192,14 +192,10 @@ def simulate_all(
         **latent_summary(flow, melt.arrays["xs_es"][-1], method.stop),
         "seconds": time.monotonic() - started,
     }
-    params = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
-    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
-    write_json(
-        folder / f"{stem}sim_params.json",
-        {"options": params, "schedule": schedule, "method": method.describe(), "results": report},
-    )
-    if options["plot"]:
-        draw(flow, results, folder, stem, options["animate"])
+    content = {**document(flow, options, method), "results": report}
+    write_json(folder / f"{stem}sim_params.json", content)
+    if options.plot:
+        draw(flow, results, folder, stem, options.animate)
     print(f"Results: {folder}/{stem}*", flush=True)
     return report
 

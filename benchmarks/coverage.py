@@ -26,7 +26,7 @@ from experiments.coverage.coverage import (
     coverages,
     transported,
 )
-from flow.simulation import choose_method
+from flow.method import angle_method
 from run_toy_alphashape_mesh_exps import BOUNDARY_TOLERANCE
 from training.data.toys import ToySource
 
@@ -70,7 +70,7 @@ def measure(name: str) -> tuple[list[object], list[object], list[str], list[Line
     """Rows of the two tables, the coverages as text, and what they come down to."""
     flow, _ = trained(name)
     pilots = flow.to_whitened(ToySource(NETWORKS[name]).samples(0, 0, 256), 0.0, "unscaled")
-    carrier = Carrier(flow, choose_method(flow, pilots, None, None, None, TOLERANCE))
+    carrier = Carrier(flow, angle_method(flow, lambda: pilots, None, None, TOLERANCE))
     before = time.perf_counter()
     errors = binomial_error(RADII, flow.schedule.data_dim, POINTS)
     boundaries = transported(carrier, RADII, BOUNDARY_POINTS, BOUNDARY_TOLERANCE * errors)

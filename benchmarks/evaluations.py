@@ -27,9 +27,9 @@ from benchmarks.image_round_trips import DATA, digits, script
 from dnnlib.arrays import load_npz
 from dnnlib.util import aligned, atomic_path
 from flow.flow import Flow, load_flow
-from flow.image_simulation import one_hot, shape_of
+from flow.images import one_hot, shape_of
+from flow.method import Method, paper_method
 from flow.numbered_images import block_classes
-from flow.simulation import Method, paper_method
 from metrics.digit_quality import NOISE, REAL, measure
 from torch_utils import checkpoint
 from training.data.images import ImageSource

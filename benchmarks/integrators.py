@@ -11,7 +11,7 @@ import torch
 from benchmarks.common import Line, quick_option, report, trained
 from dnnlib.util import aligned
 from flow.flow import Flow, ifs_times
-from flow.method_options import pilots_of
+from flow.method import pilots_of
 from training.data.toys import ToySource
 
 SAMPLES = 2000

@@ -21,7 +21,7 @@ from experiments.posterior import mcmc
 from experiments.posterior.mcmc import Settings
 from experiments.posterior.posterior import paper_problem, simulate_data
 from flow.flow import Flow
-from flow.simulation import choose_method
+from flow.method import angle_method
 from torch_utils import distributed
 
 NETWORKS = ("PRP", "PRR to 1-D, rescaled")
@@ -56,7 +56,7 @@ LEAST_CHEAPER = 100.0  # a draw of `flow` than one of the joint chain
 def runs(flow: Flow, n: int, samplers: dict[str, Settings]) -> dict[str, dict[str, Any]]:
     """Reports of some samplers on n data."""
     pilot = flow.integrate(flow.latents(256, SEED), flow.schedule.tmax, 0.0)
-    method = choose_method(flow, pilot, None, None, None, TOLERANCE)
+    method = angle_method(flow, lambda: pilot, None, None, TOLERANCE)
     problem = paper_problem(flow, how=method.how())
     problem, truth = simulate_data(problem, n, SEED)
     return {

@@ -35,8 +35,8 @@ from dnnlib.util import aligned
 from experiments.density.density import Settings, evaluate
 from experiments.residuals.extract import Extraction, extract_here
 from flow.flow import Flow
+from flow.method import Method
 from flow.numbered_images import make_images
-from flow.simulation import Method
 from torch_utils import distributed
 from torch_utils.shared_work import NOTHING_KEPT
 from training.basis import Basis, eigenbasis

@@ -36,6 +36,7 @@ PATH = click.Path()
 
 _KEY = "option"
 _REQUIRED: Any = dataclasses.MISSING
+_SAME: Any = object()
 
 
 def option(
@@ -45,16 +46,18 @@ def option(
 
     Args:
         default: where it is not given; without one the option is required.
-        names: further names, published ones or short ones.
+        names: further names, published ones or short ones; of a flag "--yes/--no" to have these.
         recorded: whether results say it; what changes no result is not recorded.
         click_kwargs: as of `click.option`: help, type, metavar, callback, ...
     """
     return field(default=default, metadata={_KEY: (names, recorded, click_kwargs)})
 
 
-def again(cls: type, name: str, default: Any = _REQUIRED, **click_kwargs: Any) -> Any:
+def again(cls: type, name: str, default: Any = _SAME, **click_kwargs: Any) -> Any:
     """The option of a base class with another default, or other help."""
-    ((names, recorded, kwargs),) = (f.metadata[_KEY] for f in _fields(cls) if f.name == name)
+    (base,) = (f for f in _fields(cls) if f.name == name)
+    names, recorded, kwargs = base.metadata[_KEY]
+    default = base.default if default is _SAME else default
     return option(default, *names, recorded=recorded, **{**kwargs, **click_kwargs})
 
 
@@ -84,13 +87,19 @@ class DeviceOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(DeviceOptions):
+class DryRunOptions(DeviceOptions):
     """What every command that computes has."""
 
-    plot: bool = option(True, recorded=False, help="draw pictures of the results")
     dry_run: bool = option(
         False, "-n", "--dry-run", recorded=False, help="print the options and stop"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(DryRunOptions):
+    """What every command that computes and draws has."""
+
+    plot: bool = option(True, recorded=False, help="draw pictures of the results")
 
 
 Taken = TypeVar("Taken", bound=Options)
@@ -105,12 +114,15 @@ def takes(cls: type[Taken]) -> Callable[[Callable[[Taken], Any]], Callable[..., 
             names = cli.given(click.get_current_context()) & values.keys()
             return function(cls(**values, given=frozenset(names)))
 
-        for decorator in reversed([_decorator(f, hints[f.name]) for f in _fields(cls)]):
-            call = decorator(call)
-        return call
+        return click_options(cls)(call)
 
-    hints = typing.get_type_hints(cls)
     return decorate
+
+
+def click_options(cls: type[Options]) -> Callable[[Callable], Callable]:
+    """Decorator: the same options as keyword arguments."""
+    hints = typing.get_type_hints(cls)
+    return cli.options(*[_decorator(f, hints[f.name]) for f in _fields(cls)])
 
 
 def _fields(cls: type) -> list[dataclasses.Field]:
@@ -128,6 +140,8 @@ def _decorator(of: dataclasses.Field, hint: Any) -> Callable[[Callable], Callabl
     kwargs: dict[str, Any] = dict(told)
     if of.default is not dataclasses.MISSING:
         kwargs["default"] = of.default
+    if kinds == [bool] and any("/" in name for name in names):  # --yes/--no of other names
+        return click.option(*names, of.name, **kwargs)
     if kinds == [bool]:
         return cli.boolean(*others, first, **kwargs)
     if kinds in ([int], [float], [str]):

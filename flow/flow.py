@@ -20,6 +20,7 @@ from flow import likelihood
 from flow.arguments import check_coordinates, check_latents, check_state
 from flow.coordinates import Coordinates
 from flow.integration import Integrator
+from flow.options import NetworkOptions
 from torch_utils import checkpoint, distributed, seeding
 from training.data.tables import reading_of
 from training.model import network_from_dict
@@ -228,23 +229,23 @@ def load_flow(
     return Flow(model, dtype or default, info)
 
 
-def open_flow(options: dict[str, Any], fallback_tmax: float | None = None) -> Flow:
+def open_flow(options: NetworkOptions, fallback_tmax: float | None = None) -> Flow:
     """The flow of a script's --network, by its --device, --sha256 and --tmax.
 
     Args:
-        options: of the script; the last two may be missing.
+        options: of the script.
         fallback_tmax: end time of an older file, where neither it nor --tmax tells it.
 
     Raises:
         UserError: naming the option.
     """
     with user_errors("--network"):
-        path, digest = checkpoint.agreed_network(options["network"])
+        path, digest = checkpoint.agreed_network(options.network)
         flow = load_flow(
             path,
-            options["device"],
-            sha256=options.get("sha256"),
-            tmax=options.get("tmax"),
+            options.device,
+            sha256=options.sha256,
+            tmax=options.tmax,
             fallback_tmax=fallback_tmax,
         )
     flow.digest = digest

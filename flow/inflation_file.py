@@ -15,7 +15,7 @@ from torch import Tensor
 from dnnlib.arrays import load_npz
 from flow.flow import Flow
 from flow.latents import Lender, class_labels, lender
-from flow.simulation import Method
+from flow.method import Method
 from flow.solvers import PAPER_SOLVERS
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
@@ -47,22 +47,25 @@ class Melt:
         return lender(gen_source, self.state, self.classes)
 
 
-def run_entry(flow: Flow, digest: str, method: Method) -> np.ndarray:
+def run_entry(flow: Flow, method: Method) -> np.ndarray:
     """What a melt file says of its run, as a JSON text: network, schedule and method.
 
     Args:
         flow: the flow.
-        digest: SHA-256 of the network file.
         method: how it was integrated.
     """
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     method_entry = {**vars(method), "times": None}
-    entry: dict[str, Any] = {"network_sha256": digest, "schedule": schedule, "method": method_entry}
+    entry: dict[str, Any] = {
+        "network_sha256": flow.digest,
+        "schedule": schedule,
+        "method": method_entry,
+    }
     entry |= {"unlabelled": True} if flow.unlabelled else {}
     return np.array(json.dumps(entry))
 
 
-def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
+def read_melt(path: str | Path, flow: Flow, classes: int) -> Melt:
     """Read a melt file for a network; no code in the file is run.
 
     Files without `whitened` and `run` are read by their xs_es. Those of the released code have no
@@ -71,7 +74,6 @@ def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
     Args:
         path: .npz that holds xs_es and tilde_xs, [states, n, ...], and perhaps t.
         flow: the network's flow.
-        digest: SHA-256 of the network file.
         classes: of the network; 0 for none.
 
     Raises:
@@ -94,7 +96,7 @@ def read_melt(path: str | Path, flow: Flow, digest: str, classes: int) -> Melt:
         raise ValueError(f"{path}: has {x.shape[2]} dimensions; the network has {d}")
     if t[-1] <= t[0]:
         raise ValueError(f"{path}: goes from t={t[0]:g} to {t[-1]:g}: not an inflation")
-    method = _checked_run(path, arrays, flow, digest)
+    method = _checked_run(path, arrays, flow)
     state = torch.from_numpy(arrays.get("whitened", np.empty(0)))
     if "whitened" not in arrays:
         state = flow.to_whitened(arrays["xs_es"][-1], float(t[-1]), "scaled_es").cpu()
@@ -145,15 +147,13 @@ def _renamed(method: dict) -> dict:
     return method | {"solver": f"angle_{solver}" if solver in PAPER_SOLVERS else solver}
 
 
-def _checked_run(
-    path: str | Path, arrays: dict[str, np.ndarray], flow: Flow, digest: str
-) -> Method | None:
+def _checked_run(path: str | Path, arrays: dict[str, np.ndarray], flow: Flow) -> Method | None:
     if "run" not in arrays:
         return None
     try:
         run = json.loads(str(arrays["run"]))
         method = Method(**_renamed(run["method"]))
-        theirs, other = run["schedule"]["name"], run["network_sha256"] != digest
+        theirs, other = run["schedule"]["name"], run["network_sha256"] != flow.digest
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{path}: its entry `run` is damaged") from None
     if theirs != flow.schedule.name:

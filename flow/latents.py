@@ -20,12 +20,6 @@ from flow.flow import Flow
 from torch_utils import distributed, seeding
 from training.data.image_labels import spelled
 
-GEN_SOURCES = ("diag", "empirical", "donors")
-GEN_SOURCE_HELP = (
-    "latents of generation. diag: Gaussian with the schedule's variances. empirical: Gaussian with "
-    "the variances of inflated data. donors: compressed dimensions together from random inflated "
-    "data, whose shape they keep"
-)
 FEW = 100  # samples, of which variances are known to 14 %
 
 
@@ -99,7 +93,7 @@ def lender(gen_source: str, rows: Tensor, classes: np.ndarray | None) -> Lender:
     """What --gen_source makes of inflated data; None for "diag", which needs none.
 
     Args:
-        gen_source: one of `GEN_SOURCES`.
+        gen_source: one of `options.GEN_SOURCES`.
         rows: whitened latents, [m, d]; [m, 2, d] of the reversible solver.
         classes: class of each, [m]; None without classes.
 

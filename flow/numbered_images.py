@@ -20,11 +20,12 @@ from tqdm import tqdm
 from dnnlib.cli import UserError
 from dnnlib.util import atomic_path, write_json
 from flow.flow import Flow
-from flow.image_simulation import PILOTS, classes_of, one_hot, shape_of
+from flow.images import classes_of, one_hot, shape_of
 from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender, drawn_of, seed_latents
-from flow.simulation import Method
+from flow.method import IMAGE_PILOTS, Method
 from torch_utils import distributed, seeding
+from torch_utils.peers import of_rank0
 from training.data.images import to_pixels
 
 OPTIONS_FILE = "gen_fid_samples_options.json"
@@ -103,12 +104,7 @@ def claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found
 
 def missing_seeds(folder: Path, seeds: list[int], subdirs: bool) -> list[int]:
     """Seeds without a complete file, as rank 0 sees them; the same list on every rank."""
-    todo: object = None
-    if distributed.is_main():
-        todo = [k for k in seeds if not is_complete(file_of(folder, k, subdirs))]
-    todo = distributed.broadcast(todo)
-    assert isinstance(todo, list)
-    return todo
+    return of_rank0(lambda: [k for k in seeds if not is_complete(file_of(folder, k, subdirs))])
 
 
 def make_images(
@@ -181,7 +177,7 @@ def read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 def pilot_data(flow: Flow) -> torch.Tensor:
     """Whitened images that stand for data where there is none: those of fixed latents, [n, d]."""
-    x = flow.sample(len(getattr(flow.model, "class_labels", range(PILOTS))), seed=0, steps=16)
+    x = flow.sample(len(getattr(flow.model, "class_labels", range(IMAGE_PILOTS))), seed=0, steps=16)
     return flow.to_whitened(x, 0.0, "unscaled")
 
 

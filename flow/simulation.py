@@ -7,7 +7,7 @@ states, in every coordinate system that the result files hold.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,135 +15,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from flow.flow import Flow, ifs_times, vp_ode_times
-from flow.solvers import PAPER_SOLVERS
+from dnnlib import cli
+from flow.flow import Flow
+from flow.latents import Lender, class_labels, drawn_of, everywhere, lender, random_classes
+from flow.method import Method
 from torch_utils import distributed
 
+KINDS = ("melt", "roundtrip", "gen")
 ENDS_ONLY = 2**62  # a save_freq that keeps the first and the last state alone
 KEYS = (
     "xs", "xs_es", "tilde_xs", "tilde_xs_es", "dxs", "dxs_es", "net_outs", "unscaled_scores",
 )  # fmt: skip
-
-
-@dataclass
-class Method:
-    """How to integrate.
-
-    Attributes:
-        solver: a name of `solvers.SOLVERS` or `solvers.PAPER_SOLVERS`.
-        steps: steps of an angle solver, or time points of a paper solver.
-        stop: time of the latents.
-        start: time at which data enters.
-        times: the time grid of a paper solver, increasing.
-        disc: its kind, "ifs" or "vp_ode"; None of an angle solver.
-        settings: further arguments of the solver.
-        estimate: rms error estimated on pilots, where `steps` was chosen by it.
-    """
-
-    solver: str
-    steps: int
-    stop: float
-    start: float = 0.0
-    times: list[float] | None = None
-    disc: str | None = None
-    settings: dict[str, float] = field(default_factory=dict)
-    estimate: float | None = None
-
-    def describe(self) -> dict:
-        """Plain values for a .json file."""
-        return {k: v for k, v in asdict(self).items() if k != "times" and v not in (None, {})}
-
-    def how(self) -> dict[str, Any]:
-        """Arguments of `Flow.integrate`, `inflate`, `generate` and `round_trip`."""
-        grid = {"solver": self.solver, "steps": self.steps, "times": self.times}
-        return {**grid, **self.settings}
-
-
-def paper_method(
-    flow: Flow,
-    solver: str,
-    disc: str,
-    steps: int | None = None,
-    h: float | None = None,
-    first: float = 1e-2,
-) -> Method:
-    """A solver of the paper on one of its grids.
-
-    Args:
-        flow: the flow.
-        solver: a name of `PAPER_SOLVERS`.
-        disc: "ifs", `steps` points `h` apart, or "vp_ode", `steps` points from `first` to tmax.
-        steps: points of the grid; None on "ifs" for those that reach tmax.
-        h: time step of "ifs"; None for 0.01.
-        first: time at which "vp_ode" takes the data to be.
-
-    Raises:
-        ValueError: if the grid is not one of the flow's.
-    """
-    tmax = flow.schedule.tmax
-    if flow.schedule.proportional:
-        raise ValueError(
-            f"--solver={solver}: this network's g_type=proportional is not regular in t; use an "
-            "angle solver such as --solver=rk4"
-        )
-    if disc == "ifs":
-        h = 1e-2 if h is None else h
-        steps = steps or max(2, round(tmax / h))
-    if steps is None or steps < 2:
-        raise ValueError(f"--steps={steps}: the paper's solvers need at least 2 time points")
-    if disc == "vp_ode":
-        times = vp_ode_times(steps, tmax, first=first)
-        if times[0] >= tmax:
-            raise ValueError(f"--disc=vp_ode starts at t={times[0]:g}, not before tmax={tmax:g}")
-        return Method(solver, steps, tmax, times[0], times, disc)
-    assert h is not None
-    stop = steps * h
-    if stop > tmax * (1 + 1e-6):
-        raise ValueError(
-            f"--steps={steps} times --h={h:g} ends at t={stop:g}, beyond the flow's "
-            f"tmax={tmax:g}; use --steps={int(tmax / h + 1e-9)}"
-        )
-    return Method(solver, steps, stop, times=ifs_times(steps, h), disc=disc)
-
-
-def choose_method(
-    flow: Flow,
-    pilot: Tensor,
-    solver: str | None,
-    steps: int | None,
-    h: float | None,
-    tolerance: float,
-    limit: int = 1024,
-) -> Method:
-    """Turn --solver, --steps, --h and --tol into a method.
-
-    With --steps or --h alone it is the paper's Euler with exactly those; with nothing, RK4 in arc
-    length with as few steps as the tolerance allows on pilot samples.
-
-    Args:
-        flow: the flow.
-        pilot: whitened data at t = 0, [n, d], the same on every rank.
-        solver, steps, h, tolerance: the options, None where not given.
-        limit: most steps to try for the tolerance.
-
-    Raises:
-        ValueError: if the paper's grid ends beyond the network's tmax.
-    """
-    tmax = flow.schedule.tmax
-    if solver is None and (steps is not None or h is not None):
-        solver = "euler"
-    if solver in PAPER_SOLVERS:
-        return paper_method(flow, solver, "ifs", steps, h)
-    if solver == "adaptive":
-        settings = {"rtol": tolerance, "atol": tolerance}
-        return Method(solver, steps or 32, tmax, settings=settings)
-    if steps is not None:
-        return Method(solver or "rk4", steps, tmax)
-    solver = solver or "rk4"
-    fixed = "angle_heun" if solver == "reversible" else solver
-    found = flow.steps_for(pilot, tmax, tolerance, fixed, limit)
-    found = distributed.broadcast(found)  # type: ignore[assignment]  # machines may round otherwise
-    return Method(solver, found[0], tmax, estimate=found[1])
 
 
 def kept_steps(method: Method, save_freq: int | None) -> list[int]:
@@ -247,6 +129,123 @@ def state_record(flow: Flow, t: float, u: Tensor) -> Tensor:
         score @ W.T / scale,
     )
     return torch.stack(parts, dim=1)
+
+
+@dataclass
+class Simulations:
+    """What to simulate.
+
+    Attributes:
+        flow: the flow.
+        method: how to integrate.
+        total: samples of each simulation.
+        kinds: which of `KINDS`.
+        seed: of the latents (and classes) of generation.
+        x: data in its own units, [total, d]; needed to inflate.
+        inflated: whitened final states of an earlier inflation, [total, d], or [total, 2, d] of
+            the reversible solver; needed by a round trip without inflation.
+        classes: of the network; 0 for none.
+        data_classes: numbers of the classes of the data, [total]; None without.
+        eps: see `Flow.latents`.
+        donors: of an earlier inflation, see `latents.lender`; None for none.
+        gen_source: what generation takes of this run's own inflation, if it makes one.
+        gen_class: number of the class to generate; None for random ones, or those of the donors.
+        save_freq: see `simulation.kept_steps`.
+        dtype: of the arrays that are kept.
+    """
+
+    flow: Flow
+    method: Method
+    total: int
+    kinds: tuple[str, ...]
+    seed: int
+    x: Tensor | None = None
+    inflated: Tensor | None = None
+    classes: int = 0
+    data_classes: np.ndarray | None = None
+    eps: float | None = None
+    donors: Lender = None
+    gen_source: str = "diag"
+    gen_class: int | None = None
+    save_freq: int | None = None
+    dtype: torch.dtype = torch.float64
+
+    def run(self) -> dict[str, Result]:
+        """Simulate, in a session; every rank must call this.
+
+        Raises:
+            UserError: if there are no donors of the class.
+        """
+        results: dict[str, Result] = {}
+        if "melt" in self.kinds:
+            results["melt"] = self._simulate(self._data, False, "inflation", self.data_classes)
+        if "roundtrip" in self.kinds:
+            melt = results.get("melt")
+
+            def latents(number: int, block: range) -> Tensor:
+                if melt is not None:
+                    return melt.final[number]
+                assert self.inflated is not None
+                return self._pair(self.inflated[block.start : block.stop])
+
+            results["roundtrip"] = self._simulate(latents, True, "round trip", self.data_classes)
+        if "gen" in self.kinds:
+            results["gen"] = self._generate(results.get("melt"))
+        return results
+
+    def _generate(self, melt: Result | None) -> Result:
+        donors = self.donors
+        if self.gen_source != "diag" and melt is not None:
+            states = everywhere(melt.final, self.total, self.flow.block)
+            with cli.user_errors():
+                donors = lender(self.gen_source, states, self.data_classes)
+        picks, classes = None, None
+        if donors is not None:
+            with cli.user_errors():
+                donors = donors.of_class(self.gen_class)
+            picks = donors.picks(self.seed, 0, self.total)
+        if self.gen_class is not None:
+            classes = np.full(self.total, self.gen_class)
+        elif self.classes and donors is not None and donors.classes is not None:
+            classes = donors.classes[picks]
+        elif self.classes:
+            drawn = drawn_of(self.flow)
+            classes = drawn[random_classes(self.seed, 0, self.total, len(drawn))]
+
+        def latents(_: int, block: range) -> Tensor:
+            n, stop = len(block), self.method.stop
+            u = self.flow.latents(n, self.seed, self.eps, block.start, t=stop)
+            if donors is not None and picks is not None:
+                u = donors.lend(self.flow, u, picks[block.start : block.stop])
+            return self._pair(u)
+
+        return self._simulate(latents, True, "generation", classes)
+
+    def _simulate(
+        self, start: Any, backward: bool, label: str, classes: np.ndarray | None
+    ) -> Result:
+        labels = None
+        if classes is not None:
+            number = torch.from_numpy(classes.astype(np.int64))
+            labels = torch.nn.functional.one_hot(number, self.classes).float()
+        result = simulate(
+            self.flow, self.method, self.total, start, backward, self.save_freq, label,
+            self.dtype, labels,
+        )  # fmt: skip
+        if classes is not None and result.arrays:
+            result.arrays["classes"] = class_labels(self.flow)[classes]
+        return result
+
+    def _data(self, _: int, block: range) -> Tensor:
+        assert self.x is not None
+        x = self.x[block.start : block.stop]
+        return self._pair(self.flow.to_whitened(x, self.method.start, "unscaled"))
+
+    def _pair(self, u: Tensor) -> Tensor:
+        """States as the solver carries them: the reversible one carries two, [2, n, d]."""
+        if u.dim() == 3:
+            return u.transpose(0, 1)
+        return torch.stack([u, u]) if self.method.solver == "reversible" else u
 
 
 def latent_summary(flow: Flow, latents: np.ndarray, stop: float) -> dict[str, float]:

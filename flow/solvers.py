@@ -204,6 +204,8 @@ SOLVERS: dict[str, Callable[..., Tensor]] = {
     "adaptive": adaptive,
     "reversible": reversible,
 }
+# Evaluations a step.
+STAGES = {"angle_euler": 1, "angle_heun": 2, "ab2": 1, "ab3": 1, "rk4": 4, "reversible": 4}
 ORDERS = {"angle_euler": 1, "angle_heun": 2, "ab2": 2, "ab3": 3, "rk4": 4, "reversible": 2}
 SOLVER_HELP = (
     "heun and euler are the paper's, on its time grids; the others integrate in the angle, where "

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -32,6 +32,7 @@ from torch_utils.peers import (
     world_size,
 )
 
+T = TypeVar("T")
 SMALL = 2e9  # operations of a network on one batch, below which one thread does best
 
 _device = torch.device("cpu")
@@ -176,11 +177,11 @@ def rank0_first() -> Iterator[None]:
         barrier()
 
 
-def broadcast(value: object) -> object:
+def broadcast(value: T) -> T:
     """Rank 0's value, a plain Python object, on every rank."""
     if not dist.is_initialized():
         return value
-    box = [value]
+    box: list = [value]
     dist.broadcast_object_list(box, src=0, device=_device)
     return box[0]
 

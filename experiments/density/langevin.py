@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dnnlib import cli, density_plot, plot
+from dnnlib.options import SEED, RunOptions, option, takes
 from dnnlib.util import write_json
 from experiments.density.density import noise_at_start, true_log_density, true_model
 from experiments.density.gaussianity import ks_distance
 from flow.exact import MixtureField
 from flow.flow import Flow, open_flow
 from flow.integration import Watcher
-from flow.simulation_run import check_results, save_results
+from flow.options import NetworkOptions, SaveOptions
+from flow.results import check_results, document, save_results
 from torch_utils import distributed, seeding
 from training.data.toys import ToySource, trained_on
 
@@ -161,28 +164,25 @@ def both(
     return {"ODE": ode, "SDE": sde}, times
 
 
+@dataclass(frozen=True, kw_only=True)
+class LangevinOptions(SaveOptions, NetworkOptions, RunOptions):
+    """Options of the command."""
+
+    total_samples: int = option(20000, type=click.IntRange(min=2), help="of each process")
+    steps: int = option(
+        250, type=click.IntRange(min=2),
+        help="of each process; the SDE is of first order and needs many",
+    )  # fmt: skip
+    churn: float = option(
+        1.0, type=click.FloatRange(min=0, max=1),
+        help="share of fresh noise: 1 is the SDE, 0 the ODE in first-order steps",
+    )  # fmt: skip
+    seed: int = option(0, type=SEED, help="of latents and noise")
+
+
 @cli.command(EXAMPLE)
-@click.option("--save_dir", type=click.Path(), required=True, help="where results go")
-@click.option("--network", required=True, help="network file, or folder of runs (its latest)")
-@cli.options(*cli.network_checks)
-@click.option("--total_samples", type=click.IntRange(min=2), default=20000, help="of each process")
-@click.option(
-    "--steps",
-    type=click.IntRange(min=2),
-    default=250,
-    help="of each process; the SDE is of first order and needs many",
-)
-@click.option(
-    "--churn",
-    type=click.FloatRange(min=0, max=1),
-    default=1.0,
-    help="share of fresh noise: 1 is the SDE, 0 the ODE in first-order steps",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="of latents and noise")
-@cli.device_option
-@cli.plot_option
-@cli.dry_run_option
-def main(**options: Any) -> None:  # fmt: skip
+@takes(LangevinOptions)
+def main(options: LangevinOptions) -> None:
     """Generate by the Langevin (reverse SDE) and by the flow's ODE from the same latents.
 
     Writes {data}_{schedule}_langevin.npz (states of both over time, paper's coordinates),
@@ -192,25 +192,25 @@ def main(**options: Any) -> None:  # fmt: skip
     with cli.user_errors():
         check_growth(flow)
     if getattr(flow.model, "shape", None) is not None:
-        raise cli.UserError(f"--network={options['network']} is one of images; name one of vectors")
-    cli.check_writable(options["save_dir"], "--save_dir")
-    n, steps = options["total_samples"], options["steps"]
+        raise cli.UserError(f"--network={options.network} is one of images; name one of vectors")
+    cli.check_writable(options.save_dir, "--save_dir")
+    n, steps = options.total_samples, options.steps
     distributed.print0(f"{n} samples, {steps} steps of the SDE, {steps} of the ODE (ab3)")
-    if options["dry_run"]:
+    if options.dry_run:
         return
-    with distributed.session(options["device"]):
+    with distributed.session(options.device):
         run(flow, options)
 
 
-def run(flow: Flow, options: dict[str, Any]) -> None:
+def run(flow: Flow, options: LangevinOptions) -> None:
     """Generate, compare and write, within a session."""
     started = time.monotonic()
-    n, seed, steps = (options[k] for k in ("total_samples", "seed", "steps"))
+    n, seed, steps = options.total_samples, options.seed, options.steps
     keep = {*range(0, steps, max(1, steps // 60)), steps}
-    name, folder = trained_on(flow.info), Path(options["save_dir"])
+    name, folder = trained_on(flow.info), Path(options.save_dir)
     stem = f"{name or 'data'}_{flow.schedule.name}_langevin"
     check_results(folder / f"{stem}.json", {"network_sha256": flow.digest})
-    states, times = both(flow, n, seed, steps, options["churn"], keep)
+    states, times = both(flow, n, seed, steps, options.churn, keep)
     if not states:
         return
     truth = true_model(flow, str(name))
@@ -226,10 +226,8 @@ def run(flow: Flow, options: dict[str, Any]) -> None:
     result["seconds"] = time.monotonic() - started
     pairs = {k: in_paper_coordinates(flow, v, times) for k, v in states.items()}
     save_results(folder / f"{stem}.npz", {"ode": pairs["ODE"], "sde": pairs["SDE"], "t": times})
-    shown = {k: v for k, v in options.items() if k not in ("plot", "dry_run")}
-    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
-    write_json(folder / f"{stem}.json", {"options": shown, "schedule": schedule, "results": result})
-    if options["plot"]:
+    write_json(folder / f"{stem}.json", {**document(flow, options), "results": result})
+    if options.plot:
         draw(folder / stem, pairs, times, ends, truth)
     print(json.dumps(result, indent=2))
     print(f"Results: {folder}/{stem}*", flush=True)

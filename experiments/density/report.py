@@ -25,8 +25,8 @@ from experiments.density.gaussianity import Gaussianity, gaussianity
 from flow.exact import MixtureField
 from flow.flow import Flow
 from flow.likelihood import log_prob
-from flow.simulation import Method
-from flow.simulation_run import save_results
+from flow.method import Method
+from flow.results import save_results
 from flow.solvers import ORDERS
 
 CURVE, MAP = 2001, 120  # points of a density picture, 1-D and a side of 2-D

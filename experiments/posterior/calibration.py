@@ -12,6 +12,7 @@ from dnnlib.util import atomic_path, format_time, write_json
 from experiments.posterior import mcmc
 from experiments.posterior import plots as posterior_plots
 from experiments.posterior.mcmc import STATE, Settings
+from experiments.posterior.options import McmcOptions
 from experiments.posterior.posterior import Problem, simulate_data
 from experiments.posterior.sbc import calibrate
 from experiments.posterior.tarp import expected_coverage
@@ -21,46 +22,44 @@ CONVERGED = 1.01  # largest R-hat that passes without a warning
 LEAST_ESS = 400
 
 
-def settings_of(options: dict[str, Any]) -> Settings:
+def settings_of(options: McmcOptions) -> Settings:
     """What the samplers are told."""
     return Settings(
-        seed=options["seed"],
-        chains=options["chains"],
-        draws=options["mcmc_n"],
-        burn=options["burn"],
-        thin=options["thin"],
-        step_size=options["step_size"],
-        traj_length=options["traj_length"],
-        accept=options["acpt"],
-        proposals=options["proposals"],
-        grid=options["grid"],
-        keep_z=options["keep_z"],
-        refresh=options["refresh"],
+        seed=options.seed,
+        chains=options.chains,
+        draws=options.mcmc_n,
+        burn=options.burn,
+        thin=options.thin,
+        step_size=options.step_size,
+        traj_length=options.traj_length,
+        accept=options.acpt,
+        proposals=options.proposals,
+        grid=options.grid,
+        keep_z=options.keep_z,
+        refresh=options.refresh,
     )
 
 
-def weights(
-    problem: Problem, options: dict[str, Any], summary: dict[str, Any], folder: Path
-) -> None:
+def weights(problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path) -> None:
     """The posterior of the weights of one simulated data set.
 
     Raises:
         ValueError: after all is written, if the draws are not of the posterior.
     """
     settings = settings_of(options)
-    problem, truth = simulate_data(problem, options["gt_n"], options["seed"])
-    draws, report = mcmc.run(options["sampler"], problem, truth, settings, folder)
+    problem, truth = simulate_data(problem, options.gt_n, options.seed)
+    draws, report = mcmc.run(options.sampler, problem, truth, settings, folder)
     if not distributed.is_main():
         return
     warnings = mcmc.warnings_of(draws, report, CONVERGED, LEAST_ESS)
-    summary |= {"settings": settings.plain(), "prior": options["prior"], **report}
+    summary |= {"settings": settings.plain(), "prior": options.prior, **report}
     summary["warnings"] = [*warnings, *([draws.fatal] if draws.fatal else [])]
     mcmc.save(folder, draws, summary)
     print(table(report))
     for warning in warnings:
         print(f"Warning: {warning}")
-    if options["plot"]:
-        title = f"{problem.flow.schedule.name}, {options['gt_n']} data, {options['sampler']}"
+    if options.plot:
+        title = f"{problem.flow.schedule.name}, {options.gt_n} data, {options.sampler}"
         posterior_plots.posterior(folder / "posterior.png", draws.weights, report, title)
         posterior_plots.traces(folder / "traces.png", draws.weights, report["truth"], title)
     if draws.fatal:
@@ -81,10 +80,10 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, cost])
 
 
-def sbc(problem: Problem, options: dict[str, Any], summary: dict[str, Any], folder: Path) -> None:
+def sbc(problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path) -> None:
     """Simulation-based calibration of the posterior of the weights."""
     settings = replace(settings_of(options), checkpoint=folder / STATE)
-    found = calibrate(problem, options["sims"], options["sim_n"], settings)
+    found = calibrate(problem, options.sims, options.sim_n, settings)
     if not distributed.is_main():
         return
     arrays = {k: v for k, v in found.items() if k != "summary"}
@@ -95,15 +94,15 @@ def sbc(problem: Problem, options: dict[str, Any], summary: dict[str, Any], fold
         print(f"{name}: chi-square p {tests['chi_square_p']:.3f}, {verdict(tests)}")
     for warning in found["summary"]["warnings"]:
         print(f"Warning: {warning}")
-    if options["plot"]:
-        title = f"{problem.flow.schedule.name}: ranks in {options['sims']} simulated data sets"
-        posterior_plots.ranks(folder / "sbc.png", found["ranks"], title, options["seed"])
+    if options.plot:
+        title = f"{problem.flow.schedule.name}: ranks in {options.sims} simulated data sets"
+        posterior_plots.ranks(folder / "sbc.png", found["ranks"], title, options.seed)
 
 
-def tarp(problem: Problem, options: dict[str, Any], summary: dict[str, Any], folder: Path) -> None:
+def tarp(problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path) -> None:
     """Expected coverage of latent posteriors."""
     settings = replace(settings_of(options), checkpoint=folder / STATE)
-    found = expected_coverage(problem, options["sims"], settings)
+    found = expected_coverage(problem, options.sims, settings)
     if not distributed.is_main():
         return
     with atomic_path(folder / "tarp.npz") as path:
@@ -111,10 +110,10 @@ def tarp(problem: Problem, options: dict[str, Any], summary: dict[str, Any], fol
     write_json(folder / "tarp.json", summary | {"results": found["summary"]})
     for name in found["credibility"]:
         print(f"{name}: {verdict(found['summary'][name])}")
-    if options["plot"]:
-        title = f"{problem.flow.schedule.name}: expected coverage of {options['sims']} latents"
+    if options.plot:
+        title = f"{problem.flow.schedule.name}: expected coverage of {options.sims} latents"
         path = folder / "tarp.png"
-        posterior_plots.coverage(path, found["credibility"], title, options["seed"])
+        posterior_plots.coverage(path, found["credibility"], title, options.seed)
 
 
 def verdict(tests: dict[str, Any]) -> str:

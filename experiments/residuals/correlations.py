@@ -10,23 +10,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
+from dnnlib.options import COUNT, PATH, RunOptions, option
 from dnnlib.util import write_json
 from experiments.residuals import files
-from experiments.residuals.autocorrelation import Correlation, cross_correlation
-from experiments.residuals.extract import mine, refuse
+from experiments.residuals.autocorrelation import (
+    NORMALIZATIONS,
+    Correlation,
+    cross_correlation,
+)
+from experiments.residuals.extract import WritingOptions, mine, refuse
 from experiments.residuals.files import CORRELATIONS, ERRORS, OUTPUTS, RESIDUALS, ArrayFile
-from flow.simulation_run import check_results
+from flow.results import check_results
 from torch_utils import distributed
 from torch_utils.peers import agree, of_rank0
 
 LEGENDS = {RESIDUALS: "residuals", OUTPUTS: "network outputs", ERRORS: "network errors"}
 # The released code leaves the D of PRRto30D out.
 NAMES = re.compile(r"(?P<data>.+)_(?P<schedule>PRP|PRRto\d+D?)_(?:toy_)?net_outputs_residuals")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalcOptions(WritingOptions, RunOptions):
+    """Options of both commands that correlate."""
+
+    res_root: str = option(type=PATH, help="what was extracted: the folder; of a toy, the file")
+    data_name: str | None = option(None, help="[that of the files]")
+    n_time_pts: int | None = option(None, type=COUNT, help="the first so many [all]")
+    data_dim: int | None = option(None, help="[read from the files]")
+    dims_to_keep: int | None = option(None, help="[read from the files]")
+    n_samples: int | None = option(None, type=click.IntRange(min=2), help="the first so many [all]")
+    bs: int = option(500, type=COUNT, help="samples read at a time")
+    normalization: str = option(
+        "pearson", type=click.Choice(NORMALIZATIONS),
+        help="what entry (i, j) is divided by: sd0(i) sd(j), for correlation coefficients, or "
+        "sd0(j) sd(j) as published; the diagonals are the same",
+    )  # fmt: skip
 
 
 @dataclass
@@ -67,7 +91,7 @@ class Extracted:
         }
 
 
-def open_times(options: dict[str, Any]) -> Extracted | None:
+def open_times(options: CalcOptions) -> Extracted | None:
     """The files of an image network, one a time.
 
     Returns:
@@ -76,10 +100,10 @@ def open_times(options: dict[str, Any]) -> Extracted | None:
     Raises:
         UserError: naming what is missing or does not agree.
     """
-    folder, name = Path(options["res_root"]), options["data_name"] or "*"
+    folder, name = Path(options.res_root), options.data_name or "*"
     found = sorted(folder.glob(f"{name}_PR*_net_outputs_residuals_time0.npz"))
     matches = [m for m in (NAMES.match(p.name) for p in found) if m]
-    keep = options["dims_to_keep"]
+    keep = options.dims_to_keep
     if len(matches) > 1 and keep is not None:
         exact = [m for m in matches if m["schedule"].removesuffix("D") == f"PRRto{keep}"]
         matches = exact or [m for m in matches if m["schedule"] == "PRP"]
@@ -93,7 +117,7 @@ def open_times(options: dict[str, Any]) -> Extracted | None:
     data, schedule = matches[0]["data"], matches[0]["schedule"]
     with cli.user_errors():
         first = ArrayFile(files.time_file(folder, data, schedule, 0))
-    n = options["n_time_pts"] or first.run.get("n_time_pts") or len(
+    n = options.n_time_pts or first.run.get("n_time_pts") or len(
         list(folder.glob(f"{data}_{schedule}_net_outputs_residuals_time*.npz"))
     )  # fmt: skip
     paths = [files.time_file(folder, data, schedule, k) for k in range(n)]
@@ -117,17 +141,17 @@ def open_times(options: dict[str, Any]) -> Extracted | None:
     return Extracted(data, _named(schedule), opened, [0] * n, count, keys, shape[1], times)
 
 
-def open_toy(options: dict[str, Any]) -> Extracted | None:
+def open_toy(options: CalcOptions) -> Extracted | None:
     """The file of a toy network; see `open_times`."""
-    path = Path(options["res_root"])
+    path = Path(options.res_root)
     if not path.is_file():
         refuse(options, f"--res_root={path}: no such file; run `extracttoys` first")
         return None
     with cli.user_errors("--res_root"):
         file = ArrayFile(path)
     keys, shape = _keys_and_shape(file, 3)
-    match, keep = NAMES.match(path.name), options["dims_to_keep"]
-    data, schedule = (match["data"], match["schedule"]) if match else (options["data_name"], None)
+    match, keep = NAMES.match(path.name), options.dims_to_keep
+    data, schedule = (match["data"], match["schedule"]) if match else (options.data_name, None)
     schedule = file.run.get("schedule", schedule and _named(schedule))
     if schedule is None and keep is not None:
         schedule = "PRP" if keep == shape[2] else f"PRRto{keep}D"
@@ -137,7 +161,7 @@ def open_toy(options: dict[str, Any]) -> Extracted | None:
         )
     _check(options, data, schedule, shape[2])
     agree({f"--res_root={path}": json.dumps([file.run, shape])})
-    n = options["n_time_pts"] or shape[0]
+    n = options.n_time_pts or shape[0]
     if n > shape[0]:
         raise UserError(f"--n_time_pts={n}, but {path} has {shape[0]} times; ask for no more")
     t = file.small("t")
@@ -147,12 +171,12 @@ def open_toy(options: dict[str, Any]) -> Extracted | None:
     return Extracted(data, schedule, [file] * n, starts, count, keys, shape[2], times)
 
 
-def correlate_times(found: Extracted, options: dict[str, Any]) -> None:
+def correlate_times(found: Extracted, options: CalcOptions) -> None:
     """Write the correlations of each time, those that are not there yet, in a session."""
     started, n = time.monotonic(), len(found.opened)
-    paths = [files.lag_file(options["save_dir"], found.data, found.schedule, k) for k in range(n)]
+    paths = [files.lag_file(options.save_dir, found.data, found.schedule, k) for k in range(n)]
     shapes = {CORRELATIONS[k]: (found.dim, found.dim) for k in found.keys}
-    how = {"n_samples": found.count, "normalization": options["normalization"]}
+    how = {"n_samples": found.count, "normalization": options.normalization}
     runs = [how | {"source": f.run} for f in found.opened]
 
     def done_before() -> list[bool]:
@@ -160,28 +184,28 @@ def correlate_times(found: Extracted, options: dict[str, Any]) -> None:
 
     with cli.user_errors():
         done = of_rank0(done_before)
-    distributed.check_shared(options["save_dir"], "--save_dir")
+    distributed.check_shared(options.save_dir, "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
     for i in mine(len(todo), "lags"):
         k = todo[i]
-        arrays = _arrays(found.correlation(k, options["bs"], options["normalization"]))
+        arrays = _arrays(found.correlation(k, options.bs, options.normalization))
         files.save_with_run(paths[k], arrays | {"t": found.times[k]}, runs[k])
     distributed.barrier()
     if distributed.is_main():
         results = [ArrayFile(p) for p in paths]
-        stem = Path(options["save_dir"]) / f"{found.data}_{found.schedule}_autocorrelations"
+        stem = Path(options.save_dir) / f"{found.data}_{found.schedule}_autocorrelations"
         _summarise(stem, found, lambda k, name: results[k].small(name), options, started)
 
 
-def correlate_toy(found: Extracted, options: dict[str, Any]) -> None:
+def correlate_toy(found: Extracted, options: CalcOptions) -> None:
     """Write the correlations of all times to one file, in a session."""
     started, n = time.monotonic(), len(found.opened)
-    path = files.toy_correlation_file(options["save_dir"], found.data, found.schedule)
+    path = files.toy_correlation_file(options.save_dir, found.data, found.schedule)
     source = found.opened[0].run
     check_results(path.with_suffix(".json"), {"network_sha256": source.get("network_sha256")})
     mine_arrays = []
     for k in mine(n, "lags"):
-        c = found.correlation(k, options["bs"], options["normalization"])
+        c = found.correlation(k, options.bs, options.normalization)
         parts = [torch.cat([v.matrix, v.sd_b[None]]).cpu() for v in c.values()]
         mine_arrays.append(torch.stack(parts)[None])
     table = distributed.gather_blocks(mine_arrays, n, 1)  # [times, keys, d + 1, d]
@@ -193,7 +217,7 @@ def correlate_toy(found: Extracted, options: dict[str, Any]) -> None:
     for i, key in enumerate(found.keys):
         arrays[CORRELATIONS[key]] = matrices[:, i].float().numpy()
         arrays[f"{key}_sd"] = sds[:, i].numpy()
-    how = {"n_samples": found.count, "normalization": options["normalization"]}
+    how = {"n_samples": found.count, "normalization": options.normalization}
     files.save_with_run(path, arrays, how | {"source": source})
     of = {_mean(key): means[:, i] for i, key in enumerate(found.keys)}
     _summarise(path.with_suffix(""), found, lambda k, name: of[name][k], options, started)
@@ -221,7 +245,7 @@ def _summarise(
     stem: Path,
     found: Extracted,
     value: Callable[[int, str], Any],
-    options: dict[str, Any],
+    options: CalcOptions,
     started: float,
 ) -> None:
     """The .json with the mean diagonals, and their picture."""
@@ -230,7 +254,7 @@ def _summarise(
     known = bool(np.isfinite(found.times).all())
     x = found.times if known else np.arange(n)
     content = {
-        "options": {k: v for k, v in options.items() if k not in ("plot", "dry_run")},
+        "options": options.record(),
         "n_samples": found.count,
         "dim": found.dim,
         "t": x.tolist(),
@@ -239,7 +263,7 @@ def _summarise(
         "seconds": time.monotonic() - started,
     }
     write_json(f"{stem}.json", content)
-    if options["plot"]:
+    if options.plot:
         lines = {LEGENDS[k]: means[k] for k in LEGENDS if k in means}
         low = min(0.0, *(float(np.nanmin(m, initial=0.0)) for m in lines.values()))
         labels = ("t" if known else "number of the time point", "mean of the diagonal")
@@ -257,26 +281,27 @@ def _keys_and_shape(file: ArrayFile, ndim: int) -> tuple[list[str], tuple[int, .
     return keys, next(iter(shapes))
 
 
-def _count(options: dict[str, Any], there: int) -> int:
-    wanted = options["n_samples"] or there
+def _count(options: CalcOptions, there: int) -> int:
+    wanted = options.n_samples or there
     if wanted > there:
         raise UserError(
-            f"--n_samples={wanted}, but {there} were extracted to {options['res_root']}; ask for "
+            f"--n_samples={wanted}, but {there} were extracted to {options.res_root}; ask for "
             "no more, or extract more"
         )
     return wanted
 
 
-def _check(options: dict[str, Any], data: str, schedule: str, d: int) -> None:
+def _check(options: CalcOptions, data: str, schedule: str, d: int) -> None:
     """Check what the options say of the files.
 
     Raises:
         UserError: naming the option and both values.
     """
     keep = d if schedule == "PRP" else int(schedule.removeprefix("PRRto").removesuffix("D"))
-    for option, value in {"data_name": data, "data_dim": d, "dims_to_keep": keep}.items():
-        if options[option] not in (None, value):
+    for name, value in {"data_name": data, "data_dim": d, "dims_to_keep": keep}.items():
+        said = getattr(options, name)
+        if said not in (None, value):
             raise UserError(
-                f"--{option}={options[option]} contradicts the files of --res_root, which have "
-                f"{option}={value}; leave the option out or name other files"
+                f"--{name}={said} contradicts the files of --res_root, which have {name}={value}; "
+                "leave the option out or name other files"
             )

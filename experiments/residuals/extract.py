@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,14 +16,33 @@ from tqdm import tqdm
 
 from dnnlib import cli
 from dnnlib.cli import UserError
+from dnnlib.options import SEED, DryRunOptions, option
 from dnnlib.util import write_json
-from experiments.residuals.autocorrelation import denoised, noise_rows, space_of
+from experiments.residuals.autocorrelation import NOISES, denoised, noise_rows, space_of
 from experiments.residuals.files import ERRORS, OUTPUTS, RESIDUALS, is_done, save_with_run
 from flow.flow import Flow
+from flow.options import SaveOptions
+from flow.results import document
 from torch_utils import distributed, seeding
 from torch_utils.peers import of_rank0
 from torch_utils.shared_work import NOTHING_KEPT, Parts
 from training.precond import FieldModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingOptions(SaveOptions, DryRunOptions):
+    """What all commands on residuals share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(WritingOptions):
+    """What both commands that extract share."""
+
+    seed: int = option(0, type=SEED, help="of samples and noise")
+    noise: str = option(
+        "fresh", type=click.Choice(NOISES),
+        help="other noise at every time, or each sample's own at all times",
+    )  # fmt: skip
 
 
 @dataclass
@@ -121,7 +141,7 @@ def mine(count: int, label: str) -> Iterator[int]:
 
 
 def extract_files(
-    extraction: Extraction, paths: list[Path], origin: dict[str, Any], options: dict[str, Any]
+    extraction: Extraction, paths: list[Path], origin: dict[str, Any], options: ExtractOptions
 ) -> dict[str, Any] | None:
     """Write a file for each time, those that are not there yet, times shared among ranks.
 
@@ -144,9 +164,9 @@ def extract_files(
         runs = [run | {"t": t} for t in times]
         done = of_rank0(lambda: [is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)])
     check_room(options, 4 * len(shapes) * shape[0] * shape[1], len(paths), done.count(False))
-    if options["dry_run"]:
+    if options.dry_run:
         return None
-    distributed.check_shared(options["save_dir"], "--save_dir")
+    distributed.check_shared(options.save_dir, "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
     for i in mine(len(todo), "times"):
         arrays = extraction.at(todo[i]) | {"t": np.array(times[todo[i]])}
@@ -155,7 +175,7 @@ def extract_files(
     return run
 
 
-def check_room(options: dict[str, Any], size: int, count: int, needed: int) -> None:
+def check_room(options: WritingOptions, size: int, count: int, needed: int) -> None:
     """Say how large the files will be, and refuse where the disk has no room for them.
 
     Args:
@@ -171,34 +191,32 @@ def check_room(options: dict[str, Any], size: int, count: int, needed: int) -> N
         f"{count} file{'s' if count > 1 else ''} of {_readable(size)}, "
         f"{_readable(size * count)} in all; {needed} to be made"
     )
-    folder = Path(options["save_dir"]).absolute()
+    folder = Path(options.save_dir).absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if size * needed > free:
         refuse(
             options,
-            f"--save_dir={options['save_dir']}: {_readable(size * needed)} are needed and "
+            f"--save_dir={options.save_dir}: {_readable(size * needed)} are needed and "
             f"{_readable(free)} free; name another disk, fewer --n_time_pts or --n_samples",
         )
 
 
-def refuse(options: dict[str, Any], line: str) -> None:
+def refuse(options: DryRunOptions, line: str) -> None:
     """Stop with an error; a dry run, which may come before its data is there, only says it.
 
     Raises:
         UserError: unless it is a dry run.
     """
-    if not options["dry_run"]:
+    if not options.dry_run:
         raise UserError(line)
     distributed.print0(f"Note: {line}")
 
 
-def write_record(path: Path, flow: Flow, options: dict[str, Any], facts: dict[str, Any]) -> None:
+def write_record(path: Path, flow: Flow, options: ExtractOptions, facts: dict[str, Any]) -> None:
     """The .json beside what was extracted."""
-    shown = {k.rstrip("_"): v for k, v in options.items() if k != "dry_run"}
-    schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
-    write_json(path, {"options": shown, "schedule": schedule, **facts})
+    write_json(path, {**document(flow, options), **facts})
     print(f"Results: {path}", flush=True)
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from dnnlib.arrays import load_npz
-from flow.simulation_run import save_results
+from flow.results import save_results
 
 OUTPUTS, RESIDUALS, ERRORS = "net_outputs", "net_residuals", "net_errors"
 CORRELATIONS = {

@@ -28,6 +28,7 @@ class CountOptions(BaseOptions, RunOptions):
 
     n: int = option(5, "-N", type=COUNT, help="how many")
     tmax: float | None = again(BaseOptions, "tmax", 7.0)
+    class_: int = again(BaseOptions, "class_", help="the default stays")
     kind: str = option("a", type=click.Choice(["a", "b"]), help="which")
     animate: bool = option(False, help="moves")
 

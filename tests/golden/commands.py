@@ -21,10 +21,8 @@ NLL_TOYS = (
     "calc_nll.py toys --save_dir={out} --device=cpu --total_samples=60 --solver=rk4 --steps=3"
 )
 NLL_NET = f"calc_nll.py net {IMAGES} --solver=ab3 --steps=3 --no-plot"
-MCMC = (
-    "toy_MCMC_exps.py --outdir={out} --network={prr} --device=cpu --gt_n=8 --chains=2 --mcmc_n=12 "
-    "--burn=6 --keep_z=3 --prior=dirichlet --solver=rk4 --steps=2"
-)
+CALIBRATE = "toy_MCMC_exps.py --outdir={out} --network={prr} --device=cpu --solver=rk4 --steps=2"
+MCMC = f"{CALIBRATE} --gt_n=8 --chains=2 --mcmc_n=12 --burn=6 --keep_z=3 --prior=dirichlet"
 COVER = "run_toy_alphashape_mesh_exps.py --save_dir={out} --device=cpu --solver=rk4 --steps=4"
 RESIDUALS = "calc_net_residuals_autocorrelations.py"
 DETECTOR = "--detector={inputs}/tiny.pt --detector-input=pixels --device=cpu"
@@ -147,8 +145,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "nuts": (
         f"{MCMC} --sampler=nuts --no-plot --gt_n=3 --traj_length=3 --mcmc_n=8 --burn=1 --steps=1",
     ),
-    "sbc": (f"{MCMC} --experiment=sbc --sims=10 --sim_n=6 --grid=21 --no-plot",),
-    "tarp": (f"{MCMC} --experiment=tarp --sims=12 --proposals=16 --no-plot",),
+    "sbc": (f"{CALIBRATE} --experiment=sbc --sims=10 --sim_n=6 --grid=21 --no-plot",),
+    "tarp": (f"{CALIBRATE} --experiment=tarp --sims=12 --proposals=16 --no-plot",),
     # quality of images, files, reports
     "reference": (
         f"fid.py ref --data={{digits}}/digits.zip --dest={{out}}/reference.npz {DETECTOR}",

@@ -8,7 +8,7 @@ import torch
 
 import calc_roundtrip_mse
 from flow.flow import load_flow
-from flow.image_simulation import pixel_errors
+from flow.images import pixel_errors
 from tests.helpers import ROOT, run_script
 from tests.image_networks import digits, error_line, good, trained, untrained
 from training.data.images import ImageSource, to_pixels

@@ -9,8 +9,8 @@ import torch
 
 import pfODE_int
 from flow.flow import Flow, load_flow, vp_ode_times
-from flow.simulation import ENDS_ONLY, KEYS, paper_method
-from flow.simulation_run import KINDS, Simulations
+from flow.method import paper_method
+from flow.simulation import ENDS_ONLY, KEYS, KINDS, Simulations
 from tests.helpers import ROOT, run_script
 from tests.image_networks import digits, error_line, good, trained, untrained
 from tests.training.test_edm_precond import IMAGES, published

@@ -20,7 +20,8 @@ import torch
 from torch_utils import distributed
 from tests.helpers import three_blobs
 from training.basis import eigenbasis
-from flow.simulation import Method, simulate
+from flow.method import Method
+from flow.simulation import simulate
 from training.data.toys import ToySource
 
 with distributed.session("cpu"):

@@ -14,7 +14,7 @@ from experiments.coverage.coverage import (
     transported,
 )
 from experiments.coverage.regions import alpha_region, mesh_region, polygon_region
-from flow.simulation import Method
+from flow.method import Method
 from tests.helpers import gaussian_flow, three_blobs
 
 pytest.importorskip("shapely")

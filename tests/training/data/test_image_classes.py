@@ -10,7 +10,7 @@ import gen_fid_samples
 import pfODE_int
 import train
 from flow.flow import load_flow
-from flow.image_simulation import open_data, pilot_classes
+from flow.images import open_data, pilot_classes
 from flow.latents import class_number
 from flow.numbered_images import block_classes
 from tests.image_fixtures import pixels, png, write_folder, write_zip

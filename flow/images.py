@@ -1,0 +1,142 @@
+"""Networks of images and their images, as scripts open, check and label them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dnnlib.cli import UserError, user_errors
+from flow.flow import Flow, open_flow
+from flow.latents import class_labels, class_number, drawn_of
+from flow.method import IMAGE_PILOTS
+from flow.options import UNLABELLED, ImageNetworkOptions
+from flow.results import check_content, check_network
+from torch_utils import distributed
+from training.data.images import ImageSource, to_pixels
+
+
+def open_network(options: ImageNetworkOptions) -> tuple[Flow, str]:
+    """The flow of --network, and the name of its data: --data_name, or what the network says.
+
+    Raises:
+        UserError: if it is not a network of images, or another option contradicts it.
+    """
+    flow = open_flow(options)
+    if getattr(flow.model, "shape", None) is None or len(shape_of(flow)) != 3:
+        raise UserError(
+            f"--network={options.network} was not trained on images; see toy_pfODE_int.py"
+        )
+    check_network(flow, options)
+    name = options.data_name or flow.info.get("data", {}).get("name", "images")
+    if Path(name).name != name:
+        raise UserError(f"--data_name={name} becomes part of file names: give a plain name")
+    return flow, name
+
+
+def shape_of(flow: Flow) -> tuple[int, ...]:
+    """Channels, height and width of the network's images."""
+    return tuple(flow.model.shape)  # type: ignore[arg-type, union-attr]
+
+
+def classes_of(flow: Flow) -> int:
+    """Classes that the network is given, 0 for none."""
+    if flow.unlabelled:
+        return 0
+    return int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
+
+
+def check_class(flow: Flow, label: int | str | None) -> int | None:
+    """Check --class, a label as the data has it; with "none" the network gets zeros from here on.
+
+    Returns:
+        the number of the class to generate; None for all of them, or without classes.
+
+    Raises:
+        UserError: saying which classes there are.
+    """
+    classes = classes_of(flow)
+    if classes and label is None:
+        distributed.print0(
+            f"Note: this network has {classes} classes, and its samples have their labels; the "
+            f"published scripts gave it zeros, as --class={UNLABELLED} does"
+        )
+    if classes and label == UNLABELLED:
+        flow.unlabelled = True
+        return None
+    with user_errors():
+        return class_number(flow, label)
+
+
+def pilot_classes(flow: Flow) -> np.ndarray | None:
+    """Numbers of the classes of pilots, [IMAGE_PILOTS]; None without classes."""
+    return np.resize(drawn_of(flow), IMAGE_PILOTS) if classes_of(flow) else None
+
+
+def one_hot(flow: Flow, classes: np.ndarray | None) -> Tensor | None:
+    """Class numbers [n] as the labels that the network takes, [n, classes]."""
+    if classes is None:
+        return None
+    number = torch.from_numpy(classes.astype(np.int64))
+    return torch.nn.functional.one_hot(number, classes_of(flow)).float()
+
+
+def open_data(flow: Flow, path: str | None) -> ImageSource:
+    """The images of --data_root, checked against the network.
+
+    Raises:
+        UserError: naming the option and both values.
+    """
+    if path is None:
+        raise UserError("--data_root is missing: name a zip or folder made by dataset_tool.py")
+    with user_errors("--data_root"):
+        source = ImageSource(path, use_labels=classes_of(flow) > 0, class_labels=class_labels(flow))
+    if source.shape != shape_of(flow):
+        raise UserError(
+            f"--data_root={path} has images of {_size(source.shape)}; the network was trained on "
+            f"{_size(shape_of(flow))}: name its data, or convert these with dataset_tool.py"
+        )
+    check_content(flow, source, "--data_root", path)
+    return source
+
+
+def drawn_classes(source: ImageSource, seed: int, start: int, stop: int) -> np.ndarray | None:
+    """Numbers of the classes of the drawn images start..stop, [n]; None without classes."""
+    labels = source.labels(seed, start, stop, "drawn")
+    return None if labels is None else labels.argmax(1).numpy()
+
+
+def how_many(wanted: int, source: ImageSource, option: str) -> int:
+    """As many images as wanted, or all that there are, which is said."""
+    if wanted > len(source):
+        distributed.print0(f"Note: {option}={wanted}, but there are {len(source)} images: all used")
+    return min(wanted, len(source))
+
+
+def pixel_errors(x: Tensor, back: Tensor) -> dict[str, np.ndarray]:
+    """Squared errors of each image in pixel units (0 to 255), mean over its d values, float64.
+
+    Args:
+        x: images in [-1, 1], [n, d].
+        back: the same after a round trip, [n, d].
+
+    Returns:
+        mse: of both rounded to the nearest pixel value; mse_uint8_wrapped: the same with the
+        difference and its square in unsigned 8-bit arithmetic, modulo 256, as published numbers
+        were computed; mse_unrounded. Each [n].
+    """
+    flat = (x.shape[1], 1, 1)
+    a, b = (to_pixels(v, flat)[:, 0, 0] for v in (x, back))
+    wrapped = np.square(a - b, dtype=np.uint8)
+    exact = 127.5 * (back.cpu().double() - x.cpu().double())
+    return {
+        "mse": np.square(a.astype(np.float64) - b).mean(1),
+        "mse_uint8_wrapped": wrapped.astype(np.float64).mean(1),
+        "mse_unrounded": exact.square().mean(1).numpy(),
+    }
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]}x{shape[1]} with {shape[0]} channel{'s' if shape[0] > 1 else ''}"

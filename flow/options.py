@@ -1,0 +1,188 @@
+"""What scripts that open a network and integrate its flow ask for, each option in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from dnnlib.options import COUNT, PATH, POSITIVE, DeviceOptions, Options, again, option
+from flow.integration import IMAGE_BLOCK
+from flow.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
+from training.data.options import VectorOptions
+
+TOLERANCE = click.FloatRange(min=1e-10)
+GEN_SOURCES = ("diag", "empirical", "donors")
+GEN_SOURCE_HELP = (
+    "latents of generation. diag: Gaussian with the schedule's variances. empirical: Gaussian with "
+    "the variances of inflated data. donors: compressed dimensions together from random inflated "
+    "data, whose shape they keep"
+)
+UNLABELLED = "none"  # what --class says for zero labels
+
+
+class ClassNumber(click.ParamType):
+    """A class, or none."""
+
+    name = "INTEGER|none"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int | str:
+        """Parse "3" to 3 and leave "none" as it is."""
+        if value == UNLABELLED or isinstance(value, int):
+            return value
+        if not value.isdecimal():
+            self.fail(f"{value!r} is neither a class, 0 or more, nor {UNLABELLED}", param, ctx)
+        return int(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(DeviceOptions):
+    """Which network."""
+
+    network: str = option(help="network file, or folder of runs (its latest)")
+    sha256: str | None = option(None, metavar="HEX", help="digest that the network file must have")
+    tmax: float | None = option(
+        None, "--end_time", type=POSITIVE,
+        help="end time of the flow [read from the network; older files may lack it]",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveOptions(Options):
+    """Where to."""
+
+    save_dir: str = option(type=PATH, help="where results go")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownOptions(NetworkOptions):
+    """What the network knows itself, and is compared with; see `results.check_network`."""
+
+    data_name: str | None = option(None, help="name of the data [that of the network]")
+    data_dim: int | None = option(None, help="[read from the network]")
+    dims_to_keep: int | None = option(None, help="[read from the network]")
+    end_vars: float | None = option(None, help="variance of kept latents [read from the network]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyNetworkOptions(KnownOptions, VectorOptions):
+    """A network of toys or vectors, and its data."""
+
+    data_name: str | None = again(KnownOptions, "data_name", help="toy data set [the network's]")
+    data: str | None = again(VectorOptions, "data", help="your own vectors, for a network of such")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNetworkOptions(SaveOptions, KnownOptions):
+    """A network of images."""
+
+    img_size: int | None = option(None, help="side of the images, if you want it checked")
+    img_ch: int | None = option(None, help="their channels, if you want them checked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDataOptions(ImageNetworkOptions):
+    """A network of images and the images to carry through it."""
+
+    data_root: str | None = option(None, type=PATH, help="zip or folder of images  [required]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(Options):
+    """The batch of the network."""
+
+    bs: int = option(
+        IMAGE_BLOCK, type=COUNT,
+        help=f"accepted for older commands: the network's batch is always {IMAGE_BLOCK}, on which "
+        "the last bits depend, so that a seed gives the same result in any run",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroLabelOptions(Options):
+    """Labels of a class-conditional network, for images that have theirs."""
+
+    class_: str | None = option(
+        None, type=click.Choice([UNLABELLED]),
+        help="give a class-conditional network zero labels, as the published scripts do "
+        "[those of the images]",
+    )  # fmt: skip
+
+
+def tolerance_option(default: float | None = None) -> Any:
+    """--tol, in whose place a script uses `default` where it is not given."""
+    stated = "" if default is None else f" [{default:g}]"
+    return option(
+        None, type=TOLERANCE,
+        help="rms error allowed on pilots, whitened units, by the fewest steps (a power of two); "
+        f"also of --solver=adaptive{stated}",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions(Options):
+    """How to integrate; see `method.choose`."""
+
+    solver: str | None = option(
+        None, type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
+        help=f"{SOLVER_HELP}  [rk4 at --tol, fewer evaluations for the same error than the "
+        "published default, euler; euler if --steps or --h is given]",
+    )  # fmt: skip
+    steps: int | None = option(
+        None, "--n_iters", type=COUNT,
+        help="solver steps; without --solver, points of the paper's Euler grid",
+    )  # fmt: skip
+    tol: float | None = tolerance_option()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToySolverOptions(SolverOptions):
+    """The same for toys and vectors, with the paper's Euler grid."""
+
+    h: float | None = option(None, type=POSITIVE, help="time step of the paper's Euler grid")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSolverOptions(SolverOptions):
+    """The same for images, with the paper's Heun grids."""
+
+    solver: str | None = again(
+        SolverOptions, "solver",
+        help=f"{SOLVER_HELP}  [ab2 with 33 evaluations, fewer for the same error than the "
+        "published default, heun; heun if --n_iters or --disc is given]",
+    )  # fmt: skip
+    steps: int | None = again(
+        SolverOptions, "steps",
+        help="solver steps; without --solver, points of the paper's Heun grid [256 for the paper's "
+        "solvers]",
+    )  # fmt: skip
+    disc: str | None = option(
+        None, type=click.Choice(["ifs", "vp_ode"]),
+        help="grid of the paper's solvers: linear from 0, or from 0.01 to tmax [vp_ode]",
+    )  # fmt: skip
+    vpode_disc_eps: float | None = option(
+        None, type=POSITIVE, help="first time of --disc=vp_ode [0.01]"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentOptions(Options):
+    """Latents of generation."""
+
+    eps: float | None = option(
+        None, type=POSITIVE,
+        help="variance of compressed latents in generation [the schedule's own]",
+    )  # fmt: skip
+    gen_source: str = option("diag", type=click.Choice(GEN_SOURCES), help=GEN_SOURCE_HELP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLatentOptions(LatentOptions):
+    """Latents and classes of generated images."""
+
+    class_: int | str | None = option(
+        None, type=ClassNumber(),
+        help="of a class-conditional network: generate this class only [random classes]; none: "
+        "give it zero labels throughout, as the published scripts do",
+    )  # fmt: skip
