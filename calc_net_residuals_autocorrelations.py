@@ -31,7 +31,7 @@ from flow.flow import ifs_times, open_flow, vp_ode_times
 from flow.simulation_run import check_results
 from flow.toy_options import network_options, network_source
 from torch_utils import distributed
-from torch_utils.shared_work import Parts
+from torch_utils.work import Parts
 
 EXTRACT = """
 python calc_net_residuals_autocorrelations.py extract --save_dir=net_outputs-tmp --network=out \\

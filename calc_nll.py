@@ -48,7 +48,7 @@ from flow.toy_options import data_of, network_source
 from flow.toy_options import network_options as toy_network_options
 from flow.toy_options import solver_options as toy_solver_options
 from torch_utils import distributed
-from torch_utils.shared_work import Parts
+from torch_utils.work import Parts
 from training.data.images import ImageSource
 from training.data.toys import ToySource
 from training.data.vectors import VectorSource

@@ -32,7 +32,7 @@ from flow.simulation_run import check_results, save_results
 from flow.solvers import PAPER_SOLVERS
 from flow.toy_options import network_options, network_source, solver_options
 from torch_utils import distributed
-from torch_utils.shared_work import Parts
+from torch_utils.work import Parts
 from training.data.toys import ToySource
 from training.training_loop import describe
 

@@ -17,7 +17,7 @@ from flow.method_options import PILOTS, toy_method
 from flow.simulation import Method
 from flow.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
 from torch_utils import distributed
-from torch_utils.run_state import NETWORK, begin, finish
+from torch_utils.work import NETWORK, begin, finish
 
 EXAMPLE = """
 python toy_MCMC_exps.py --outdir=mcmc-tmp --network=out

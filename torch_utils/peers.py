@@ -32,7 +32,7 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # one process o
 PATIENCE = timedelta(minutes=60)  # with others that read, or are started late
 POLL = 0.25  # seconds between looks at whether another process has failed
 LINGER, LATE = 3.0, 20.0  # seconds that a failed one waits until others know; that start late
-PACKAGES = ("dnnlib", "torch_utils", "training", "experiments")
+PACKAGES = ("dnnlib", "torch_utils", "training", "flow", "metrics", "experiments")
 # Options that may differ: names of files and folders, whose content is compared; and devices.
 FREE = {
     "network", "transfer", "resume", "images", "ref", "data", "dest", "detector", "device",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torch_utils.inert_pickle import quote
+from torch_utils.files.inert_pickle import quote
 
 MAX_SIZE = 2**16  # of any number that is a size: channels, resolution, classes
 MAX_REPEATS = {"num_blocks": 64, "depth": 256}

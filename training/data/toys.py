@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed, seeding
+from training.data.source import Unlabelled
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]
 BASIS_SAMPLES = 2**18
@@ -186,7 +187,7 @@ def orthonormal_projection(n: int, d: int, seed: int = 42) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class ToySource:
+class ToySource(Unlabelled):
     """An endless stream of a named toy set, optionally embedded into more dimensions.
 
     Attributes:
@@ -200,6 +201,7 @@ class ToySource:
     augment_to: int | None = None
     embedding: str = "orthonormal"
     embedding_noise: float = 0.2
+    count = None  # the stream is endless
 
     def __post_init__(self):
         if self.name not in TOY_SETS:
@@ -242,9 +244,9 @@ class ToySource:
         for block in distributed.share(BASIS_SAMPLES, 2**14):
             yield self.samples(0, block.start, block.stop, purpose="basis")
 
-    def description(self) -> dict:
+    def description(self) -> dict[str, Any]:
         """What the network file says about its data."""
-        described: dict = {"kind": "toy", "name": self.name, "dim": self.dim}
+        described: dict[str, Any] = {"kind": "toy", "name": self.name, "dim": self.dim}
         described["definition"] = DEFINITION
         if self.augment_to is not None:
             described |= {

@@ -17,8 +17,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from torch_utils.inert_pickle import Names, RefusedError, quote, read, table
-from torch_utils.inert_values import PLAIN, check_size
+from torch_utils.files.inert_pickle import Names, RefusedError, quote, read, table
+from torch_utils.files.inert_values import PLAIN, check_size
 
 ZIP_MAGIC = b"PK\x03\x04"
 # How every file begins that torch.save wrote before it wrote zip archives: a number, a version.
