@@ -22,6 +22,7 @@ from torch_utils.peers import local_world_size
 from training.data.image_decode import kind, kind_of
 from training.data.image_files import ImageSet, open_images
 from training.data.image_labels import spelled
+from training.data.source import Source
 
 CACHE_VERSION = 1
 CACHE_MIN = 2**25  # bytes of pixels: less is decoded in a second or two
@@ -29,7 +30,7 @@ CACHE_WAIT = 3600.0  # seconds that a process waits for the one that decodes
 BASIS_BLOCK = 2048
 
 
-class ImageSource:
+class ImageSource(Source):
     """Images of a .zip or folder, all of one size, as vectors in [-1, 1].
 
     Args:
@@ -56,6 +57,9 @@ class ImageSource:
     Raises:
         ValueError: one line that names the file and what is wrong with it.
     """
+
+    shape: tuple[int, ...]
+    count: int
 
     def __init__(
         self,

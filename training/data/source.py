@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 
-class Source(Protocol):
-    """Where samples come from, in an order that a seed and a position decide."""
+class Source(ABC):
+    """Where samples come from, in an order that a seed and a position decide.
 
-    @property
-    def dim(self) -> int:
-        """Dimensions of a sample, d."""
-        ...
+    Attributes:
+        dim: dimensions of a sample, d.
+        scale: units of the columns, float64 [d].
+        shape: channels, height and width (C, H, W) of images; None for samples that are none.
+        classes: number of classes; 0 without labels.
+        count: how many samples there are; None for an endless stream.
+    """
 
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        """Channels, height and width (C, H, W) of images; None for samples that are none."""
-        ...
+    dim: int
+    scale: Tensor
+    shape: tuple[int, ...] | None = None
+    classes: int = 0
+    count: int | None = None
 
-    @property
-    def classes(self) -> int:
-        """Number of classes; 0 for samples without labels."""
-        ...
-
-    @property
-    def count(self) -> int | None:
-        """How many samples there are; None for an endless stream."""
-        ...
-
-    @property
-    def scale(self) -> Tensor:
-        """Units of the columns, float64 [d]."""
-        ...
-
+    @abstractmethod
     def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
         """Samples start..stop of a seed's stream, [stop - start, d].
 
@@ -47,30 +38,19 @@ class Source(Protocol):
         Raises:
             ValueError: if more samples than there are are asked for outside training.
         """
-        ...
 
     def labels(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor | None:
-        """One-hot classes of the same samples, [stop - start, classes]; None without classes."""
-        ...
+        """One-hot classes of the same samples, float32 [stop - start, classes]; None without."""
+        return None
 
+    @abstractmethod
     def basis_batches(self) -> Iterator[Tensor]:
         """This rank's share of the samples that the eigenbasis is computed from."""
-        ...
 
+    @abstractmethod
     def description(self) -> dict[str, Any]:
         """What the network file says about its data."""
-        ...
 
+    @abstractmethod
     def content_hash(self) -> str:
         """SHA-256 of what the data are, wherever they lie."""
-        ...
-
-
-class Unlabelled:
-    """What samples have that are neither images nor of classes."""
-
-    shape = None
-    classes = 0
-
-    def labels(self, seed: int, start: int, stop: int, purpose: str = "data") -> None:
-        """No classes."""

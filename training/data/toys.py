@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed, seeding
-from training.data.source import Unlabelled
+from training.data.source import Source
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]
 BASIS_SAMPLES = 2**18
@@ -186,8 +186,8 @@ def orthonormal_projection(n: int, d: int, seed: int = 42) -> np.ndarray:
     return columns
 
 
-@dataclass(frozen=True)
-class ToySource(Unlabelled):
+@dataclass
+class ToySource(Source):
     """An endless stream of a named toy set, optionally embedded into more dimensions.
 
     Attributes:
@@ -201,7 +201,6 @@ class ToySource(Unlabelled):
     augment_to: int | None = None
     embedding: str = "orthonormal"
     embedding_noise: float = 0.2
-    count = None  # the stream is endless
 
     def __post_init__(self):
         if self.name not in TOY_SETS:
@@ -211,16 +210,8 @@ class ToySource(Unlabelled):
             raise ValueError(
                 f"--augment_to={self.augment_to} is less than the {own} dimensions of {self.name}"
             )
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a sample, d."""
-        return self.augment_to or TOY_SETS[self.name][0]
-
-    @property
-    def scale(self) -> Tensor:
-        """Units of the columns: toy sets are used as they are."""
-        return torch.ones(self.dim, dtype=torch.float64)
+        self.dim = self.augment_to or own
+        self.scale = torch.ones(self.dim, dtype=torch.float64)  # used as they are
 
     def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
         """Samples start..stop of a seed's stream, float64 [stop - start, d].

@@ -15,7 +15,7 @@ from torch import Tensor
 from dnnlib.arrays import load_npy, load_npz
 from dnnlib.host import printable
 from torch_utils import distributed, seeding
-from training.data.source import Unlabelled
+from training.data.source import Source
 from training.data.table_columns import as_floats, shown
 from training.data.tables import SUFFIXES, TableOptions, read_table
 
@@ -23,7 +23,7 @@ LIMIT = 1e140  # values beyond, and spreads below 1/LIMIT, have no squares in fl
 ROUNDING = 8  # a column that varies by so many steps of float64 does not vary
 
 
-class VectorSource(Unlabelled):
+class VectorSource(Source):
     """Rows of a file. Columns are standardised; the network file stores the statistics.
 
     Args:
@@ -42,6 +42,8 @@ class VectorSource(Unlabelled):
     Raises:
         ValueError: one line that names the file and what is wrong with it.
     """
+
+    count: int
 
     def __init__(
         self,

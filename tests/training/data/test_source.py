@@ -10,7 +10,7 @@ from training.data.source import Source
 from training.data.toys import ToySource
 from training.data.vectors import VectorSource
 
-NAMES = [n for n in vars(Source) if not n.startswith("_")]
+NAMES = [*Source.__annotations__, *(n for n in vars(Source) if not n.startswith("_"))]
 
 
 def toys(_):
