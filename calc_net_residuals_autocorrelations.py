@@ -39,7 +39,7 @@ from flow.options import BlockOptions, ImageDataOptions, ToyNetworkOptions, Zero
 from flow.results import check_results
 from flow.toys import network_source
 from torch_utils import distributed
-from torch_utils.shared_work import Parts
+from torch_utils.work import Parts
 
 EXTRACT = """
 python calc_net_residuals_autocorrelations.py extract --save_dir=net_outputs-tmp --network=out \\

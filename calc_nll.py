@@ -44,7 +44,7 @@ from flow.results import check_results, document
 from flow.toys import how_many as how_many_vectors
 from flow.toys import network_source
 from torch_utils import distributed
-from torch_utils.shared_work import Parts
+from torch_utils.work import Parts
 from training.data.images import ImageSource
 from training.data.toys import ToySource
 from training.data.vectors import VectorSource

@@ -12,7 +12,6 @@ import dnnlib  # noqa: F401  (before torch)
 # isort: split
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from dnnlib import cli, plot
 from dnnlib.options import COUNT, SEED, RunOptions, option, takes
@@ -32,7 +31,7 @@ from flow.method import IMAGE_PILOTS, Method, image_method, pilots_of
 from flow.options import BlockOptions, ImageDataOptions, ImageSolverOptions, ZeroLabelOptions
 from flow.results import check_results, document, save_results
 from torch_utils import distributed
-from torch_utils.shared_work import Parts
+from torch_utils.work import Parts, compute
 from training.data.images import ImageSource, to_pixels
 
 EXAMPLE = """
@@ -151,17 +150,10 @@ def round_trips(
             "evaluations": torch.full((len(block),), here.evaluations),
         }
 
-    blocks = distributed.share(total, IMAGE_BLOCK)
-    quiet = True if not distributed.is_main() else None
-    bar = tqdm(blocks, desc="round trips", leave=False, disable=quiet)
-    done = [parts.get(b, lambda b=b: there_and_back(b)) for b in bar]  # type: ignore[misc]
-    evaluations = max((int(part["evaluations"][0]) for part in done), default=0)
-    tables, backs = ([part[k] for part in done] for k in ("errors", "images"))
-    table = distributed.gather_blocks(tables, total, IMAGE_BLOCK)
-    images = distributed.gather_blocks(backs, total, IMAGE_BLOCK)
-    if table is None or images is None:
-        return None, None, evaluations
-    return table.numpy(), images.numpy(), evaluations
+    found = compute(there_and_back, total, IMAGE_BLOCK, "round trips", parts)
+    if found is None:
+        return None, None, 0
+    return found["errors"].numpy(), found["images"].numpy(), int(found["evaluations"].max())
 
 
 def draw(before: np.ndarray, after: np.ndarray, errors: np.ndarray, stem: Path) -> None:

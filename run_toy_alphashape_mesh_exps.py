@@ -33,7 +33,7 @@ from flow.options import SaveOptions, ToyNetworkOptions, ToySolverOptions, toler
 from flow.results import check_results, document, save_results
 from flow.toys import network_source
 from torch_utils import distributed
-from torch_utils.shared_work import Parts
+from torch_utils.work import Parts
 from training.data.toys import ToySource
 from training.training_loop import describe
 

@@ -14,7 +14,7 @@ from flow.flow import Flow, open_flow
 from flow.likelihood import EXACT_UP_TO
 from flow.method import PILOTS, Method, toy_method
 from torch_utils import distributed
-from torch_utils.run_state import NETWORK, begin, finish
+from torch_utils.work import NETWORK, begin, finish
 
 EXAMPLE = """
 python toy_MCMC_exps.py --outdir=mcmc-tmp --network=out

@@ -38,7 +38,7 @@ from flow.flow import Flow
 from flow.method import Method
 from flow.numbered_images import make_images
 from torch_utils import distributed
-from torch_utils.shared_work import NOTHING_KEPT
+from torch_utils.work import NOTHING_KEPT
 from training.basis import Basis, eigenbasis
 from training.config import TrainConfig
 from training.data.images import ImageSource

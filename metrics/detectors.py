@@ -154,22 +154,12 @@ def _check_program(path: str, data: bytes) -> None:
         raise ValueError(f"--detector={path}: not a TorchScript file (no zip archive)") from None
 
 
-def load_detector(
-    path: str | None, sha256: str | None, rule: str, device: torch.device
-) -> Detector:
-    """Read a detector.
-
-    Args:
-        path: TorchScript file or https:// address; None for the bundled Inception-v3.
-        sha256: digest that the file must have; that of the bundled one is known.
-        rule: a key of INPUTS.
-        device: where to compute.
+def _content(path: str, sha256: str | None) -> tuple[bytes, str]:
+    """The bytes of a detector's file and their SHA-256, which must be the one that is named.
 
     Raises:
         ValueError: one line that says what is wrong.
     """
-    if path is None:
-        path, sha256 = str(bundled_inception()), sha256 or INCEPTION_SHA256
     try:
         with open_url(path) as file:
             data = file.read()
@@ -189,6 +179,26 @@ def load_detector(
             f"--detector={path}: its sha256 is {found}, expected {sha256.lower()}; take the file "
             "from its source again"
         )
+    return data, found
+
+
+def load_detector(
+    path: str | None, sha256: str | None, rule: str, device: torch.device
+) -> Detector:
+    """Read a detector.
+
+    Args:
+        path: TorchScript file or https:// address; None for the bundled Inception-v3.
+        sha256: digest that the file must have; that of the bundled one is known.
+        rule: a key of INPUTS.
+        device: where to compute.
+
+    Raises:
+        ValueError: one line that says what is wrong.
+    """
+    if path is None:
+        path, sha256 = str(bundled_inception()), sha256 or INCEPTION_SHA256
+    data, found = _content(path, sha256)
     _check_program(path, data)
     try:
         network = torch.jit.load(io.BytesIO(data), map_location=device).eval()

@@ -9,16 +9,17 @@ another network.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib import cli
 from dnnlib.cli import UserError
+from dnnlib.options import COUNT, SEED, Options, option, takes
 from dnnlib.util import write_json
 from metrics.classifier import Judgement, hold_out, judge, train
 from metrics.features import frechet_distance, kernel_distance, statistics_of
@@ -35,34 +36,38 @@ SURE = 0.9
 REAL, NOISE = "held-out real", "Gaussian noise"
 
 
+@dataclass(frozen=True, kw_only=True)
+class QualityOptions(Options):
+    """Which images are judged by which."""
+
+    data: str = option(metavar="ZIP|DIR", help="real images with labels")
+    images: tuple[str, ...] = option(
+        (), multiple=True, metavar="ZIP|DIR", help="generated images; may be given several times"
+    )
+    dest: str | None = option(None, metavar="FILE.json", help="where to write the numbers")
+    epochs: int = option(20, type=COUNT, help="of the classifier")
+    seed: int = option(0, type=SEED, help="of split and training")
+
+
 @cli.command(EXAMPLE)
-@click.option("--data", required=True, metavar="ZIP|DIR", help="real images with labels")
-@click.option(
-    "--images",
-    multiple=True,
-    metavar="ZIP|DIR",
-    help="generated images; may be given several times",
-)
-@click.option("--dest", metavar="FILE.json", help="where to write the numbers")
-@click.option("--epochs", type=click.IntRange(min=1), default=20, help="of the classifier")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="of split and training")
-def main(**options: Any) -> None:  # fmt: skip
+@takes(QualityOptions)
+def main(options: QualityOptions) -> None:
     """Compare generated images with real ones in the features of a small classifier."""
-    if options["dest"]:
-        cli.check_writable(Path(options["dest"]).parent, "--dest")
+    if options.dest:
+        cli.check_writable(Path(options.dest).parent, "--dest")
     with cli.user_errors("--data"):
-        real = ImageSource(options["data"], use_labels=True)
-    generated = {}
-    for path in options["images"]:
+        real = ImageSource(options.data, use_labels=True)
+    sets = {}
+    for path in options.images:
         with cli.user_errors("--images"):
-            generated[path] = ImageSource(path)
-        check_alike(path, generated[path], options["data"], real)
-    sets = {path: samples(source) for path, source in generated.items()}
-    report = measure(real, sets, options["epochs"], options["seed"])
+            source = ImageSource(path)
+        check_alike(path, source, options.data, real)
+        sets[path] = samples(source)
+    report = measure(real, sets, options.epochs, options.seed)
     print("\n".join(table(report)))
-    if options["dest"]:
-        write_json(options["dest"], {"options": options, **report})
-        print(f"Results: {options['dest']}")
+    if options.dest:
+        write_json(options.dest, {"options": options.record(), **report})
+        print(f"Results: {options.dest}")
 
 
 def check_alike(path: str, images: ImageSource, data: str, real: ImageSource) -> None:
@@ -73,16 +78,11 @@ def check_alike(path: str, images: ImageSource, data: str, real: ImageSource) ->
     """
     if images.shape != real.shape:
         raise UserError(
-            f"--images={path} holds images of {_size(images)}, --data={data} of {_size(real)}; "
+            f"--images={path} holds images of {images.kind}, --data={data} of {real.kind}; "
             "generate them with a network of that data"
         )
     if len(images) < 2:
         raise UserError(f"--images={path} holds 1 image; give at least 2, better 1,000")
-
-
-def _size(source: ImageSource) -> str:
-    c, h, w = source.shape
-    return f"{w}x{h} {'grey' if c == 1 else 'colour'}"
 
 
 def samples(source: ImageSource) -> Tensor:

@@ -67,8 +67,8 @@ def feature_statistics(
     """
     chosen = np.sort(seeding.generator(seed, "feature pool").permutation(count)[:POOL])
     pool: list[Tensor] = []
-    hidden = None if distributed.is_main() else True
-    bar = tqdm(total=count, desc="features", unit="img", disable=hidden)
+    quiet = None if distributed.is_main() else True
+    bar = tqdm(total=count, desc="features", unit="img", disable=quiet)
 
     def stream() -> Iterator[Tensor]:
         for start in range(0, count, SEGMENT):
@@ -88,9 +88,8 @@ def feature_statistics(
 
     with bar:
         n, mu, sigma = moments(stream(), width)
-    if not distributed.is_main():
-        return None
-    return FeatureStatistics(n, mu.cpu(), sigma.cpu() * (n / (n - 1)), torch.cat(pool))
+    sigma = sigma.cpu() * (n / (n - 1))
+    return FeatureStatistics(n, mu.cpu(), sigma, torch.cat(pool)) if pool else None
 
 
 def statistics_of(features: Tensor) -> FeatureStatistics:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,33 +13,65 @@ from tqdm import tqdm
 from dnnlib.arrays import load_npz
 from dnnlib.util import in_order
 from torch_utils import distributed
-from training.data.image_decode import BadImageError, kind_of
+from training.data.image_decode import kind_of
 from training.data.image_files import ImageSet, open_images
+from training.data.image_sets import array_set
 
 
-@dataclass
+@dataclass(frozen=True)
 class ImageStream:
-    """Images of one size.
+    """Images of one size, in colour; the first one says what the others must be like.
 
     Attributes:
-        count: how many.
-        kind: what messages call one of them: "32x32 colour".
-        read: gives a range of them, uint8 [n, C, H, W] with C = 3 or 1.
-        flaw: looks at every image and gives a line on the first that cannot be used, or None.
-        parts: bytes of all of them, in any pieces, for a digest.
+        images: all images of the source.
+        picks: numbers of those in the stream, [count].
+        first: image 0.
     """
 
-    count: int
-    kind: str
-    read: Callable[[range], np.ndarray]
-    flaw: Callable[[], str | None] = lambda: None
-    parts: Callable[[], Iterable[bytes]] = tuple
+    images: ImageSet
+    picks: np.ndarray
+    first: Image.Image
+
+    @property
+    def count(self) -> int:
+        """How many images the stream has."""
+        return len(self.picks)
+
+    @property
+    def kind(self) -> str:
+        """What messages call an image: "32x32 colour"."""
+        return kind_of(self.first)
+
+    def read(self, block: range) -> np.ndarray:
+        """A range of the stream, uint8 [n, 3, H, W].
+
+        Raises:
+            ValueError: naming an image that cannot be used.
+        """
+        picks = self.picks[block.start : block.stop]
+        pixels = [np.asarray(self.images.sure(i).convert("RGB")) for i in picks]
+        return np.stack(pixels).transpose(0, 3, 1, 2)
+
+    def flaw(self) -> str | None:
+        """A line on the first image of the source that cannot be used, or None."""
+        names, (w0, h0) = self.images.names, self.first.size
+
+        def look(i: int) -> str | None:
+            try:
+                w, h = self.images.sure(i).size
+            except ValueError as error:
+                return str(error)
+            said = f"{self.images.path}: {names[i]} is {w}x{h}, {names[0]} is {w0}x{h0}"
+            return None if (w, h) == (w0, h0) else said
+
+        n = len(names)
+        return next(filter(None, tqdm(in_order(look, range(n)), "checking", n, disable=None)), None)
 
     def digest(self) -> str:
-        """SHA-256 of all images as they are stored."""
+        """SHA-256 of all images of the source as they are stored."""
         found = hashlib.sha256()
-        for part in self.parts():
-            found.update(part)
+        for i in range(len(self.images.names)):
+            found.update(self.images.raw(i))
         return found.hexdigest()
 
     def chosen(self, count: int, seed: int) -> ImageStream:
@@ -52,14 +83,7 @@ class ImageStream:
             return self
         order = np.arange(self.count)
         np.random.RandomState(seed % 2**31).shuffle(order)
-        picks = np.sort(order[:count]).tolist()
-
-        def read(block: range) -> np.ndarray:
-            return np.concatenate(
-                [self.read(range(i, i + 1)) for i in picks[block.start : block.stop]]
-            )
-
-        return ImageStream(count, self.kind, read, self.flaw)
+        return replace(self, picks=self.picks[np.sort(order[:count])])
 
 
 def open_stream(path: str | Path) -> ImageStream:
@@ -73,44 +97,15 @@ def open_stream(path: str | Path) -> ImageStream:
     """
     path = Path(path)
     if path.suffix.lower() == ".npz" and not path.is_dir():
-        return _from_array(path, _load(path))
-    return _from_files(path, open_images(path))
-
-
-def _from_files(path: Path, images: ImageSet) -> ImageStream:
-    """Stream a folder or archive: the first image says what the others must be like."""
-
-    def image(i: int) -> Image.Image:
-        try:
-            return images.image(i)
-        except BadImageError as error:
-            raise ValueError(f"{path}: {images.names[i]} is {error}") from None
-
-    for note in images.notes(path):
+        return of_array(path, _load(path))
+    images = open_images(path)
+    for note in images.notes():
         distributed.print0(note)
-    first = image(0)
+    return _stream(images)
 
-    def read(block: range) -> np.ndarray:
-        pixels = [np.asarray(image(i).convert("RGB")) for i in block]
-        return np.stack(pixels).transpose(0, 3, 1, 2)
 
-    def flaw() -> str | None:
-        def look(i: int) -> str | None:
-            try:
-                size = image(i).size
-            except ValueError as error:
-                return str(error)
-            if size == first.size:
-                return None
-            (w, h), (w0, h0) = size, first.size
-            return f"{path}: {images.names[i]} is {w}x{h}, {images.names[0]} is {w0}x{h0}"
-
-        n = len(images.names)
-        return next(filter(None, tqdm(in_order(look, range(n)), "checking", n, disable=None)), None)
-
-    n, raw = len(images.names), images.raw
-    assert raw is not None  # folders and archives are made of files
-    return ImageStream(n, kind_of(first), read, flaw, lambda: map(raw, range(n)))
+def _stream(images: ImageSet) -> ImageStream:
+    return ImageStream(images, np.arange(len(images.names)), images.sure(0))
 
 
 def _load(path: Path) -> np.ndarray:
@@ -125,18 +120,19 @@ def _load(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: not a readable .npz file ({error})") from None
 
 
-def _from_array(path: Path, x: np.ndarray) -> ImageStream:
+def of_array(path: Path, x: np.ndarray) -> ImageStream:
+    """A stream of the images of an array, see `open_stream`.
+
+    Raises:
+        ValueError: if it is no array of images.
+    """
     held = f"{x.dtype} {list(x.shape)}"
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim == 4 and x.shape[1] not in (1, 3):
-        x = x.transpose(0, 3, 1, 2)
-    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) or not x.size:
+    if x.ndim == 4 and x.shape[1] in (1, 3):
+        x = x.transpose(0, 2, 3, 1)
+    if x.ndim == 4 and x.shape[3] == 1:
+        x = x[..., 0]
+    if x.dtype != np.uint8 or not x.size or not (x.ndim == 3 or x.shape[3:] == (3,)):
         raise ValueError(
             f"{path}: holds {held}; images are uint8 [n, H, W, 3], [n, 3, H, W], or grey"
         )
-    kind = f"{x.shape[3]}x{x.shape[2]} {'grey' if x.shape[1] == 1 else 'colour'}"
-    return ImageStream(
-        len(x), kind, lambda block: x[block.start : block.stop].copy(),
-        parts=lambda: (image.tobytes() for image in x),
-    )  # fmt: skip
+    return _stream(array_set(path, x))

@@ -179,10 +179,9 @@ def rank0_first() -> Iterator[None]:
 
 def broadcast(value: T) -> T:
     """Rank 0's value, a plain Python object, on every rank."""
-    if not dist.is_initialized():
-        return value
-    box: list = [value]
-    dist.broadcast_object_list(box, src=0, device=_device)
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box, src=0, device=_device)
     return box[0]
 
 
@@ -200,11 +199,11 @@ def all_sum_(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def gather_objects(value: object) -> list:
+def gather_objects(value: T) -> list[T]:
     """The values of all ranks, plain Python objects or CPU tensors, on every rank."""
     if not dist.is_initialized():
         return [value]
-    found: list = [None] * world_size()
+    found = [value] * world_size()
     dist.all_gather_object(found, value)
     return found
 
@@ -222,11 +221,10 @@ def check_shared(folder: str | Path, option: str) -> None:
     """
     if world_size() == local_world_size():
         return
-    mark = Path(folder) / f".{secrets.token_hex(8)}"
+    mark = Path(folder) / of_rank0(lambda: f".{secrets.token_hex(8)}")
     if is_main():
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
-    mark = mark.with_name(str(of_rank0(lambda: mark.name)))
     deadline = time.monotonic() + 10  # of network disks, which remember what was not there
     while not mark.exists() and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from torch_utils.inert_pickle import quote
+from torch_utils.files.inert_pickle import quote
 
 MAX_SIZE = 2**16  # of any number that is a size: channels, resolution, classes
 MAX_REPEATS = {"num_blocks": 64, "depth": 256}
@@ -56,9 +56,11 @@ def _network(content: dict[str, Any]) -> None:
         _check_argument(name, value)
     _check_schedule(content["schedule"])
     shape = precond.get("shape")
-    if shape is not None and not (type(shape) is list and 0 < len(shape) < 5):
-        raise ValueError("has a precond whose shape is no list of sizes")
-    if any(type(n) is not int or not 0 < n < MAX_SIZE for n in shape or ()):
+    if shape is not None and not (
+        type(shape) is list
+        and 0 < len(shape) < 5
+        and all(type(n) is int and 0 < n < MAX_SIZE for n in shape)
+    ):
         raise ValueError("has a precond whose shape is no list of sizes")
     for name, kind in _PRECOND.items():
         if not isinstance(precond.get(name), kind):

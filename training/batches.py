@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,46 +12,13 @@ from torch import Tensor
 from dnnlib.util import in_order
 from torch_utils import seeding
 from training.augment import AugmentPipe
+from training.data.source import Source
 from training.edm_precond import LEVELS
 from training.precond import sigma_times
 from training.schedule import Arc, Schedule
 from training.weighting import LikelihoodWeighting
 
 Piece = tuple[Tensor, Tensor, dict[str, Tensor]]  # data [n, d], noise [n, d], network's labels
-
-
-class Source(Protocol):
-    """Where training samples come from.
-
-    A source of images also has `shape` (C, H, W) and `labels(seed, start, stop, purpose)`, one-hot
-    classes [n, classes] or None.
-    """
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a sample, d."""
-        ...
-
-    @property
-    def scale(self) -> Tensor:
-        """Units of the columns, [d]."""
-        ...
-
-    def basis_batches(self) -> Iterator[Tensor]:
-        """This rank's share of the samples that the eigenbasis is computed from."""
-        ...
-
-    def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
-        """Samples start..stop of a seed's stream, [stop - start, d]."""
-        ...
-
-    def description(self) -> dict:
-        """What the network file says about its data."""
-        ...
-
-    def content_hash(self) -> str:
-        """SHA-256 of what the data are, wherever they lie."""
-        ...
 
 
 @dataclass
@@ -129,8 +95,7 @@ class Batches:
         x = self.source.samples(self.seed, lo, hi, purpose="training")
         noise = torch.from_numpy(seeding.normals(self.seed, "noise", lo, hi, self.source.dim))
         more: dict[str, Tensor] = {}
-        classes = getattr(self.source, "labels", None)
-        known = None if classes is None else classes(self.seed, lo, hi, purpose="training")
+        known = self.source.labels(self.seed, lo, hi, purpose="training")
         if known is not None:
             more["class_labels"] = known
         if self.probes:
@@ -150,7 +115,7 @@ class Batches:
             if name in more
         }
         if self.augment is not None:
-            images = x.reshape(-1, *self.source.shape)  # type: ignore[attr-defined]
+            images = x.unflatten(1, self.source.shape or ())
             images, done = self.augment(images, more["augment"])
             x, labels["augment_labels"] = images.flatten(1), done
         return self._place(x), self._place(noise), labels

@@ -104,7 +104,7 @@ def prepare(options: dict[str, Any], source: Source) -> tuple[InflationPrecond, 
     if options["precond"] != "ifs":  # one variance for all dimensions, no rotation
         basis = basis.isotropic(RECIPES[options["precond"]].variance)
     options |= {"augment": _augmentation(options.get("augment", 0.0), basis)}
-    precond: dict[str, Any] = {"space": options["space"], "shape": getattr(source, "shape", None)}
+    precond: dict[str, Any] = {"space": options["space"], "shape": source.shape}
     precond["output"] = RECIPES[options["precond"]].output
     network = NETWORKS[network_of(options, source)["class"]]
     published = getattr(network, "time_input", "published") == "published"

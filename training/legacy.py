@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_utils.inert_pickle import Record, RefusedError, quote
-from torch_utils.inert_values import Array
-from torch_utils.legacy_pickle import attributes, state_of, submodules
+from torch_utils.files.inert_pickle import Record, RefusedError, quote
+from torch_utils.files.inert_values import Array
+from torch_utils.files.legacy_pickle import attributes, state_of, submodules
 from training.augment import CONVENTION
 from training.edm_precond import EDM_FAMILY, RECIPES, SIGMA_DATA, EDMPrecond
 from training.networks.image import IMAGE_NETWORKS
@@ -41,7 +41,7 @@ def lift(content: dict[str, Any], file_name: str = "") -> dict[str, Any]:
     """What our own network file would hold.
 
     Args:
-        content: of the older file, see `torch_utils.legacy_pickle.read_legacy`.
+        content: of the older file, see `torch_utils.files.legacy_pickle.read_legacy`.
         file_name: of the file, which may tell how long the network was trained.
 
     Returns:

@@ -25,7 +25,7 @@ from experiments.coverage.regions import Region, alpha_region, mesh_region, poly
 from flow.flow import Flow
 from flow.simulation import Method
 from torch_utils import seeding
-from torch_utils.shared_work import NOTHING_KEPT, Parts, shared_rows
+from torch_utils.work import NOTHING_KEPT, Parts, shared_rows
 
 KINDS = ("transported", "alphashape")
 STAGES = ("latent", "gen", "roundtrip")

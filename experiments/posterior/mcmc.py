@@ -20,7 +20,7 @@ from tqdm import tqdm
 from dnnlib.util import atomic_path, write_json
 from experiments.posterior.posterior import Draws, Problem, Truth
 from torch_utils import distributed
-from torch_utils.run_state import STATE
+from torch_utils.work import STATE
 
 SAMPLERS = {
     "flow": "experiments.posterior.flow_sampler:sample",

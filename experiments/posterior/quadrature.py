@@ -30,7 +30,7 @@ from experiments.posterior.posterior import (
     thinned_weights,
 )
 from torch_utils import distributed, seeding
-from torch_utils.shared_work import shared_rows
+from torch_utils.work import shared_rows
 
 if TYPE_CHECKING:
     from experiments.posterior.mcmc import Settings

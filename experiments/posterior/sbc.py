@@ -20,7 +20,7 @@ from experiments.posterior.posterior import Problem, simulate_data, start_weight
 from experiments.posterior.quadrature import Grid, likelihoods, resolution, table_of, warnings_of
 from experiments.posterior.uniformity import assess
 from torch_utils import seeding
-from torch_utils.shared_work import Parts, shared_rows
+from torch_utils.work import Parts, shared_rows
 
 if TYPE_CHECKING:
     from experiments.posterior.mcmc import Settings

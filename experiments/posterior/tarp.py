@@ -22,7 +22,7 @@ from experiments.posterior.posterior import Problem
 from experiments.posterior.uniformity import assess
 from flow.likelihood import log_normal
 from torch_utils import seeding
-from torch_utils.shared_work import Parts, shared_rows
+from torch_utils.work import Parts, shared_rows
 
 if TYPE_CHECKING:
     from experiments.posterior.mcmc import Settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import click
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib import cli
 from dnnlib.cli import UserError
@@ -25,7 +24,7 @@ from flow.options import SaveOptions
 from flow.results import document
 from torch_utils import distributed, seeding
 from torch_utils.peers import of_rank0
-from torch_utils.shared_work import NOTHING_KEPT, Parts
+from torch_utils.work import NOTHING_KEPT, Parts, blocks, compute
 from training.precond import FieldModel
 
 
@@ -119,25 +118,15 @@ def extract_here(
     Returns:
         on rank 0 float32 [times, count, d] each; elsewhere None.
     """
-    rows = []
-    for k in mine(len(extraction.times), label):
 
-        def both(k: int = k) -> dict[str, Tensor]:
-            found = extraction.at(k)
-            return {"rows": torch.from_numpy(np.stack(list(found.values()))[None])}
+    def both(k: range) -> dict[str, Tensor]:
+        found = extraction.at(k.start)
+        return {"rows": torch.from_numpy(np.stack(list(found.values()))[None])}
 
-        rows.append(parts.get(range(k, k + 1), both)["rows"])
-    table = distributed.gather_blocks(rows, len(extraction.times), 1)
-    if table is None:
+    found = compute(both, len(extraction.times), 1, label, parts)
+    if found is None:
         return None
-    return {key: table[:, i].numpy() for i, key in enumerate(extraction.keys)}
-
-
-def mine(count: int, label: str) -> Iterator[int]:
-    """This rank's of `count` pieces of work, with a progress bar on rank 0."""
-    hidden = None if distributed.is_main() else True
-    for (k,) in tqdm(distributed.share(count, 1), desc=label, leave=False, disable=hidden):
-        yield k
+    return {key: found["rows"][:, i].numpy() for i, key in enumerate(extraction.keys)}
 
 
 def extract_files(
@@ -168,7 +157,7 @@ def extract_files(
         return None
     distributed.check_shared(options.save_dir, "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
-    for i in mine(len(todo), "times"):
+    for (i,) in blocks(len(todo), 1, "times"):
         arrays = extraction.at(todo[i]) | {"t": np.array(times[todo[i]])}
         save_with_run(paths[todo[i]], arrays, runs[todo[i]])
     distributed.barrier()

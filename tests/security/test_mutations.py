@@ -17,7 +17,7 @@ from tests.helpers import random_basis
 from tests.security.bounds import MIB, about_memory, memory_bound
 from tests.security.legacy_writer import Persistent, converted, dump, module_state, source_text
 from torch_utils import checkpoint
-from torch_utils.exchange import write_safetensors
+from torch_utils.files.safetensors import write_safetensors
 from training.model import build, network_to_dict
 from training.networks.image import SongUNet
 

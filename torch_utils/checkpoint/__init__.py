@@ -24,10 +24,10 @@ from dnnlib.cli import DiskError
 from dnnlib.download import open_url
 from dnnlib.util import atomic_path, run_dirs, sync
 from torch_utils import schema
-from torch_utils.inert_pickle import RefusedError
-from torch_utils.legacy_pickle import read_legacy
+from torch_utils.files.inert_pickle import RefusedError
+from torch_utils.files.legacy_pickle import read_legacy
+from torch_utils.files.tensor_files import ZIP_MAGIC, read_zip
 from torch_utils.peers import agree_on_file, of_rank0
-from torch_utils.tensor_files import ZIP_MAGIC, read_zip
 
 FORMAT = "inflationary-flow"
 VERSION = 1
@@ -129,7 +129,7 @@ def _content(file: IO[bytes], name: str, kind: str, lift: Lift | None) -> dict[s
         content = {"format": f"{FORMAT}-network", "version": VERSION}
         content |= lift(read_legacy(file.read()), name)
     elif kind == "network" and name.endswith(".safetensors"):
-        from torch_utils.exchange import read_safetensors
+        from torch_utils.files.safetensors import read_safetensors
 
         content = read_safetensors(Path(name), size)
     else:

@@ -1,4 +1,4 @@
-"""Conversion of an image set: first every image is checked, then all are written, atomically.
+"""Conversion of an image set, which `scan` has passed: all images are written, atomically.
 
 The same input gives the same bytes: fixed order, fixed timestamps, nothing of the machine.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,57 +17,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from dnnlib.util import atomic_path, in_order, scratch_dir, sync, writing
-from training.data.image_decode import FRAMES, TOO_DEEP, TOO_LARGE, UNREADABLE, BadImageError
+from training.data.image_decode import BadImageError
 from training.data.image_files import ImageSet
 from training.data.image_labels import LABELS_FILE
 
 TRANSFORMS = ("center-crop", "center-crop-wide")
 Put = Callable[[str, bytes], None]
-
-OTHER_SIZE = "of another size"
-NOT_SQUARE = "not square"
-NOT_POWER = "not a power of two in size"
-TOO_SMALL = "too small to cut"
-GREY = "grey among colour"
-COLOUR = "colour among grey"
-REMEDIES = {
-    UNREADABLE: "repair or remove them",
-    TOO_LARGE: "make them smaller or remove them",
-    TOO_DEEP: "give --depth=16, or the bits that their values use, or save them with 8",
-    FRAMES: "give --frames=all or --frames=first",
-    TOO_SMALL: "give a smaller --resolution or remove them",
-    OTHER_SIZE: "give --resolution=WxH, with --transform=center-crop if shapes differ",
-    NOT_SQUARE: "give --transform=center-crop",
-    NOT_POWER: "give --resolution, such as 32x32",
-    GREY: "give --channels=3 or --channels=1",
-    COLOUR: "give --channels=3 or --channels=1",
-}
-
-
-class RefusedImagesError(ValueError):
-    """Images that cannot be converted as asked.
-
-    Args:
-        offenders: (name, kind of REMEDIES, detail) of each.
-        total: how many images were checked.
-    """
-
-    def __init__(self, offenders: list[tuple[str, str, str]], total: int):
-        kinds = Counter(kind for _, kind, _ in offenders)
-        parts = [f"{n} {kind} ({REMEDIES[kind]})" for kind, n in kinds.items()]
-        super().__init__(
-            f"{len(offenders)} of {total} images cannot be used: {'; '.join(parts)}; nothing was "
-            "written"
-        )
-        self.offenders, self.total = offenders, total
-
-    def lines(self) -> list[str]:
-        """One line an offender; a single line if every image has the same flaw."""
-        flaws = {(kind, detail) for _, kind, detail in self.offenders}
-        if len(flaws) == 1 and len(self.offenders) == self.total > 1:
-            ((kind, detail),) = flaws
-            return [f"all {self.total} images: {kind}: {detail}"]
-        return [f"{name}: {kind}: {detail}" for name, kind, detail in self.offenders]
 
 
 @dataclass(frozen=True)
@@ -141,97 +95,6 @@ class Plan:
         return min(w, h), min(w, h)
 
 
-@dataclass(frozen=True)
-class Fact:
-    """What a look at an image gives; frames, bits and transparent as `decode` has them."""
-
-    width: int
-    height: int
-    mode: str
-    frames: int = 1
-    bits: int = 8
-    transparent: bool = False
-
-
-def scan(images: ImageSet, plan: Plan, count: int) -> dict[str, int]:
-    """Decode every image and check that all can be converted; writes nothing.
-
-    Args:
-        images: the source.
-        plan: what is to happen to each.
-        count: how many to check, from the first.
-
-    Returns:
-        "images", "size" and "channels" of the result; how many images are "enlarged", have
-        "transparent" parts, are of files of "several" frames, of how many "further" ones, "deep".
-
-    Raises:
-        RefusedImagesError: naming every image that cannot.
-    """
-    facts: list[Fact | BadImageError] = []
-    looks = in_order(lambda i: _look(images, i), range(count))
-    for fact in tqdm(looks, "checking", count, disable=None):
-        facts.append(fact)
-    good = [f for f in facts if not isinstance(f, BadImageError)]
-    sizes = Counter(plan.output_size(f.width, f.height) for f in good)
-    modes = Counter(f.mode for f in good)
-    if plan.channels is not None:
-        modes = Counter({"L" if plan.channels == 1 else "RGB": len(good)})
-    size = sizes.most_common(1)[0][0] if good else (0, 0)
-    mode = "L" if modes["L"] > modes["RGB"] else "RGB"
-    offenders = []
-    for name, fact in zip(images.names, facts, strict=False):
-        flaw = _flaw(fact, plan, size, mode)
-        if flaw is not None:
-            offenders.append((name, *flaw))
-    if offenders:
-        raise RefusedImagesError(offenders, count)
-    w, h = plan.resolution or size
-    return {
-        "images": count,
-        "size": size[0],
-        "channels": 1 if mode == "L" else 3,
-        "enlarged": sum(f.width < w or f.height < h for f in good),
-        "transparent": sum(f.transparent for f in good),
-        "several": sum(f.frames > 1 for f in good),
-        "further": sum(f.frames - 1 for f in good),
-        "deep": sum(f.bits > 8 for f in good),
-    }
-
-
-def _look(images: ImageSet, i: int) -> Fact | BadImageError:
-    try:
-        image = images.image(i)
-    except BadImageError as error:
-        return error
-    seen = image.info
-    marks = (seen.get("frames", 1), seen.get("bits", 8), seen.get("transparent", False))
-    return Fact(image.width, image.height, image.mode, *marks)
-
-
-def _flaw(
-    fact: Fact | BadImageError, plan: Plan, size: tuple[int, int], mode: str
-) -> tuple[str, str] | None:
-    """What is wrong with an image, given the size and mode of most."""
-    if isinstance(fact, BadImageError):
-        return fact.kind, fact.detail
-    w, h, own_mode = fact.width, fact.height, fact.mode
-    out = plan.output_size(w, h)
-    if plan.transform == "center-crop-wide":
-        (cw, ch), (rw, rh) = plan.cut_size(w, h), plan.resolution or (1, 1)
-        if cw < rw or ch < rh:
-            return TOO_SMALL, f"{w}x{h} gives {cw}x{ch} of {rw}x{rh}"
-    if out != size:
-        return OTHER_SIZE, f"{w}x{h} gives {out[0]}x{out[1]}, most give {size[0]}x{size[1]}"
-    if w != h and plan.transform is None:
-        return NOT_SQUARE, f"{w}x{h}"
-    if out[0] & (out[0] - 1):
-        return NOT_POWER, f"{out[0]}x{out[1]}"
-    if plan.channels is None and own_mode != mode:
-        return (GREY, "grey") if own_mode == "L" else (COLOUR, "colour")
-    return None
-
-
 def convert(images: ImageSet, plan: Plan, count: int, dest: Path) -> None:
     """Write the first `count` images, which `scan` has passed, and their labels.
 
@@ -298,3 +161,16 @@ def _folder(dest: Path) -> Iterator[Put]:
             dest.rmdir()
         whole.rename(dest)
         sync(dest.parent)
+
+
+def picture(images: ImageSet, plan: Plan, count: int, path: Path, across: int = 8) -> None:
+    """Draw up to across^2 converted images, spread evenly over the set, in a square grid."""
+    picks = [i * count // min(count, across**2) for i in range(min(count, across**2))]
+    tiles = [plan.apply(images.image(i)) for i in picks]
+    size = tiles[0].width * max(1, 64 // tiles[0].width)  # whole pixels, large enough to see
+    sheet = Image.new(tiles[0].mode, (across * size, -(-len(tiles) // across) * size))
+    for i, tile in enumerate(tiles):
+        enlarged = tile.resize((size, size), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (i % across * size, i // across * size))
+    with atomic_path(path) as temporary:
+        sheet.save(temporary)

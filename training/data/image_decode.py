@@ -182,9 +182,14 @@ def _scaled(image: Image.Image, data: bytes, bits: int, depth: int) -> Image.Ima
     return Image.fromarray(scaled.astype(np.uint8))
 
 
-def kind_of(image: Image.Image) -> str:
+def kind(width: int, height: int, channels: int) -> str:
     """What messages call an image: "32x32 colour"."""
-    return f"{image.width}x{image.height} {'grey' if image.mode == 'L' else 'colour'}"
+    return f"{width}x{height} {'grey' if channels == 1 else 'colour'}"
+
+
+def kind_of(image: Image.Image) -> str:
+    """The same of an image of mode L or RGB."""
+    return kind(*image.size, len(image.getbands()))
 
 
 def short(error: BaseException) -> str:

@@ -10,8 +10,8 @@ import os
 import re
 import stat
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -46,23 +46,25 @@ class ImageSet:
     """Images of a source, in a fixed order.
 
     Attributes:
+        path: of the source.
         names: what to call each image.
         labels: label of each image, or None.
         image: i -> image i, of mode L or RGB, see `decode`; raises `BadImageError`. Threads may
             call it.
         classes: names of the classes, where the source has them.
-        raw: i -> the bytes of file i, for sources made of files.
+        raw: i -> the bytes of image i, as they are stored.
         close: lets go of the source.
         origin: where the labels were found, or why there are none, for messages; "" for the
             source itself.
         left_out: why -> files of the source that are no images of the set.
     """
 
+    path: str | Path
     names: list[str]
     labels: list[int] | None
     image: Callable[[int], Image.Image]
+    raw: Callable[[int], bytes]
     classes: list[str] | None = None
-    raw: Callable[[int], bytes] | None = None
     close: Callable[[], None] = lambda: None
     origin: str = ""
     left_out: dict[str, list[str]] = field(default_factory=dict)
@@ -73,10 +75,23 @@ class ImageSet:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def notes(self, path: str | Path) -> list[str]:
+    @contextmanager
+    def naming(self, i: int) -> Iterator[None]:
+        """Turn a `BadImageError` of the block into a ValueError that names source and image i."""
+        try:
+            yield
+        except BadImageError as error:
+            raise ValueError(f"{self.path}: {self.names[i]} is {error}") from None
+
+    def sure(self, i: int) -> Image.Image:
+        """Image i; of one that cannot be used, a ValueError that names it."""
+        with self.naming(i):
+            return self.image(i)
+
+    def notes(self) -> list[str]:
         """A line on the files that were left out, if there are any."""
         left = ", ".join(phrases(self.left_out))
-        return [f"Note: {path}: {len(self.names)} images; left out: {left}"] if left else []
+        return [f"Note: {self.path}: {len(self.names)} images; left out: {left}"] if left else []
 
 
 def phrases(left_out: dict[str, list[str]]) -> list[str]:
@@ -274,12 +289,6 @@ def _image_set(files: _Files, how: Reading) -> ImageSet:
 
     names = [name if not k else f"{name} (frame {k + 1})" for name, k in entries]
     return ImageSet(
-        names,
-        labels,
-        lambda i: decode(raw(i), entries[i][1], how),
-        classes,
-        raw,
-        files.close,
-        origin,
-        left,
-    )
+        path, names, labels, lambda i: decode(raw(i), entries[i][1], how), raw, classes,
+        files.close, origin, left,
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """Image sets that are published as archives: CIFAR-10, MNIST, LSUN, and scikit-learn's digits.
 
-CIFAR-10 is a tar of pickles, and unpickling can run any program; `torch_utils.inert_pickle` reads
-the numbers without calling anything that the file names.
+CIFAR-10 is a tar of pickles, and unpickling can run any program; `inert_pickle` reads the numbers
+without calling anything that the file names.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from torch_utils.inert_pickle import RefusedError, read, table
-from torch_utils.inert_values import PLAIN
+from torch_utils.files.inert_pickle import RefusedError, read, table
+from torch_utils.files.inert_values import PLAIN
 from training.data.image_decode import BadImageError, Reading, decode
 from training.data.image_files import ImageSet, open_images
 
@@ -64,22 +64,27 @@ def open_source(source: str, how: Reading | None = None) -> ImageSet:
     )
 
 
-def _array_set(
-    array: np.ndarray, labels: Sequence[int] | np.ndarray, classes: list[str] | None
+def array_set(
+    path: str | Path,
+    array: np.ndarray,
+    labels: Sequence[int] | np.ndarray | None = None,
+    classes: list[str] | None = None,
 ) -> ImageSet:
-    """uint8 images [n, H, W] or [n, H, W, 3]."""
+    """A set of the images of an array, uint8 [n, H, W] or [n, H, W, 3]."""
     return ImageSet(
-        names=[f"image {i}" for i in range(len(array))],
-        labels=[int(label) for label in labels],
-        image=lambda i: Image.fromarray(array[i]),
-        classes=classes,
+        path,
+        [f"image {i}" for i in range(len(array))],
+        None if labels is None else [int(label) for label in labels],
+        lambda i: Image.fromarray(array[i]),
+        lambda i: array[i].tobytes(),
+        classes,
     )
 
 
 def _digits() -> ImageSet:
     bunch = importlib.import_module("sklearn.datasets").load_digits()
     array = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
-    return _array_set(array, bunch.target, None)
+    return array_set("digits", array, bunch.target)
 
 
 # CIFAR-10 --------------------------------------------------------------------------------------
@@ -114,7 +119,7 @@ def _cifar(path: Path) -> ImageSet:
         )
     images = np.concatenate([batches[name][0] for name in CIFAR_BATCHES])
     labels = [label for name in CIFAR_BATCHES for label in batches[name][1]]
-    return _array_set(images, labels, CIFAR_CLASSES)
+    return array_set(path, images, labels, CIFAR_CLASSES)
 
 
 def _cifar_batch(name: str, file: IO[bytes]) -> tuple[np.ndarray, list[int]]:
@@ -159,7 +164,7 @@ def _mnist(path: Path) -> ImageSet:
         raise ValueError(f"{beside}: {len(labels)} labels for {len(images)} images of {path.name}")
     if images.shape[1:] == (28, 28):
         images = np.pad(images, ((0, 0), (2, 2), (2, 2)))
-    return _array_set(images, labels, None)
+    return array_set(path, images, labels)
 
 
 def _idx(path: Path, magic: int) -> np.ndarray:
@@ -207,4 +212,4 @@ def _lsun(path: Path) -> ImageSet:
             raise BadImageError("unreadable", str(error)) from None
 
     names = [key.decode("ascii", "backslashreplace") for key in keys]
-    return ImageSet(names, None, lambda i: decode(raw(i)), raw=raw, close=env.close)
+    return ImageSet(path, names, None, lambda i: decode(raw(i)), raw, close=env.close)

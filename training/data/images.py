@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dnnlib.download import cache_dir
@@ -19,9 +19,10 @@ from dnnlib.host import printable
 from dnnlib.util import atomic_path, in_order
 from torch_utils import distributed, seeding
 from torch_utils.peers import local_world_size
-from training.data.image_decode import BadImageError, kind_of
+from training.data.image_decode import kind, kind_of
 from training.data.image_files import ImageSet, open_images
 from training.data.image_labels import spelled
+from training.data.source import Source
 
 CACHE_VERSION = 1
 CACHE_MIN = 2**25  # bytes of pixels: less is decoded in a second or two
@@ -29,7 +30,7 @@ CACHE_WAIT = 3600.0  # seconds that a process waits for the one that decodes
 BASIS_BLOCK = 2048
 
 
-class ImageSource:
+class ImageSource(Source):
     """Images of a .zip or folder, all of one size, as vectors in [-1, 1].
 
     Args:
@@ -46,6 +47,8 @@ class ImageSource:
     Attributes:
         shape: channels, height and width of an image, (C, H, W).
         dim: C H W, the dimensions d of a sample.
+        kind: what messages call an image: "32x32 colour".
+        count: how many images there are, mirrored ones included.
         scale: units of the columns: ones, float64 [d].
         pixels: the images without mirroring, read-only uint8 [n, C, H, W].
         classes: number of classes, 0 without labels; that of the whole file, whatever `max_size`.
@@ -54,6 +57,9 @@ class ImageSource:
     Raises:
         ValueError: one line that names the file and what is wrong with it.
     """
+
+    shape: tuple[int, ...]
+    count: int
 
     def __init__(
         self,
@@ -73,7 +79,7 @@ class ImageSource:
             if max_size is not None and max_size < len(picks):
                 picks = np.sort(seeding.generator(seed, "subset").permutation(picks)[:max_size])
             known = None if images.labels is None else np.array(images.labels)
-            for note in images.notes(path):
+            for note in images.notes():
                 distributed.print0(note)
             if use_labels and known is None:
                 why = f" ({images.origin})" if images.origin else ""
@@ -81,7 +87,7 @@ class ImageSource:
                     f"{path}: has no labels{why}; train without classes, or make it from class "
                     "folders"
                 )
-            self.pixels = _all_pixels(self.path, images, picks, cache)
+            self.pixels = _all_pixels(images, picks, cache)
         self._stored_labels = None if known is None else known[picks]
         self.class_labels = np.empty(0, np.int64)
         if use_labels and known is not None:
@@ -99,13 +105,15 @@ class ImageSource:
                     f"Note: {path}: {len(empty)} classes have no image among the {len(picks)} used"
                 )
         self.classes = len(self.class_labels)
+        self.count = len(self.pixels) * (2 if xflip else 1)
         self.shape = tuple(self.pixels.shape[1:])
+        self.kind = kind(*self.shape[::-1])
         self.dim = int(np.prod(self.shape))
         self.scale = torch.ones(self.dim, dtype=torch.float64)
 
     def __len__(self) -> int:
-        """How many images there are, mirrored ones included."""
-        return len(self.pixels) * (2 if self.xflip else 1)
+        """The same as `count`."""
+        return self.count
 
     def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
         """Images start..stop of a stream, x/127.5 - 1, float32 [stop - start, d].
@@ -147,10 +155,10 @@ class ImageSource:
 
     def basis_batches(self) -> Iterator[Tensor]:
         """This rank's share of all images, 8-bit levels in blocks [n, d]."""
-        for block in distributed.share(len(self), BASIS_BLOCK):
+        for block in distributed.share(self.count, BASIS_BLOCK):
             yield self._levels(np.arange(block.start, block.stop))
 
-    def description(self) -> dict:
+    def description(self) -> dict[str, Any]:
         """What the network file says about its data; of classes, labels and numbers of images."""
         about = {
             "kind": "images",
@@ -182,7 +190,7 @@ class ImageSource:
 
     def picks(self, seed: int, start: int, stop: int, purpose: str = "data") -> np.ndarray:
         """Which images the positions start..stop of a stream are, see `samples`."""
-        n = len(self)
+        n = self.count
         if purpose == "training":
             return seeding.epochs(seed, start, stop, n)
         if stop > n:
@@ -201,21 +209,18 @@ def to_pixels(x: Tensor, shape: tuple[int, ...]) -> np.ndarray:
 # Decoding --------------------------------------------------------------------------------------
 
 
-def _all_pixels(path: Path, images: ImageSet, picks: np.ndarray, cache: bool) -> np.ndarray:
+def _all_pixels(images: ImageSet, picks: np.ndarray, cache: bool) -> np.ndarray:
     """The chosen images, read-only uint8 [n, C, H, W]."""
-    if cache and local_world_size() > 1:
-        return _shared_pixels(path, images, picks)
-    decoded = _decoded(path, images, picks)
-    first = next(decoded)
-    if cache and first.size * len(picks) >= CACHE_MIN:
-        decoded.close()
-        with suppress(_CacheError):  # without room for it, in memory
-            return _shared_pixels(path, images, picks)
-        decoded = _decoded(path, images, picks)
-        next(decoded)
+    first = next(_decoded(images, picks[:1]))
+    several = local_world_size() > 1
+    if cache and (several or first.size * len(picks) >= CACHE_MIN):
+        try:
+            return _shared_pixels(images, picks)
+        except _CacheError:  # without room for it, in memory
+            if several:
+                raise
     pixels = np.empty((len(picks), *first.shape), np.uint8)
-    pixels[0] = first
-    for i, image in enumerate(decoded, start=1):
+    for i, image in enumerate(_decoded(images, picks)):
         pixels[i] = image
     pixels.flags.writeable = False
     return pixels
@@ -225,45 +230,36 @@ class _CacheError(ValueError):
     """The cache folder cannot be written to."""
 
 
-def _decoded(path: Path, images: ImageSet, picks: np.ndarray) -> Generator[np.ndarray, None, None]:
+def _decoded(images: ImageSet, picks: np.ndarray) -> Iterator[np.ndarray]:
     """The chosen images one by one, uint8 [C, H, W], all of the first one's kind."""
 
-    def read(i: int) -> Image.Image:
-        try:
-            return images.image(picks[i])
-        except BadImageError as error:
-            raise ValueError(f"{path}: {images.names[picks[i]]} is {error}") from None
-
-    kind = None
-    for i, image in enumerate(in_order(read, range(len(picks)))):
-        kind = kind or kind_of(image)
-        if kind_of(image) != kind:
+    first = None
+    for i, image in zip(picks, in_order(images.sure, picks), strict=True):
+        first = first or kind_of(image)
+        if kind_of(image) != first:
             raise ValueError(
-                f"{path}: {images.names[picks[i]]} is {kind_of(image)}, "
-                f"{images.names[picks[0]]} is {kind}; make them equal with dataset_tool.py"
+                f"{images.path}: {images.names[i]} is {kind_of(image)}, "
+                f"{images.names[picks[0]]} is {first}; make them equal with dataset_tool.py"
             )
         array = np.asarray(image)
         yield array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _shared_pixels(path: Path, images: ImageSet, picks: np.ndarray) -> np.ndarray:
+def _shared_pixels(images: ImageSet, picks: np.ndarray) -> np.ndarray:
     """The chosen images as a memory map of a cache file that local rank 0 fills.
 
     Processes meet at the file and not at a barrier, because sources are opened before the process
     group is. The file's name is a digest of the encoded images, so it is never out of date.
     """
-    assert images.raw is not None  # folders and archives are made of files
     digest = hashlib.sha256(f"pixels {CACHE_VERSION}".encode())
     for i in picks:
-        try:
+        with images.naming(i):
             digest.update(hashlib.sha256(images.raw(i)).digest())
-        except BadImageError as error:
-            raise ValueError(f"{path}: {images.names[i]} is {error}") from None
     cached = cache_dir() / "images" / f"{digest.hexdigest()[:32]}.npy"
     pixels = _mapped(cached, len(picks))
     if pixels is None and distributed.local_rank() == 0:
         try:
-            _fill(cached, _decoded(path, images, picks), len(picks))
+            _fill(cached, _decoded(images, picks), len(picks))
         except OSError as error:
             raise _CacheError(
                 f"{cached}: {error.strerror}; set INFLATIONARY_FLOWS_CACHE to a folder with room"

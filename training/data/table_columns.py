@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from training.data.table_header import COMMA, MISSES, POINT, WHOLE, form, value
 
@@ -28,11 +27,14 @@ SHOWN = 12  # names in a message
 
 
 class Column:
-    """Cells of a column, told once for each that differs.
+    """Cells of a column.
 
     Attributes:
         name: of the column.
         first: whether it is the table's first.
+        cells: text, [n].
+        forms: what each cell is, see `form`, [n].
+        gaps: which cells are missing, [n].
         reason: why it is left out.
         problem: why it cannot be told.
     """
@@ -40,41 +42,33 @@ class Column:
     def __init__(self, name: str, cells: Sequence[str], first: bool):
         self.name, self.first, self.reason, self.problem = name, first, "", ""
         self.cells = np.array(cells, dtype=object)
-        self._codes, self._distinct = pd.factorize(self.cells)
-        self._forms = np.array([form(c) for c in self._distinct], dtype=np.uint8)
-        self.forms = self._forms[self._codes]
+        self.forms = np.array([form(cell) for cell in cells], dtype=np.uint8)
         self.gaps = self.forms == MISSES
         self.complete = not self.gaps.any()
-        self.unique = len(self._distinct) == len(self.cells)
+        self.unique = len(set(cells)) == len(cells)
 
     def are(self, form: int) -> bool:
         """Whether there are cells, and all that are not missing are of a form."""
-        return not self.gaps.all() and bool((self._forms & (form | MISSES) != 0).all())
+        return not self.gaps.all() and bool((self.forms & (form | MISSES) != 0).all())
 
     def match(self, pattern: re.Pattern[str], form: int = 0) -> bool:
         """Whether all cells of a form (text) are of a pattern."""
-        return all(pattern.fullmatch(c) for c in self._distinct[self._forms == form])
+        return all(pattern.fullmatch(c) for c in self.cells[self.forms == form])
 
     def numbers(self, decimal: str, rows: np.ndarray) -> np.ndarray:
-        """Values of rows whose cells are numbers, float64."""
-        used = np.unique(self._codes[rows])
-        values = np.zeros(len(self._distinct))
+        """Values of the rows, whose cells are numbers, float64."""
+        cells = self.cells[rows]
         if self.are(WHOLE):
-            told = f"column {self.name!r}"
-            values[used] = as_floats([int(self._distinct[i]) for i in used], told)
-        else:
-            values[used] = [value(self._distinct[i], decimal) for i in used]
-        return values[self._codes[rows]]
+            return as_floats([int(c) for c in cells], f"column {self.name!r}")
+        return np.array([value(c, decimal) for c in cells])
 
 
 def judge_column(column: Column, decimal: str, index_col: str | None) -> None:
     """Note why a column is left out, or cannot be told; neither for data."""
     name, nameless = column.name, UNNAMED.fullmatch(column.name)
     either = f": leave it out with --index_col={name}, or name those wanted with --columns"
-    numbers, any_number = (
-        column.are(form_of(decimal)),
-        bool((column.forms & form_of(decimal)).any()),
-    )
+    numeric = column.forms & form_of(decimal) != 0
+    numbers, any_number = column.are(form_of(decimal)), bool(numeric.any())
     if name == index_col:
         column.reason = "--index_col"
     elif column.gaps.all():
@@ -102,7 +96,7 @@ def judge_column(column: Column, decimal: str, index_col: str | None) -> None:
     elif not any_number and column.match(DATE):
         column.reason = "dates"
     else:
-        _text(column, (column.forms & form_of(decimal)) != 0)
+        _text(column, numeric)
 
 
 def _text(column: Column, numbers: np.ndarray) -> None:

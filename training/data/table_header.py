@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Sequence
@@ -31,30 +32,29 @@ class Ambiguous(ValueError):
     """Two readings are possible; the message names both, and the option for each."""
 
 
-def is_missing(cell: str) -> bool:
-    """Whether a cell stands for no value."""
-    return MISSING.fullmatch(cell) is not None
-
-
-def is_number(cell: str, decimal: str | None = None) -> bool:
-    """Whether a cell is a number with this decimal sign; None for either."""
-    return any(NUMBER[sign].fullmatch(cell) for sign in decimal or ".,")
-
-
+@functools.lru_cache(2**16)
 def form(cell: str) -> int:
     """What a cell is: `MISSES`, or the sum of `POINT`, `COMMA` and `WHOLE` that apply; 0: text."""
-    if cell.isdecimal() and cell.isascii():
-        return POINT | COMMA | WHOLE
     point, comma = (NUMBER[sign].fullmatch(cell) is not None for sign in ".,")
     if point or comma:
         whole = point and comma and INTEGER.fullmatch(cell) is not None
         return POINT * point | COMMA * comma | WHOLE * whole
-    return MISSES if is_missing(cell) else 0
+    return MISSES if MISSING.fullmatch(cell) else 0
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell stands for no value."""
+    return form(cell) == MISSES
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number with either decimal sign."""
+    return form(cell) & (POINT | COMMA) != 0
 
 
 def is_text(cell: str) -> bool:
     """Whether a cell is neither a number nor missing."""
-    return not is_missing(cell) and not is_number(cell)
+    return form(cell) == 0
 
 
 def value(cell: str, decimal: str = ".") -> float:
@@ -139,7 +139,7 @@ def _like_names(name: str, cells: list[str]) -> bool:
 
 
 def _value(cell: str) -> float:
-    return value(cell, "." if is_number(cell, ".") else ",")
+    return value(cell, "." if form(cell) & POINT else ",")
 
 
 def _outside(v: float, cells: list[str]) -> bool:

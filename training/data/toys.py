@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from torch_utils import distributed, seeding
+from training.data.source import Source
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]
 BASIS_SAMPLES = 2**18
@@ -185,8 +186,8 @@ def orthonormal_projection(n: int, d: int, seed: int = 42) -> np.ndarray:
     return columns
 
 
-@dataclass(frozen=True)
-class ToySource:
+@dataclass
+class ToySource(Source):
     """An endless stream of a named toy set, optionally embedded into more dimensions.
 
     Attributes:
@@ -209,16 +210,8 @@ class ToySource:
             raise ValueError(
                 f"--augment_to={self.augment_to} is less than the {own} dimensions of {self.name}"
             )
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a sample, d."""
-        return self.augment_to or TOY_SETS[self.name][0]
-
-    @property
-    def scale(self) -> Tensor:
-        """Units of the columns: toy sets are used as they are."""
-        return torch.ones(self.dim, dtype=torch.float64)
+        self.dim = self.augment_to or own
+        self.scale = torch.ones(self.dim, dtype=torch.float64)  # used as they are
 
     def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
         """Samples start..stop of a seed's stream, float64 [stop - start, d].
@@ -242,9 +235,9 @@ class ToySource:
         for block in distributed.share(BASIS_SAMPLES, 2**14):
             yield self.samples(0, block.start, block.stop, purpose="basis")
 
-    def description(self) -> dict:
+    def description(self) -> dict[str, Any]:
         """What the network file says about its data."""
-        described: dict = {"kind": "toy", "name": self.name, "dim": self.dim}
+        described: dict[str, Any] = {"kind": "toy", "name": self.name, "dim": self.dim}
         described["definition"] = DEFINITION
         if self.augment_to is not None:
             described |= {

@@ -15,6 +15,7 @@ from torch import Tensor
 from dnnlib.arrays import load_npy, load_npz
 from dnnlib.host import printable
 from torch_utils import distributed, seeding
+from training.data.source import Source
 from training.data.table_columns import as_floats, shown
 from training.data.tables import SUFFIXES, TableOptions, read_table
 
@@ -22,7 +23,7 @@ LIMIT = 1e140  # values beyond, and spreads below 1/LIMIT, have no squares in fl
 ROUNDING = 8  # a column that varies by so many steps of float64 does not vary
 
 
-class VectorSource:
+class VectorSource(Source):
     """Rows of a file. Columns are standardised; the network file stores the statistics.
 
     Args:
@@ -42,6 +43,8 @@ class VectorSource:
         ValueError: one line that names the file and what is wrong with it.
     """
 
+    count: int
+
     def __init__(
         self,
         path: str | Path,
@@ -49,18 +52,19 @@ class VectorSource:
         like: dict[str, Any] | None = None,
     ):
         self.path = Path(path)
-        array, self.reading, said = _read(self.path, options or TableOptions(), like)
-        self.said = f"{self.path}: {said}"
-        self.rows = torch.from_numpy(array)
-        self.dim = self.rows.shape[1]
-        names = self.reading["columns"] if self.reading else [str(j) for j in range(self.dim)]
         try:
+            array, self.reading, said = _read(self.path, options or TableOptions(), like)
+            self.rows = torch.from_numpy(array)
+            self.count, self.dim = self.rows.shape
+            numbers = [str(j) for j in range(self.dim)]
+            names = self.reading["columns"] if self.reading else numbers
             self.scale = _scale(self.rows, names)
+            self.constant = [name for name, s in zip(names, self.scale, strict=True) if s == 0]
+            if len(self.constant) == self.dim:
+                raise ValueError("every column is constant; there is nothing to learn")
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
-        self.constant = [name for name, s in zip(names, self.scale, strict=True) if s == 0]
-        if len(self.constant) == self.dim:
-            raise ValueError(f"{self.path}: every column is constant; there is nothing to learn")
+        self.said = f"{self.path}: {said}"
         self.scale[self.scale == 0] = 1.0
 
     def samples(self, seed: int, start: int, stop: int, purpose: str = "data") -> Tensor:
@@ -74,23 +78,22 @@ class VectorSource:
         Raises:
             ValueError: if more rows than there are are asked for outside training.
         """
-        n = len(self.rows)
-        if purpose != "training":
-            if stop > n:
-                raise ValueError(f"{self.path}: holds {n} rows, {stop} were asked for")
-            return self.rows[start:stop]
-        return self.rows[torch.from_numpy(seeding.epochs(seed, start, stop, n))]
+        if purpose == "training":
+            return self.rows[torch.from_numpy(seeding.epochs(seed, start, stop, self.count))]
+        if stop > self.count:
+            raise ValueError(f"{self.path}: holds {self.count} rows, {stop} were asked for")
+        return self.rows[start:stop]
 
     def basis_batches(self) -> Iterator[Tensor]:
         """This rank's share of all rows."""
-        for block in distributed.share(len(self.rows), 2**14):
+        for block in distributed.share(self.count, 2**14):
             yield self.rows[block.start : block.stop]
 
-    def description(self) -> dict:
+    def description(self) -> dict[str, Any]:
         """What the network file says about its data."""
         described = {
             "kind": "vectors", "name": printable(self.path.stem), "dim": self.dim,
-            "rows": len(self.rows), "sha256": self.content_hash(),
+            "rows": self.count, "sha256": self.content_hash(),
         }  # fmt: skip
         return described | ({"reading": self.reading} if self.reading else {})
 
@@ -131,79 +134,59 @@ def _scale(rows: Tensor, names: list[str]) -> Tensor:
     return sd
 
 
-def read_vectors(path: Path) -> np.ndarray:
-    """A finite float64 array [n, d] of .npy, .npz or a table, for notebooks; runs no code of it.
-
-    Raises:
-        ValueError: one line that names the file and what is wrong with it.
-    """
-    return _read(path, TableOptions(), None)[0]
-
-
 def _read(
     path: Path, options: TableOptions, like: dict[str, Any] | None
 ) -> tuple[np.ndarray, dict[str, Any] | None, str]:
     """The array [n, d]; how a table was read, None for other files; what was read, in one line."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    suffix, reading, aside = path.suffix.lower(), None, ""
-    if suffix not in (".npy", ".npz", *SUFFIXES):
-        raise ValueError(f"{path}: not a .npy, .npz or .csv file; save it as one of these")
-    if suffix in SUFFIXES:
-        try:
-            table = read_table(path, options, like)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        array, reading, said = table.values, table.reading, table.said
-    else:
-        if options.given():
-            raise ValueError(
-                f"{path}: {options.given()[0]} is for tables of text, and this is none; leave it "
-                "out"
-            )
-        array, aside = (_read_npy if suffix == ".npy" else _read_npz)(path)
+        raise ValueError("no such file")
+    if path.suffix.lower() in SUFFIXES:
+        table = read_table(path, options, like)
+        return _checked(table.values, table.reading), table.reading, table.said
+    if path.suffix.lower() not in (".npy", ".npz"):
+        raise ValueError("not a .npy, .npz or .csv file; save it as one of these")
+    for name in options.given():
+        raise ValueError(f"{name} is for tables of text, and this is none; leave it out")
+    array, aside = _array(path)
     if array.ndim == 1:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] == 0 or array.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{path}: holds a {array.dtype} array of shape {array.shape}, not numbers [n, d]"
-        )
+        raise ValueError(f"holds a {array.dtype} array of shape {array.shape}, not numbers [n, d]")
     if array.dtype.kind in "iu":
-        columns = [as_floats(c, f"{path}: column {j}") for j, c in enumerate(array.T)]
-        array = np.stack(columns, 1)
-    array = np.ascontiguousarray(array, dtype=np.float64)
+        array = np.stack([as_floats(c, f"column {j}") for j, c in enumerate(array.T)], 1)
+    array = _checked(np.ascontiguousarray(array, dtype=np.float64), None)
+    return array, None, f"{len(array)} rows, {array.shape[1]} columns without names{aside}"
+
+
+def _checked(array: np.ndarray, reading: dict[str, Any] | None) -> np.ndarray:
+    """The array [n, d] itself, if it has rows and is finite."""
     if len(array) < 2:
-        raise ValueError(f"{path}: holds {len(array)} rows; at least 2 are needed")
+        raise ValueError(f"holds {len(array)} rows; at least 2 are needed")
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         row, column = bad[0]
         name = f"{reading['columns'][column]!r}" if reading else f"{column} (counted from 0)"
         raise ValueError(
-            f"{path}: {len(bad)} values are NaN or infinite, the first in row {row + bool(reading)}"
-            f", column {name}; remove or fill them"
+            f"{len(bad)} values are NaN or infinite, the first in row {row + bool(reading)}, "
+            f"column {name}; remove or fill them"
         )
-    if reading is None:
-        said = f"{len(array)} rows, {array.shape[1]} columns without names{aside}"
-    return array, reading, said
+    return array
 
 
-def _read_npy(path: Path) -> tuple[np.ndarray, str]:
+def _array(path: Path) -> tuple[np.ndarray, str]:
+    """The array of a .npy or .npz file, and which of several it is."""
+    archive = path.suffix.lower() == ".npz"
     try:
-        return load_npy(path), ""
+        arrays = load_npz(path) if archive else {"": load_npy(path)}
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a readable array ({error})") from None
-
-
-def _read_npz(path: Path) -> tuple[np.ndarray, str]:
-    try:
-        arrays = load_npz(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: not a readable .npz archive ({error})") from None
+        kind = ".npz archive" if archive else "array"
+        raise ValueError(f"not a readable {kind} ({error})") from None
     usual = [k for k in ("x", "data") if k in arrays]
     if not usual and len(arrays) != 1:
         raise ValueError(
-            f"{path}: holds the arrays {', '.join(arrays) or 'none'}; name one of them x or data"
+            f"holds the arrays {', '.join(arrays) or 'none'}; name one of them x or data"
         )
     name = usual[0] if usual else next(iter(arrays))
     left = [k for k in arrays if k != name]
-    return arrays[name], f" (array {name})" + (f"; left out: {shown(left)}" if left else "")
+    aside = f" (array {name})" + (f"; left out: {shown(left)}" if left else "")
+    return arrays[name], aside if archive else ""

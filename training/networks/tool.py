@@ -13,7 +13,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.download import open_url
 from torch_utils import checkpoint
-from torch_utils.exchange import content_hash, write_safetensors
+from torch_utils.files.safetensors import content_hash, write_safetensors
 from training.model import network_from_dict
 from training.network_file import load_network
 

@@ -19,7 +19,7 @@ from experiments.posterior.mcmc import (
     warnings_of,
 )
 from experiments.posterior.posterior import Draws, Truth
-from torch_utils.run_state import begin, finish
+from torch_utils.work import begin, finish
 
 
 def test_every_sampler_can_be_found():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dnnlib.util import atomic_path, write_json
-from torch_utils.inert_pickle import RefusedError, quote
+from torch_utils.files.inert_pickle import RefusedError, quote
 
 MAX_JSON = 2**26  # bytes
 

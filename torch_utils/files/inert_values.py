@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from torch_utils.inert_pickle import (
+from torch_utils.files.inert_pickle import (
     MAX_OPERATIONS,
     Inert,
     Record,

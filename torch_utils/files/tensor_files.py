@@ -17,8 +17,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from torch_utils.inert_pickle import Names, RefusedError, quote, read, table
-from torch_utils.inert_values import PLAIN, check_size
+from torch_utils.files.inert_pickle import Names, RefusedError, quote, read, table
+from torch_utils.files.inert_values import PLAIN, check_size
 
 ZIP_MAGIC = b"PK\x03\x04"
 # How every file begins that torch.save wrote before it wrote zip archives: a number, a version.
@@ -51,12 +51,13 @@ class Storage:
     used: int = 0
 
 
-def _from_bytes(raw: bytearray, dtype: torch.dtype) -> Tensor:
+def _from_bytes(raw: bytes, dtype: torch.dtype) -> Tensor:
     if not raw:
         return torch.empty(0, dtype=dtype)
+    own = bytearray(raw)  # which may be written to
     if dtype == torch.bool:  # of which other bytes than 0 and 1 are no value
-        return torch.frombuffer(raw, dtype=torch.uint8) != 0
-    return torch.frombuffer(raw, dtype=dtype)
+        return torch.frombuffer(own, dtype=torch.uint8) != 0
+    return torch.frombuffer(own, dtype=dtype)
 
 
 def _rebuild_tensor(
@@ -173,29 +174,14 @@ def _read_archive(archive: zipfile.ZipFile, length: int, names: Names) -> Any:
             info = entries.get(f"{root}/data/{key}")
             if info is None or info.file_size != count * dtype.itemsize:
                 raise RefusedError(f"lacks the data of storage {quote(key)}, or has too much of it")
-            storages[key] = Storage(dtype, _from_bytes(_entry(archive, info), dtype))
+            storages[key] = Storage(dtype, _from_bytes(archive.read(info), dtype))
         if storages[key].dtype != dtype:
             raise RefusedError("reads one storage as two kinds of numbers")
         return storages[key]
 
-    value = read(_entry(archive, entries[f"{root}/data.pkl"], bytes), names, storage)
+    value = read(archive.read(f"{root}/data.pkl"), names, storage)
     check_size(value, UNFOLDED * length + SLACK)
     return value
-
-
-def _entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo, kind: type = bytearray) -> Any:
-    """The bytes of an entry, whose checksum zipfile compares."""
-    with archive.open(info) as file:
-        if kind is bytes:
-            return file.read()
-        raw = bytearray(info.file_size)
-        view, done = memoryview(raw), 0
-        while done < len(raw):
-            step = file.readinto(view[done:])  # type: ignore[attr-defined]
-            if not step:
-                raise RefusedError("ends too early")
-            done += step
-        return raw
 
 
 def read_storage(raw: Any) -> Storage:
@@ -234,5 +220,5 @@ def _read_stream(file: IO[bytes], length: int) -> Any:
     (stated,) = struct.unpack("<q", file.read(8).ljust(8, b"\xff"))
     if stated != count or length - file.tell() != count * dtype.itemsize:
         raise RefusedError("holds a storage that is shorter or longer than it says")
-    value.data = _from_bytes(bytearray(file.read()), dtype)
+    value.data = _from_bytes(file.read(), dtype)
     return value

@@ -14,9 +14,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torch_utils.inert_pickle import Maker, Record, RefusedError, quote, read, table
-from torch_utils.inert_values import check_size
-from torch_utils.tensor_files import PURPOSE, SLACK, TENSORS, UNFOLDED, read_storage
+from torch_utils.files.inert_pickle import Maker, Record, RefusedError, quote, read, table
+from torch_utils.files.inert_values import check_size
+from torch_utils.files.tensor_files import PURPOSE, SLACK, TENSORS, UNFOLDED, read_storage
 
 PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
 VERSIONS = range(1, 7)  # of `meta`
@@ -71,38 +71,37 @@ def read_legacy(data: bytes) -> dict[str, Any]:
     return content
 
 
+def _group(record: Record, name: str) -> dict[Any, Any]:
+    """The dict that an object has under a name; empty if it has none."""
+    state = record.state if type(record.state) is dict else {}
+    found = state.get(name)
+    return found if type(found) is dict else {}
+
+
 def attributes(record: Record) -> dict[str, Any]:
     """Everything by its name that an object has: constructor arguments, buffers, attributes.
 
     Attributes go before buffers, and these before arguments; names that begin with _ are left out.
     """
+    found: dict[str, Any] = {}
+    for group in ("_init_kwargs", "_parameters", "_buffers"):
+        found |= _group(record, group)
     state = record.state if type(record.state) is dict else {}
-    arguments = state.get("_init_kwargs")
-    found = dict(arguments) if type(arguments) is dict else {}
-    for group in ("_parameters", "_buffers"):
-        members = state.get(group)
-        found |= members if type(members) is dict else {}
     return found | {k: v for k, v in state.items() if not str(k).startswith("_")}
 
 
 def submodules(record: Record) -> dict[str, Record]:
     """The modules that a module holds."""
-    state = record.state if type(record.state) is dict else {}
-    members = state.get("_modules")
-    found = members if type(members) is dict else {}
-    return {str(k): v for k, v in found.items() if isinstance(v, Record)}
+    members = _group(record, "_modules").items()
+    return {str(k): v for k, v in members if isinstance(v, Record)}
 
 
 def state_of(record: Record, prefix: str = "") -> dict[str, Any]:
     """What state_dict() of the module would give: its parameters and buffers, tensors by name."""
     state = record.state if type(record.state) is dict else {}
     hidden = state.get("_non_persistent_buffers_set") or ()
-    found: dict[str, Any] = {}
-    for group in ("_parameters", "_buffers"):
-        members = state.get(group)
-        for name, value in (members if type(members) is dict else {}).items():
-            if value is not None and name not in hidden:
-                found[prefix + str(name)] = value
+    members = _group(record, "_parameters") | _group(record, "_buffers")
+    found = {prefix + str(k): v for k, v in members.items() if v is not None and k not in hidden}
     for name, module in submodules(record).items():
         found |= state_of(module, f"{prefix}{name}.")
     return found

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_utils.inert_pickle import Record, RefusedError, quote, read, table
-from torch_utils.inert_values import PLAIN, Array, check_size
+from torch_utils.files.inert_pickle import Record, RefusedError, quote, read, table
+from torch_utils.files.inert_values import PLAIN, Array, check_size
 
 NAMES = table(PLAIN, "which this test does not need")
 LEAVES = st.one_of(
@@ -70,7 +70,7 @@ class Thing:
 def test_a_name_is_what_the_table_says_and_nothing_else():
     data = pickle.dumps(Thing())
     with pytest.raises(
-        RefusedError, match=r"asks for tests\.torch_utils\.test_inert_pickle\.Thing"
+        RefusedError, match=r"asks for tests\.torch_utils\.files\.test_inert_pickle\.Thing"
     ):
         read(data, NAMES)
     names = table({f"{__name__}.Thing": lambda: Record("Thing")}, "-")

@@ -7,8 +7,8 @@ import zipfile
 import pytest
 import torch
 
-from torch_utils.inert_pickle import RefusedError, read, table
-from torch_utils.tensor_files import TENSORS, read_storage, read_zip
+from torch_utils.files.inert_pickle import RefusedError, read, table
+from torch_utils.files.tensor_files import TENSORS, read_storage, read_zip
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,
           torch.int16, torch.int8, torch.uint8, torch.bool]  # fmt: skip

@@ -1,11 +1,13 @@
-"""Finished blocks of work: found again by the same work only, and only if they are whole."""
+"""Finished blocks of work are found again by the same work only; a folder knows its run."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from torch_utils.shared_work import Parts, digest, shared_rows
+from dnnlib.cli import UserError
+from torch_utils import work
+from torch_utils.work import MANIFEST, NETWORK, STATE, Parts, begin, digest, finish, shared_rows
 
 
 def counted(calls):
@@ -67,3 +69,52 @@ def test_digests_know_values_shapes_types_and_weights():
     assert len(set(found)) == len(values)
     assert found == [digest(v) for v in values]
     assert digest({"a": torch.from_numpy(x)}) == digest({"a": x})
+
+
+def test_several_tensors_of_a_block():
+    def both(rows):
+        x = torch.arange(rows.start, rows.stop)
+        return {"x": x, "squares": x[:, None] ** 2}
+
+    found = work.compute(both, 7, 3, "rows")
+    assert found["x"].tolist() == list(range(7))
+    assert found["squares"].tolist() == [[k * k] for k in range(7)]
+    assert [list(rows) for rows in work.blocks(3, 2, "rows")] == [[0, 1], [2]]
+
+
+def test_identities_differ_by_name():
+    assert work.differing({"a": [1, 2], "b": None}, {"a": (1, 2), "c": None}) == []
+    assert work.differing({"a": 1, "z": 2, "b": 3}, {"a": 1, "z": 1}) == ["b", "z"]
+
+
+FACTS = {NETWORK: "a" * 64, "seed": 1, "eps": None}
+
+
+def left(folder):
+    (folder / STATE).mkdir()
+    (folder / STATE / "flow-chain00.npz").touch()
+
+
+def test_the_same_command_goes_on_with_an_unfinished_run(tmp_path, capsys):
+    assert begin(tmp_path, FACTS, resume=False) is False
+    left(tmp_path)
+    for resume in (False, True):
+        assert begin(tmp_path, FACTS, resume) is False
+        assert "Going on with the unfinished run" in capsys.readouterr().out
+        assert list((tmp_path / STATE).iterdir())
+    for other, why in (({"seed": 2}, "--seed=1, now --seed=2"), ({NETWORK: "b" * 64}, "another")):
+        with pytest.raises(UserError, match=why):
+            begin(tmp_path, FACTS | other, resume=False)
+    finish(tmp_path, FACTS)
+    assert not (tmp_path / STATE).exists()
+    assert begin(tmp_path, FACTS, resume=True) is True
+    assert begin(tmp_path, FACTS | {"seed": 2}, resume=False) is False  # a new run
+
+
+def test_what_is_not_there_or_damaged(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        begin(tmp_path, FACTS, resume=True)
+    for text in ("", "[]", '{"facts": {}}', '{"facts": 1, "finished": true}'):
+        (tmp_path / MANIFEST).write_text(text)
+        with pytest.raises(UserError, match=r"run.json there is damaged"):
+            begin(tmp_path, FACTS, resume=False)

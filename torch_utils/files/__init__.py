@@ -1,0 +1,1 @@
+"""Files of networks and data, read without running what is in them."""
