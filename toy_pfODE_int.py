@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from dnnlib import cli, plot
+from dnnlib.options import asks
 from dnnlib.util import write_json
 from flow.exact import MixtureField
 from flow.flow import Flow, open_flow
@@ -33,11 +35,8 @@ from flow.simulation_run import (
 from flow.solvers import PAPER_SOLVERS
 from flow.toy_options import (
     data_of,
-    data_options,
-    embedded_dimensions,
     network_options,
     network_source,
-    open_source,
     solver_options,
 )
 from torch_utils import distributed
@@ -45,10 +44,8 @@ from torch_utils.peers import agree_on_file
 from training.basis import eigenbasis
 from training.data.toys import ToySource
 from training.data.vectors import VectorSource
-from training.launch import SCHEDULE_OPTIONS
-from training.options import check_dimensions
 from training.schedule import Schedule
-from training.training_loop import describe
+from training.toy_options import ToyOptions
 
 NET_EXAMPLE = """
 python toy_pfODE_int.py net --save_dir=out/flow --network=out --data_name=circles
@@ -91,11 +88,11 @@ def net(**options: Any) -> None:
     flow = open_flow(options, options["steps"] * (options["h"] or 1e-2) if paper else None)
     source = network_source(flow, options)
     with distributed.session(options["device"]):
-        run(flow, source, options, "net_", describe(flow.model, 0))
+        run(flow, source, options, "net_", flow.schedule.summary())
 
 
 @cli.subcommand(main, DISCRETE_EXAMPLE)
-@data_options
+@asks(ToyOptions)
 @click.option(
     "--memory_mib", type=click.IntRange(min=1), default=256, help="bound on kernel tables"
 )
@@ -103,24 +100,26 @@ def net(**options: Any) -> None:
 def discrete(**options: Any) -> None:
     """Simulate with the exact score of the samples themselves (a check, not a model)."""
     options["total_samples"] = options["total_samples"] or 1000
-    embedded_dimensions(options)
-    source = open_source(options)
-    which = "data_name" if options["data"] is None else "data"
-    agree_on_file(f"--{which}", options[which], source.content_hash())
-    check_dimensions(options, source)
+    data = ToyOptions(**{f.name: options[f.name] for f in fields(ToyOptions) if f.name in options})
+    data = data.embedded()
+    source = data.open()
+    which, name = data.named
+    agree_on_file(f"--{which}", name, source.content_hash())
+    data = data.with_dimensions(source)
     if options["steps"] and options["solver"] in (None, *PAPER_SOLVERS):
-        options["tmax"] = options["steps"] * (options["h"] or 1e-2)
+        data = replace(data, tmax=options["steps"] * (options["h"] or 1e-2))
+    options |= data.record()
     points = data_of(source, options)
     with cli.user_errors():
         device = distributed.pick_device(options["device"])
     with distributed.session(options["device"]):
         with cli.user_errors():
             basis = eigenbasis(shared(points), source.dim, source.scale)
-            schedule = Schedule(basis.xi, **{k: options[k] for k in SCHEDULE_OPTIONS})
+            schedule = Schedule(basis.xi, **data.schedule())
         bound = options["memory_mib"] * 2**20
         model = MixtureField(schedule, basis, points, memory_bound=bound)
         bounded = f"Kernel tables of at most {options['memory_mib']} MiB at a time"
-        notes = [*describe(model, basis.floored), bounded]
+        notes = [*schedule.summary(basis.floored), bounded]
         run(Flow(model.to(device)), source, options, "", notes)
 
 

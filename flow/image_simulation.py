@@ -21,7 +21,6 @@ from flow.simulation import Method, choose_method, paper_method
 from flow.simulation_run import check_content, check_network_dimensions
 from flow.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
 from torch_utils import distributed
-from training import published_options as published
 from training.data.images import ImageSource, to_pixels
 
 STAGES = {
@@ -57,8 +56,9 @@ network_options = cli.options(
     click.option("--save_dir", type=click.Path(), required=True, help="where results go"),
     click.option("--network", required=True, help="network file, or folder of runs (its latest)"),
     *cli.network_checks,
-    published.latent_check,
-    published.image_checks,
+    click.option("--end_vars", type=float, help="variance of kept latents [read from the network]"),
+    click.option("--img_size", type=int, help="side of the images, if you want it checked"),
+    click.option("--img_ch", type=int, help="their channels, if you want them checked"),
     click.option("--data_name", help="name of the data in results [that of the network]"),
     click.option("--data_dim", type=int, help="[read from the network]"),
     click.option("--dims_to_keep", type=int, help="[read from the network]"),

@@ -16,8 +16,8 @@ from torch import Tensor
 from flow.arguments import check_coordinates, check_integration, rows
 from flow.coordinates import CoordinateMaps, Coordinates
 from flow.solvers import PAPER_SOLVERS, SOLVERS
+from training.arc import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.precond import FieldModel
-from training.schedule import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 
 BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
 IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from dnnlib.util import in_order
 from torch_utils import seeding
+from training.arc import Arc
 from training.augment import AugmentPipe
 from training.edm_precond import LEVELS
 from training.precond import sigma_times
-from training.schedule import Arc, Schedule
+from training.schedule import Schedule
 from training.weighting import LikelihoodWeighting
 
 Piece = tuple[Tensor, Tensor, dict[str, Tensor]]  # data [n, d], noise [n, d], network's labels

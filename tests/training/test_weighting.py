@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from tests.helpers import random_basis
+from training.arc import Arc
 from training.edm_precond import RECIPES
 from training.loss import flow_loss
 from training.precond import InflationPrecond
-from training.schedule import Arc, Schedule
+from training.schedule import Schedule
 from training.weighting import LikelihoodWeighting
 
 G0, G1 = -13.3, 5.0
