@@ -68,7 +68,7 @@ class Integrator(CoordinateMaps):
         """The network output F(u, t), [n, d]; each call counts as one evaluation."""
         self.evaluations += 1
         when = torch.full((1,), t, dtype=self.model.W.dtype, device=u.device)  # embedded once
-        return self.model.field(u, when)
+        return self.model(u, when)
 
     def velocity(self, a: float, y: Tensor, rate: Rate | None = None) -> Tensor:
         """du/da = -F dphi/da at arc length a, [n, d], and the further columns of `rate`."""

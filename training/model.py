@@ -12,9 +12,8 @@ from training.augment import CONVENTION, OPPOSITE
 from training.basis import Basis
 from training.networks.image import IMAGE_NETWORKS, PRESETS
 from training.networks.toy import TOY_NETWORKS
-from training.precond import InflationPrecond
+from training.precond import DenoiserField, InflationPrecond
 from training.schedule import Schedule
-from training.sigma_field import SigmaField
 
 AUGMENT_WEIGHT = "model.map_augment.weight"  # [width, LABELS]
 NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS}
@@ -33,7 +32,7 @@ def build(
         schedule: keyword arguments of `Schedule`, all but xi.
         basis: eigenbasis of the data.
         precond: keyword arguments of `InflationPrecond`: space, shape, time_input, output;
-            or, with a denoiser among them, of `SigmaField`.
+            or, with a denoiser among them, of `DenoiserField`.
 
     Raises:
         ValueError: for an unknown network class.
@@ -42,7 +41,7 @@ def build(
     shape = tuple(precond["shape"]) if precond.get("shape") else None
     where: dict[str, Any] = {"space": precond["space"], "shape": shape}
     if precond.get("denoiser"):
-        return SigmaField(
+        return DenoiserField(
             model, Schedule(basis.xi, **schedule), basis, **where, denoiser=precond["denoiser"]
         )
     return InflationPrecond(

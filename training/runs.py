@@ -16,12 +16,13 @@ from dnnlib.util import Logger, fill_dir, next_run_dir, write_json
 from torch_utils import checkpoint, distributed
 from torch_utils.peers import agree_on_file, of_rank0
 from training.batches import Source
-from training.edm_precond import LEVELS, NOISE_LABELS, RECIPES
+from training.edm_precond import NOISE_LABELS, RECIPES
 from training.model import NETWORKS, attention_of, build, transfer
 from training.network_file import load_network
 from training.options import OPTIONS_FILE, TrainOptions
-from training.precond import InflationPrecond, sigma_times
+from training.precond import InflationPrecond
 from training.resume import LAUNCH_FILE, find_run
+from training.times import levels_note
 from training.training_loop import Snapshot, Trainer
 
 Trained = TypeVar("Trained", bound=TrainOptions)
@@ -168,7 +169,9 @@ def prepare(options: TrainOptions, source: Source, fresh: bool) -> Start:
     if theirs is not None:
         with cli.user_errors("--transfer"):
             distributed.print0("\n".join(transfer(model, theirs, str(options.transfer))))
-    notes = model.schedule.summary(floored) + _levels_note(options, model)
+    notes = model.schedule.summary(floored) + levels_note(
+        model.schedule, options.t_sampling, options.weighting
+    )
     if options.dropout:
         notes.append("Note: dropout masks depend on the number of processes and --batch-gpu")
     return Start(options, model, network, notes)
@@ -220,23 +223,3 @@ def _placed(start: Start, device: torch.device) -> InflationPrecond:
         most = options.batch_gpu or options.batch // distributed.world_size()
         distributed.use_threads(model.operations(most))
     return model.to(device)
-
-
-def _levels_note(options: TrainOptions, model: InflationPrecond) -> list[str]:
-    """What training at drawn noise levels says: which, and whether the schedule has them all."""
-    name, schedule = options.t_sampling, model.schedule
-    if name not in LEVELS:
-        return []
-    sigma = LEVELS[name](torch.linspace(5e-5, 1 - 5e-5, 10_000, dtype=torch.float64))[0]
-    low, high = (float(schedule.gamma(t)[0][0].sqrt()) for t in (0.0, schedule.tmax))
-    there = schedule.gamma(sigma_times(schedule, sigma))[0][:, 0].sqrt()
-    moved = float(((there / sigma).log().abs() > 1e-6).double().mean())
-    lines = [
-        f"Noise levels: {name} within {low:.3g} to {high:.3g}; loss weighting: {options.weighting}"
-    ]
-    if moved > 1e-3:
-        lines.append(
-            f"Warning: {100 * moved:.1f} % of the noise levels of --t_sampling={name} lie outside "
-            "those and are moved to the ends; widen them with --gamma0 and --tmax"
-        )
-    return lines

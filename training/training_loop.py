@@ -23,7 +23,6 @@ from dnnlib.cli import UserError
 from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed, seeding
 from torch_utils.training_stats import StatsWriter
-from training.arc import Arc
 from training.augment import CONVENTION, AugmentPipe
 from training.batches import Batches, Piece, Source
 from training.guards import Watch
@@ -32,7 +31,7 @@ from training.model import network_to_dict
 from training.options import TrainOptions
 from training.precond import InflationPrecond
 from training.resume import latest_state, save_state
-from training.weighting import LikelihoodWeighting
+from training.times import Times
 
 EMA_RAMPUP = 0.05  # the half-life of the average is at most this share of the samples seen
 # (weight average of the model, run folder, kimg)
@@ -71,24 +70,20 @@ class Trainer:
         )
         self.batches = Batches(
             source,
-            model.schedule,
             options.seed,
             options.batch,
             self.device,
             model.W.dtype,
-            options.tmin,
-            options.t_sampling,
             AugmentPipe(options.augment) if options.augment else None,
             probes=options.second_order,
         )
-        self.weighting: LikelihoodWeighting | None = None
-        if options.weighting == "likelihood":
-            straight = model.output == "straight"
-            self.weighting = LikelihoodWeighting(model.schedule, options.tmin, straight)
-            drawn = options.t_sampling == "likelihood"
-            self.batches.drawn_by = self.weighting if drawn else None
-        if options.t_sampling == "arc":
-            self.batches.drawn_by = Arc(model.schedule)
+        self.times = Times(
+            model.schedule,
+            options.t_sampling,
+            options.weighting,
+            options.tmin,
+            straight=model.output == "straight",
+        )
         self._set_precision()
         rank, world = distributed.rank(), distributed.world_size()
         mine = range(rank * options.batch // world, (rank + 1) * options.batch // world)
@@ -112,7 +107,7 @@ class Trainer:
         c = self.options
         self._restore()
         target = min(c.total, self.nimg + (c.early or c.total))
-        net = distributed.data_parallel(_FieldModule(self.model))
+        net = distributed.data_parallel(self.model)
         if distributed.is_main():
             self.stats = StatsWriter(self.run_dir, self.nimg / 1000, self.device)
         bar = tqdm(
@@ -179,7 +174,7 @@ class Trainer:
             group["lr"] = learning_rate(c, self.nimg)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        times = self.batches.times(self.nimg)
+        times = self.times.batch(c.seed, self.nimg, c.batch)
         rank, world = distributed.rank(), distributed.world_size()
         torch.manual_seed(seeding.integer(c.seed, "dropout", self.nimg, rank))
         pieces: list[Piece] = []
@@ -190,7 +185,7 @@ class Trainer:
                 pieces.append(next(stream))
                 x, noise, labels = pieces[-1]
                 t = times[part.start : part.stop]
-                errors = flow_loss(self.model, x, t, noise, self._weights(t), net, **labels)
+                errors = flow_loss(net, x, t, noise, self.times.weights(t), **labels)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 self.scaler.scale(loss).backward()
             each.append(errors.detach().sum(1) / self.source.dim)
@@ -203,11 +198,6 @@ class Trainer:
         self.scaler.update()
         self._update_ema()
         return total
-
-    def _weights(self, t: Tensor) -> str | Tensor:
-        if self.weighting is None:
-            return self.options.weighting
-        return self.weighting.weights(t, self.batches.drawn_by is self.weighting)
 
     @torch.no_grad()
     def _update_ema(self) -> None:
@@ -282,15 +272,3 @@ def learning_rate(c: TrainOptions, nimg: int) -> float:
     if c.lr_decay == "cosine":
         decay = 0.5 * (1 + math.cos(math.pi * min(nimg / c.total, 1.0)))
     return c.lr * warmup * decay
-
-
-class _FieldModule(nn.Module):
-    """`InflationPrecond.field` as a forward method, which is what DDP wraps."""
-
-    def __init__(self, precond: InflationPrecond):
-        super().__init__()
-        self.precond = precond
-
-    def forward(self, u: Tensor, t: Tensor, **labels: Tensor | None) -> Tensor:
-        """See `InflationPrecond.field`."""
-        return self.precond.field(u, t, **labels)

@@ -214,8 +214,8 @@ def poisoned(monkeypatch):
     honest, take = training_loop.flow_loss, training_loop.Trainer._step
     state = {"kind": "loss", "bad": {20}, "unchanged": []}
 
-    def loss(model, x, t, noise, weighting, net, **labels):
-        errors = honest(model, x, t, noise, weighting, net, **labels)
+    def loss(field, x, t, noise, weights, **labels):
+        errors = honest(field, x, t, noise, weights, **labels)
         if state["now"] not in state["bad"]:
             return errors
         if state["kind"] == "loss":

@@ -234,7 +234,7 @@ def test_compiled_training_resumes_and_is_like_the_plain(tmp_path, colour):
     x = np.random.default_rng(0).uniform(-1, 1, (4, 192))
     labels = torch.eye(2).repeat(2, 1)
     u = [Conditioned(load_flow(run, "cpu").model, labels) for run in (plain, compiled)]
-    F = [m.field(torch.from_numpy(x), torch.full((4,), 3.0).double()) for m in u]
+    F = [m(torch.from_numpy(x), torch.full((4,), 3.0).double()) for m in u]
     torch.testing.assert_close(F[0], F[1], rtol=0.05, atol=0.02)
 
 
