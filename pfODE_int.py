@@ -55,7 +55,6 @@ from flow.simulation import (
 )
 from torch_utils import distributed
 from training.data.images import ImageSource, to_pixels
-from training.training_loop import describe
 
 EXAMPLE = """
 python pfODE_int.py --save_dir=out/flow --network=out --data_root=datasets/digits-8x8.zip --bs=64
@@ -172,7 +171,7 @@ def run(
     save_freq = options.save_freq or ENDS_ONLY
     states, dtype = len(kept_steps(method, save_freq)), DTYPES[options.save_dtype]
     size = states * total * flow.schedule.data_dim * len(KEYS) * dtype.itemsize / 2**20
-    for note in describe(flow.model, 0):
+    for note in flow.schedule.summary():
         distributed.print0(note)
     distributed.print0(
         f"{', '.join(kinds)}: {total} samples, {method.describe()}; {states} states saved, about "

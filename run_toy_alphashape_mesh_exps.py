@@ -35,7 +35,6 @@ from flow.toys import network_source
 from torch_utils import distributed
 from torch_utils.work import Parts
 from training.data.toys import ToySource
-from training.training_loop import describe
 
 EXAMPLE = """
 python run_toy_alphashape_mesh_exps.py --network=out --save_dir=toy_mesh_exps-tmp
@@ -135,7 +134,7 @@ def run(flow: Flow, method: Method, name: str, options: CoverageOptions) -> None
     started = time.monotonic()
     radii = np.linspace(options.r_min, options.r_max, options.r_num)
     seeds = [options.seed + k for k in range(options.num_seeds)]
-    distributed.print0("\n".join(describe(flow.model, 0)))
+    distributed.print0("\n".join(flow.schedule.summary()))
     distributed.print0(
         f"{options.boundary} boundaries of {len(radii)} radii, {len(seeds)} seeds of "
         f"{options.test_pts} points, {method.describe()}"

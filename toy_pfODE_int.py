@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from dnnlib import cli, plot
-from dnnlib.options import COUNT, SEED, RunOptions, click_options, option, takes
+from dnnlib.options import COUNT, SEED, RunOptions, option, takes
 from dnnlib.util import write_json
 from flow.exact import MixtureField
 from flow.flow import Flow, open_flow
@@ -32,17 +32,14 @@ from flow.options import (
 )
 from flow.results import check_gen_source, check_results, document, save_results
 from flow.simulation import KINDS, Simulations, kept_steps, latent_summary
-from flow.toy_options import data_options, embedded_dimensions, open_source
 from flow.toys import how_many, network_source
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
 from training.basis import eigenbasis
 from training.data.toys import ToySource
 from training.data.vectors import VectorSource
-from training.launch import SCHEDULE_OPTIONS
-from training.options import check_dimensions
 from training.schedule import Schedule
-from training.training_loop import describe
+from training.toy_options import ToyOptions
 
 NET_EXAMPLE = """
 python toy_pfODE_int.py net --save_dir=out/flow --network=out --data_name=circles
@@ -72,6 +69,13 @@ class NetOptions(SimulationOptions, ToyNetworkOptions):
     """Options of net."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DiscreteOptions(SimulationOptions, ToyOptions):
+    """Options of discrete."""
+
+    memory_mib: int = option(256, type=COUNT, help="bound on kernel tables")
+
+
 @cli.group()
 def main() -> None:
     """Inflate, round-trip and generate toy data by the probability-flow ODE."""
@@ -85,38 +89,31 @@ def net(options: NetOptions) -> None:
     source = network_source(flow, options)
     options = replace(options, total_samples=how_many(source, options.total_samples or 4000))
     with distributed.session(options.device):
-        run(flow, source, options, "net_", describe(flow.model, 0))
+        run(flow, source, options, "net_", flow.schedule.summary())
 
 
 @cli.subcommand(main, DISCRETE_EXAMPLE)
-@data_options
-@click.option(
-    "--memory_mib", type=click.IntRange(min=1), default=256, help="bound on kernel tables"
-)
-@click_options(SimulationOptions)
-def discrete(**told: Any) -> None:
+@takes(DiscreteOptions)
+def discrete(options: DiscreteOptions) -> None:
     """Simulate with the exact score of the samples themselves (a check, not a model)."""
-    options = SimulationOptions(
-        **{f.name: told[f.name] for f in fields(SimulationOptions) if f.name in told}
-    )
-    embedded_dimensions(told)
-    source = open_source(told)
-    which = "data_name" if told["data"] is None else "data"
-    agree_on_file(f"--{which}", told[which], source.content_hash())
-    check_dimensions(told, source)
-    told["tmax"] = fallback_tmax(options) or told["tmax"]
+    options = options.embedded()
+    source = options.open()
+    which, name = options.named
+    agree_on_file(f"--{which}", name, source.content_hash())
     total = how_many(source, options.total_samples or 1000)
-    options = replace(options, total_samples=total)
+    tmax = fallback_tmax(options) or options.tmax
+    options = replace(options.with_dimensions(source), total_samples=total, tmax=tmax)
     points = source.samples(options.seed, 0, total)
     with cli.user_errors():
         device = distributed.pick_device(options.device)
     with distributed.session(options.device):
         with cli.user_errors():
             basis = eigenbasis(shared(points), source.dim, source.scale)
-            schedule = Schedule(basis.xi, **{k: told[k] for k in SCHEDULE_OPTIONS})
-        model = MixtureField(schedule, basis, points, memory_bound=told["memory_mib"] * 2**20)
-        bounded = f"Kernel tables of at most {told['memory_mib']} MiB at a time"
-        notes = [*describe(model, basis.floored), bounded]
+            schedule = Schedule(basis.xi, **options.schedule())
+        bound = options.memory_mib * 2**20
+        model = MixtureField(schedule, basis, points, memory_bound=bound)
+        bounded = f"Kernel tables of at most {options.memory_mib} MiB at a time"
+        notes = [*schedule.summary(basis.floored), bounded]
         run(Flow(model.to(device)), source, options, "", notes)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from dnnlib.util import atomic_path
 from torch_utils import checkpoint
 from training.data.images import ImageSource
-from training.launch import basis_of
+from training.image_options import basis_of
 
 KINDS = {"network-snapshot-": "network", "training-state-": "training-state"}
 WITHOUT = "eigenvectors-left-out"

@@ -29,7 +29,7 @@ from training.batches import Batches
 from training.data.images import ImageSource
 from training.loss import flow_loss
 from training.precond import InflationPrecond
-from training.weighting import LikelihoodWeighting
+from training.times import LikelihoodWeighting, Times
 
 FOLDER = NETWORKS / "likelihood"
 TRAINED_ON, HELD_OUT = 1500, 297
@@ -125,17 +125,15 @@ def spread(flow: Flow, data: Path, drawn: bool) -> Spread:
     """Of the loss with times drawn in proportion to its weight, or uniformly."""
     model, source = flow.model, ImageSource(str(data), use_labels=False)
     assert isinstance(model, InflationPrecond)
-    weighting = LikelihoodWeighting(model.schedule, TMIN)
-    batches = Batches(
-        source, model.schedule, int(drawn), BATCH, torch.device("cpu"), model.W.dtype, tmin=TMIN,
-        drawn_by=weighting if drawn else None,
-    )  # fmt: skip
+    how = "likelihood" if drawn else "uniform"
+    times = Times(model.schedule, how, "likelihood", TMIN)
+    batches = Batches(source, int(drawn), BATCH, torch.device("cpu"), model.W.dtype)
     parameters = [p.requires_grad_() for p in model.parameters()]
     total, squares, losses = torch.zeros(1, dtype=torch.float64), 0.0, []
     for i in range(BATCHES):
         x, noise, _ = batches.piece(i * BATCH, range(BATCH))
-        t = batches.times(i * BATCH)
-        loss = flow_loss(model, x, t, noise, weighting.weights(t, drawn)).mean(1)
+        t = times.batch(int(drawn), i * BATCH, BATCH)
+        loss = flow_loss(model, x, t, noise, times.weights(t)).mean(1)
         found = torch.autograd.grad(loss.mean(), parameters, allow_unused=True)
         gradient = torch.cat([g.flatten().double() for g in found if g is not None])
         total = total + gradient

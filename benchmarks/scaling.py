@@ -40,9 +40,9 @@ from flow.numbered_images import make_images
 from torch_utils import distributed
 from torch_utils.work import NOTHING_KEPT
 from training.basis import Basis, eigenbasis
-from training.config import TrainConfig
 from training.data.images import ImageSource
 from training.model import build
+from training.options import TrainOptions
 from training.training_loop import Trainer
 
 RESOLUTIONS = (8, 16, 32)  # d = 192, 768, 3,072
@@ -107,11 +107,11 @@ def training(resolution: int, count: int) -> Work:
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            config = TrainConfig(
-                Path(folder), network, {}, duration=count, batch=BATCH, lr=1e-3, ema=1000,
-                tick=10**9, progress=False,
+            options = TrainOptions(
+                duration=count / 1e6, batch=BATCH, lr=1e-3, lr_rampup=0.0, clip=0.0, ema=1e-3,
+                tick=1e6, snap=1, dump=1, weighting="edm", t_sampling="uniform", workers=0,
             )  # fmt: skip
-            Steps(config, source, model).run()
+            Steps(options, Path(folder), network, source, model).train()
 
     return work
 

@@ -67,15 +67,13 @@ class Truth:
             when = torch.full((POINTS,), t, dtype=torch.float64)
             cos, sin = flow.schedule.cos_sin(when)
             u = cos * y + sin * torch.from_numpy(rng.standard_normal(y.shape))
-            self.cases.append((u, when, self.exact.field(u, when)))
+            self.cases.append((u, when, self.exact(u, when)))
         self.size = np.mean([float(F.square().sum(1).mean()) for _, _, F in self.cases])
 
     @torch.no_grad()
     def error(self, flow: Flow) -> float:
         """Mean over times of E|F - F*|^2, divided by the mean of E|F*|^2."""
-        errors = [
-            float((flow.model.field(u, t) - F).square().sum(1).mean()) for u, t, F in self.cases
-        ]
+        errors = [float((flow.model(u, t) - F).square().sum(1).mean()) for u, t, F in self.cases]
         return float(np.mean(errors) / self.size)
 
 

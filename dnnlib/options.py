@@ -22,7 +22,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import click
 
@@ -35,6 +35,7 @@ SEED = click.IntRange(min=0)
 PATH = click.Path()
 
 _KEY = "option"
+_FOUND = "found"
 _REQUIRED: Any = dataclasses.MISSING
 _SAME: Any = object()
 
@@ -51,6 +52,11 @@ def option(
         click_kwargs: as of `click.option`: help, type, metavar, callback, ...
     """
     return field(default=default, metadata={_KEY: (names, recorded, click_kwargs)})
+
+
+def found(default: Any = None) -> Any:
+    """A field that no command line gives, but a run finds out; recorded unless it is None."""
+    return field(default=default, metadata={_FOUND: True})
 
 
 def again(cls: type, name: str, default: Any = _SAME, **click_kwargs: Any) -> Any:
@@ -73,8 +79,23 @@ class Options:
 
     def record(self) -> dict[str, Any]:
         """What results say of the options: name -> plain value, in the order of --help."""
-        found = {f.name: getattr(self, f.name) for f in _fields(type(self)) if f.metadata[_KEY][1]}
-        return {name.rstrip("_"): value for name, value in found.items()}
+        values = {k: getattr(self, f.name) for k, f in _recorded(type(self)).items()}
+        left = {k for k, f in _recorded(type(self)).items() if _FOUND in f.metadata}
+        return {k: v for k, v in values.items() if v is not None or k not in left}
+
+    def chosen(self) -> dict[str, Any]:
+        """What is recorded and was named on the command line."""
+        recorded = _recorded(type(self)).items()
+        return {k: getattr(self, f.name) for k, f in recorded if f.name in self.given}
+
+    def restored(self, record: dict[str, Any]) -> Self:
+        """These options with the values of an earlier record, but for those that are given."""
+        left = {
+            f.name: record[k]
+            for k, f in _recorded(type(self)).items()
+            if k in record and f.name not in self.given
+        }
+        return dataclasses.replace(self, **left)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +126,12 @@ class RunOptions(DryRunOptions):
 Taken = TypeVar("Taken", bound=Options)
 
 
+def asks(cls: type[Options]) -> Callable[[Callable], Callable]:
+    """Decorator: a command has the options of `cls`, each a keyword argument of its function."""
+    hints = typing.get_type_hints(cls)
+    return cli.options(*[_decorator(f, hints[f.name]) for f in _fields(cls)])
+
+
 def takes(cls: type[Taken]) -> Callable[[Callable[[Taken], Any]], Callable[..., Any]]:
     """Decorator: a command's function gets its options as an instance of `cls`."""
 
@@ -114,21 +141,22 @@ def takes(cls: type[Taken]) -> Callable[[Callable[[Taken], Any]], Callable[..., 
             names = cli.given(click.get_current_context()) & values.keys()
             return function(cls(**values, given=frozenset(names)))
 
-        return click_options(cls)(call)
+        return asks(cls)(call)
 
     return decorate
-
-
-def click_options(cls: type[Options]) -> Callable[[Callable], Callable]:
-    """Decorator: the same options as keyword arguments."""
-    hints = typing.get_type_hints(cls)
-    return cli.options(*[_decorator(f, hints[f.name]) for f in _fields(cls)])
 
 
 def _fields(cls: type) -> list[dataclasses.Field]:
     """The fields that are options, in the order of --help: those of every command come last."""
     found = [f for f in dataclasses.fields(cls) if _KEY in f.metadata]
     return sorted(found, key=lambda f: f.name in ("device", "plot", "dry_run"))
+
+
+def _recorded(cls: type) -> dict[str, dataclasses.Field]:
+    """What records say -> the field that holds it: options, then what runs find out."""
+    options = [f for f in _fields(cls) if f.metadata[_KEY][1]]
+    others = [f for f in dataclasses.fields(cls) if _FOUND in f.metadata]
+    return {f.name.rstrip("_"): f for f in [*options, *others]}
 
 
 def _decorator(of: dataclasses.Field, hint: Any) -> Callable[[Callable], Callable]:

@@ -28,7 +28,7 @@ from flow.dequantization import log_prob_of_levels
 from flow.flow import Flow
 from torch_utils import seeding
 from training.schedule import Schedule
-from training.weighting import LikelihoodWeighting
+from training.times import LikelihoodWeighting
 
 NODES = 513  # of the cumulative weight by which times are chosen
 

@@ -61,7 +61,7 @@ class MixtureField(FieldModel):
         per_pair = 8 * (3 if C.dim() == 2 else 4 * d)
         self.chunk = max(1, memory_bound // (per_pair * len(means)))
 
-    def field(self, u: Tensor, t: Tensor) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor) -> Tensor:
         """F*(u, t) = E[F | u], [n, d]; all times t, [n] or [1], must be equal."""
         return torch.cat([self._field(c, t[:1]) for c in u.split(self.chunk)])
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from flow.arguments import check_coordinates, check_integration, rows
 from flow.coordinates import CoordinateMaps, Coordinates
 from flow.solvers import PAPER_SOLVERS, SOLVERS
+from training.arc import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.precond import FieldModel
-from training.schedule import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 
 BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
 IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
@@ -68,7 +68,7 @@ class Integrator(CoordinateMaps):
         """The network output F(u, t), [n, d]; each call counts as one evaluation."""
         self.evaluations += 1
         when = torch.full((1,), t, dtype=self.model.W.dtype, device=u.device)  # embedded once
-        return self.model.field(u, when)
+        return self.model(u, when)
 
     def velocity(self, a: float, y: Tensor, rate: Rate | None = None) -> Tensor:
         """du/da = -F dphi/da at arc length a, [n, d], and the further columns of `rate`."""

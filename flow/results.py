@@ -16,7 +16,7 @@ from flow.method import Method
 from flow.options import KnownOptions, LatentOptions
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
-from training.batches import Source
+from training.data.source import Source
 from training.data.toys import own_dimensions, trained_on
 
 

@@ -119,7 +119,7 @@ def paper_denoiser(flow: InflationPrecond, x: Tensor, t: Tensor) -> Tensor:
     es = x @ flow.W.to(x) if flow.space == "IS" else x
     xi, S = flow.schedule.xi.to(x), flow.schedule.total(t).to(x)
     sin = flow.schedule.cos_sin(t)[1].to(x)
-    D = xi / S * es + xi.sqrt() * sin * flow.field(es / S.sqrt(), t)
+    D = xi / S * es + xi.sqrt() * sin * flow(es / S.sqrt(), t)
     return D @ flow.W.T.to(x) if flow.space == "IS" else D
 
 

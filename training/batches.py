@@ -1,4 +1,4 @@
-"""What a training step sees: samples, noise, times and labels, by seed and position alone."""
+"""What a training step sees: samples, noise and labels, by seed and position alone."""
 
 from __future__ import annotations
 
@@ -13,10 +13,6 @@ from dnnlib.util import in_order
 from torch_utils import seeding
 from training.augment import AugmentPipe
 from training.data.source import Source
-from training.edm_precond import LEVELS
-from training.precond import sigma_times
-from training.schedule import Arc, Schedule
-from training.weighting import LikelihoodWeighting
 
 Piece = tuple[Tensor, Tensor, dict[str, Tensor]]  # data [n, d], noise [n, d], network's labels
 
@@ -27,40 +23,21 @@ class Batches:
 
     Attributes:
         source: samples.
-        schedule: its tmax bounds the times.
         seed: of everything drawn here.
         size: samples a batch, over all processes.
         device: where tensors are placed.
         dtype: their precision: that of schedule and basis.
-        tmin: first of uniform times.
-        t_sampling: "uniform" on (tmin, tmax), or how noise levels are drawn, a key of
-            `edm_precond.LEVELS`, for a schedule of one noise level.
         augment: augmentation of images; None for none.
-        drawn_by: turns quantiles into times, instead of `t_sampling`; None for nothing.
         probes: also give each sample a Rademacher "probe" [n, d] among its labels.
     """
 
     source: Source
-    schedule: Schedule
     seed: int
     size: int
     device: torch.device
     dtype: torch.dtype
-    tmin: float = 1e-7
-    t_sampling: str = "uniform"
     augment: AugmentPipe | None = None
-    drawn_by: LikelihoodWeighting | Arc | None = None
     probes: bool = False
-
-    def times(self, nimg: int) -> Tensor:
-        """Stratified random times of a whole batch, [size]."""
-        rng = seeding.generator(self.seed, "times", nimg)
-        q = torch.from_numpy((rng.permutation(self.size) + rng.random()) / self.size)
-        if self.drawn_by is not None:
-            return self._place(self.drawn_by.times(q))
-        if self.t_sampling in LEVELS:
-            return self._place(sigma_times(self.schedule, LEVELS[self.t_sampling](q)[0]))
-        return self._place(self.tmin + (self.schedule.tmax - self.tmin) * q)
 
     def stream(
         self, nimg: int, parts: list[range], workers: int = 0

@@ -152,7 +152,7 @@ class Recipe(NamedTuple):
 
     Attributes:
         t_sampling: "uniform" in the schedule's time, "arc" in arc length, "likelihood" (see
-            `training.weighting`), or a key of `LEVELS`.
+            `training.times`), or a key of `LEVELS`.
         weighting: of the error of the field, see `training.loss.flow_loss`.
         levels: smallest and largest noise level of the flow; None for those of its schedule.
         variance: that the flow takes all dimensions to have; None for the mean of the data's.

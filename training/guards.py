@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torch_utils import checkpoint, distributed
 from training.batches import Piece
-from training.config import TrainConfig
+from training.options import TrainOptions
 
 NONFINITE = "nonfinite-batch-{:06d}.pt"
 SCALE_FLOOR = 2.0**-10  # of fp16's loss scale: a loss that overflows even there is a fault
@@ -26,7 +26,8 @@ class Watch:
     While it is entered, SIGTERM and the first SIGINT are noted and do not end the process.
 
     Args:
-        config: of the run.
+        options: of the run.
+        run_dir: its folder.
         model: with the gradient of the step.
         optimizer: of the run.
         scaler: of the loss, in fp16.
@@ -38,12 +39,14 @@ class Watch:
 
     def __init__(
         self,
-        config: TrainConfig,
+        options: TrainOptions,
+        run_dir: Path,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
     ):
-        self.config, self.model, self.optimizer, self.scaler = config, model, optimizer, scaler
+        self.options, self.run_dir = options, run_dir
+        self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.skipped = 0
         self.stopped: str | None = None
         self._signal: str | None = None
@@ -74,9 +77,9 @@ class Watch:
         Args:
             loss: this rank's, scalar.
         """
-        if self.config.clip:
+        if self.options.clip:
             self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip)
         else:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = nn.utils.get_total_norm(grads)
@@ -97,13 +100,13 @@ class Watch:
         Raises:
             FloatingPointError: in the latter case.
         """
-        c, at = self.config, f"at {nimg / 1000:.1f} kimg"
+        c, at = self.options, f"at {nimg / 1000:.1f} kimg"
         self.skipped += 1
         if self.scaler.is_enabled():
             self.scaler.update(self.scaler.get_scale())
         path = None
         if self.skipped in (1, c.skip_nonfinite + 1):
-            path = save_batch(c.run_dir, nimg, pieces, t, losses)
+            path = save_batch(self.run_dir, nimg, pieces, t, losses)
         loss = float(torch.cat(losses).mean())
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss:g}"
         if self.skipped <= c.skip_nonfinite:
@@ -114,10 +117,11 @@ class Watch:
             )
             return
         before = f", after {c.skip_nonfinite} steps that were skipped" if c.skip_nonfinite else ""
+        run = self.run_dir
         raise FloatingPointError(
             f"{what} {at}{before}. The batch is {path}; networks and states are as they were. To "
-            f"skip such steps: --resume={c.run_dir} --skip-nonfinite=100. If there are too many: "
-            f"start again with a lower --lr or --clip=1, and --transfer={c.run_dir} for the "
+            f"skip such steps: --resume={run} --skip-nonfinite=100. If there are too many: "
+            f"start again with a lower --lr or --clip=1, and --transfer={run} for the "
             "weights of the last snapshot"
         )
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.precond import InflationPrecond
@@ -14,58 +12,44 @@ SECOND_ORDER = 0.1  # weight of the second-order penalty
 
 
 def flow_loss(
-    precond: InflationPrecond,
+    field: nn.Module,
     x: Tensor,
     t: Tensor,
     noise: Tensor,
-    weighting: str | Tensor = "edm",
-    net: Callable[..., Tensor] | None = None,
+    weights: Tensor | None = None,
     probe: Tensor | None = None,
     **labels: Tensor | None,
 ) -> Tensor:
     """Weighted squared error of the field at random times, every dimension and sample apart.
 
-    With the weight 1 this is the paper's weighted denoising loss, rewritten: no weight is left to
-    compute, and no terms cancel. EDM's weight gives the same. With cos(phi)^2 it is the error of
-    the noise that the field implies, n = sin(phi) u - cos(phi) F, the loss of VP and VE. With
-    (dphi_i/da)^2 it is the error of the velocity du/da in arc length, which is what integration
-    sees; a dimension that hardly turns hardly counts.
-
     Args:
-        precond: schedule, basis and network.
+        field: the model, an `InflationPrecond`, or its DDP wrapper.
         x: raw data, [n, d].
         t: times, [n].
         noise: standard normal, [n, d].
-        weighting: "edm", "noise", "arc", or weights [n, d] (see `training.weighting`).
-        net: module to call for F instead of `precond.field` (its DDP wrapper).
+        weights: of the errors, [n, d], see `training.times`; None for 1.
         probe: random signs [n, d], with which the second-order penalty is added; None for none.
-        labels: class and augmentation labels of `InflationPrecond.field`.
+        labels: class and augmentation labels of `InflationPrecond`.
 
     Returns:
-        weight |F - F*|^2, [n, d].
-
-    Reference: Inflationary Flows, eq. 13 and appendix B.2; Salimans and Ho 2022 (v-prediction).
+        weights |F - F*|^2, [n, d].
     """
+    precond = getattr(field, "module", field)
+    assert isinstance(precond, InflationPrecond)
     cos, sin = precond.schedule.cos_sin(t)
     y = precond.encode(x) / precond.schedule.xi.sqrt()
     noise = noise.to(y)
     u = (cos * y + sin * noise).float()
     target = sin * y - cos * noise
-    call = net or precond.field
     if probe is None:
-        errors = (call(u, t, **labels) - target).square()
+        errors = (field(u, t, **labels) - target).square()
     else:
         u.requires_grad_()
         with sdpa_kernel(SDPBackend.MATH):  # fused attention cannot be differentiated twice
-            F = call(u, t, **labels)
+            F = field(u, t, **labels)
         errors = (F - target).square()
         errors = errors + second_order_penalty(u, F, errors, cos, sin, probe.to(F))[:, None]
-    if isinstance(weighting, Tensor):
-        return weighting * errors
-    if weighting == "arc" and not precond.schedule.proportional:  # where all turn alike
-        turn = precond.schedule.angle(t)[1].square()
-        return turn / turn.mean(1, keepdim=True) * errors
-    return cos.square() * errors if weighting == "noise" else errors
+    return errors if weights is None else weights * errors
 
 
 def second_order_penalty(

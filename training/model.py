@@ -1,4 +1,4 @@
-"""From options to a model, and from a model to a network file and back."""
+"""From settings to a model, and from a model to a network file and back."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from torch_utils import checkpoint, distributed
-from training.augment import CONVENTION, LABELS, OPPOSITE
+from training.augment import CONVENTION, OPPOSITE
 from training.basis import Basis
-from training.batches import Source
-from training.network_file import load_network
 from training.networks.image import IMAGE_NETWORKS, PRESETS
 from training.networks.toy import TOY_NETWORKS
-from training.precond import InflationPrecond
+from training.precond import DenoiserField, InflationPrecond
 from training.schedule import Schedule
-from training.sigma_field import SigmaField
 
 AUGMENT_WEIGHT = "model.map_augment.weight"  # [width, LABELS]
 NETWORKS: dict[str, type[nn.Module]] = {**TOY_NETWORKS, **IMAGE_NETWORKS}
@@ -36,7 +32,7 @@ def build(
         schedule: keyword arguments of `Schedule`, all but xi.
         basis: eigenbasis of the data.
         precond: keyword arguments of `InflationPrecond`: space, shape, time_input, output;
-            or, with a denoiser among them, of `SigmaField`.
+            or, with a denoiser among them, of `DenoiserField`.
 
     Raises:
         ValueError: for an unknown network class.
@@ -45,7 +41,7 @@ def build(
     shape = tuple(precond["shape"]) if precond.get("shape") else None
     where: dict[str, Any] = {"space": precond["space"], "shape": shape}
     if precond.get("denoiser"):
-        return SigmaField(
+        return DenoiserField(
             model, Schedule(basis.xi, **schedule), basis, **where, denoiser=precond["denoiser"]
         )
     return InflationPrecond(
@@ -62,23 +58,6 @@ def _make(network: dict[str, Any]) -> nn.Module:
     if network["class"] not in NETWORKS:
         raise ValueError(f"network class {network['class']!r}: known are {', '.join(NETWORKS)}")
     return NETWORKS[network["class"]](**network["kwargs"])
-
-
-def to_transfer(options: dict[str, Any]) -> dict[str, Any]:
-    """The network file of --transfer, whose attention resolutions become those of the run.
-
-    Raises:
-        ValueError: if it is no network.
-    """
-    path, _ = checkpoint.agreed_network(options["transfer"], "--transfer")
-    content = load_network(path, fallback_tmax=options["tmax"])
-    notes = [f"Weight average: half-life {options['ema']:g} Mimg at once (--transfer)"]
-    attention = attention_of(content, options["arch"])
-    if attention is not None:
-        options["attn_resolutions"] = attention
-        notes.append(f"Attention at resolutions {attention}, as {path} has it (--transfer)")
-    distributed.print0("\n".join(notes))
-    return content
 
 
 def transfer(model: InflationPrecond, content: dict[str, Any], path: str) -> list[str]:
@@ -119,40 +98,6 @@ def attention_of(content: dict[str, Any], arch: str) -> list[int] | None:
         return None
     default = inspect.signature(NETWORKS[network["class"]]).parameters["attn_resolutions"].default
     return list(network["kwargs"].get("attn_resolutions", default))
-
-
-def network_of(options: dict[str, Any], source: Source) -> dict[str, Any]:
-    """Class and all arguments, defaults spelled out, of the network that the options name."""
-    if options["arch"] in PRESETS:
-        return _image_network(options, source)
-    signature = inspect.signature(NETWORKS[options["arch"]])
-    arguments = signature.bind(in_channels=source.dim)
-    arguments.apply_defaults()
-    return {"class": options["arch"], "kwargs": dict(arguments.arguments)}
-
-
-def _image_network(options: dict[str, Any], source: Any) -> dict[str, Any]:
-    preset = PRESETS[options["arch"]]
-    channels, resolution, _ = source.shape
-    kwargs = preset["kwargs"] | {
-        "img_resolution": resolution,
-        "in_channels": channels,
-        "out_channels": channels,
-        "label_dim": source.classes,
-        "augment_dim": LABELS if options["augment"] else 0,
-        "dropout": options["dropout"],
-    }
-    if options["cbase"]:
-        kwargs["model_channels"] = options["cbase"]
-    if options["num_blocks"]:
-        kwargs["num_blocks"] = options["num_blocks"]
-    if options["cres"]:
-        kwargs["channel_mult"] = list(options["cres"])
-    if options.get("attn_resolutions") is not None:  # those of --transfer
-        kwargs["attn_resolutions"] = options["attn_resolutions"]
-    elif resolution < 32:  # attention at half the resolution, as CIFAR-size networks have it
-        kwargs["attn_resolutions"] = [resolution // 2]
-    return {"class": preset["class"], "kwargs": kwargs}
 
 
 def network_to_dict(

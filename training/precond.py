@@ -12,17 +12,19 @@ coordinates.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.basis import Basis
-from training.edm_precond import NOISE_LABELS
+from training.edm_precond import EDM_FAMILY, NOISE_LABELS
 from training.schedule import Schedule
 
 OUTPUTS = ("velocity", "straight")
+DENOISERS = {cls.__name__: cls for cls, _ in EDM_FAMILY.values()}
 
 
 class FieldModel(nn.Module):
@@ -49,7 +51,7 @@ class FieldModel(nn.Module):
         """The eigenbasis as plain tensors."""
         return Basis(self.mean, self.scale, self.schedule.xi, self.W)
 
-    def field(self, u: Tensor, t: Tensor) -> Tensor:
+    def forward(self, u: Tensor, t: Tensor) -> Tensor:
         """F(u, t), [n, d], for whitened eigenbasis states u [n, d] at times t, [n] or [1]."""
         raise NotImplementedError
 
@@ -57,7 +59,7 @@ class FieldModel(nn.Module):
         """Floating-point operations of the field of so many samples."""
         t = self.W.new_full((1,), self.schedule.tmax)
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            self.field(self.W.new_zeros(1, len(self.W)), t)
+            self(self.W.new_zeros(1, len(self.W)), t)
         return float(counter.get_total_flops() * samples)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ class InflationPrecond(FieldModel):
         self.amp_dtype: torch.dtype | None = None  # of the network's inside, where not its own
         self.time_input = time_input or getattr(model, "time_input", "published")
 
-    def field(
+    def forward(
         self,
         u: Tensor,
         t: Tensor,
@@ -130,24 +132,40 @@ class InflationPrecond(FieldModel):
             F in the dtype of u, [n, d].
         """
         dtype = next(self.model.parameters()).dtype
-        v = u.to(dtype)
-        if self.output == "straight":
-            cos, sin = (c.to(dtype) for c in self.schedule.cos_sin(t))
-            v = v / (cos + sin)
-        rotation = self.W.to(dtype) if self.space == "IS" else None
-        if rotation is not None:
-            v = v @ rotation.T
+        v, noise_labels, field_of = self._question(u, t, dtype)
+        v = v.to(dtype)
         if self.shape is not None:
             v = v.reshape(-1, *self.shape)
-        noise_labels = self._noise_labels(t, dtype)
         with torch.autocast(v.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            F = self.model(v, noise_labels, class_labels, augment_labels)
-        F = F.to(dtype).reshape(u.shape)
-        if rotation is not None:
-            F = F @ rotation
-        if self.output == "straight":  # F from n - y and the state u/(cos + sin)
-            F = ((sin - cos) * u.to(dtype) - math.sqrt(2) * F) / (cos + sin)
-        return F.to(u.dtype)
+            answer = self.model(v, noise_labels, class_labels, augment_labels)
+        answer = answer.to(dtype).reshape(u.shape)
+        if self.space == "IS":
+            answer = answer @ self.W.to(dtype)
+        return field_of(answer).to(u.dtype)
+
+    def _question(
+        self, u: Tensor, t: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        """What a network of this dtype is asked about states, and what its answers say of F.
+
+        Returns:
+            the network's input [n, d] in its own coordinates, its noise labels, and a function that
+            turns its answer [n, d] in the eigenbasis into F.
+        """
+        v, labels = u.to(dtype), self._noise_labels(t, dtype)
+        if self.output == "velocity":
+            return self._seen(v), labels, lambda F: F
+        cos, sin = (c.to(dtype) for c in self.schedule.cos_sin(t))
+        both = cos + sin
+
+        def of_straight(answer: Tensor) -> Tensor:  # from n - y and the state u/(cos + sin)
+            return ((sin - cos) * u.to(dtype) - math.sqrt(2) * answer) / both
+
+        return self._seen(v / both), labels, of_straight
+
+    def _seen(self, v: Tensor) -> Tensor:
+        """Eigenbasis coordinates in those of the network, [n, d]."""
+        return v @ self.W.to(v.dtype).T if self.space == "IS" else v
 
     def _noise_labels(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         if self.time_input == "features":
@@ -157,6 +175,62 @@ class InflationPrecond(FieldModel):
             sigma = self.schedule.gamma(t)[0][..., 0].sqrt()
             return NOISE_LABELS[self.time_input](sigma).to(dtype)
         return 999.0 * t.to(dtype)
+
+
+class DenoiserField(InflationPrecond):
+    r"""The field of a network that was trained as a denoiser with one noise level (EDM, VP, VE).
+
+    With sigma = sqrt(gamma), D = c_skip' x + c_out' F'(c_in' x, c_noise') of
+    `training.edm_precond` is also D = c_skip x + c_out F, whatever variance xi the latter takes for
+    the data. So its field is
+
+        F = ((c_skip' - c_skip) x + c_out' F') / c_out
+
+    with c_skip = cos^2 phi and c_out = sqrt(xi) sin phi.
+
+    Args:
+        model, schedule, basis, space, shape: see `InflationPrecond`; the schedule must have one
+            rate, and the basis one variance, for all dimensions.
+        denoiser: {"class": a key of `DENOISERS`, "kwargs": its arguments}.
+
+    Raises:
+        ValueError: for another class, or if dimensions differ.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        basis: Basis,
+        *,
+        space: str,
+        shape: tuple[int, ...] | None,
+        denoiser: dict[str, Any],
+    ):
+        super().__init__(model, schedule, basis, space, shape, "published")
+        if denoiser["class"] not in DENOISERS:
+            raise ValueError(f"denoiser {denoiser['class']!r}: known are {', '.join(DENOISERS)}")
+        if schedule.proportional or bool(
+            (schedule.g != 0).any() | (schedule.xi[0] != schedule.xi).any()
+        ):
+            raise ValueError(f"a {denoiser['class']} has one noise level for all dimensions")
+        self.denoiser = DENOISERS[denoiser["class"]](**denoiser["kwargs"])
+
+    def _question(
+        self, u: Tensor, t: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        xi = self.schedule.xi[0]
+        gamma = self.schedule.gamma(t)[0][..., :1]  # [n, 1]
+        total = xi + gamma
+        c_skip, c_out, c_in, c_noise = self.denoiser.scalings(gamma.sqrt())
+        x = u.to(total.dtype) * total.sqrt()
+        labels = c_noise.flatten().expand(len(u)).to(torch.promote_types(dtype, torch.float32))
+
+        def of_denoiser(answer: Tensor) -> Tensor:
+            skip = c_skip - xi / total
+            return (skip * x + c_out * answer.to(x.dtype)) / (xi * gamma / total).sqrt()
+
+        return c_in * self._seen(x), labels, of_denoiser
 
 
 class Conditioned(FieldModel):
@@ -173,21 +247,6 @@ class Conditioned(FieldModel):
         self.space = model.space
         self.class_labels = class_labels.to(model.W.device)
 
-    def field(self, u: Tensor, t: Tensor) -> Tensor:
-        """See `FieldModel.field`; u must have as many rows as there are labels."""
-        return self.model.field(u, t, class_labels=self.class_labels)
-
-
-def sigma_times(schedule: Schedule, sigma: Tensor) -> Tensor:
-    """Times at which the noise has a given level; the nearest of the schedule's for others.
-
-    Args:
-        schedule: one noise level for all dimensions (`Schedule.rates` all equal).
-        sigma: noise levels, [n].
-
-    Returns:
-        times in [0, tmax], [n].
-    """
-    log_gamma = 2 * sigma.double().log()
-    t = (log_gamma - np.log(float(schedule.gamma0))) / float(schedule.rates[0])
-    return t.clamp(0.0, schedule.tmax)
+    def forward(self, u: Tensor, t: Tensor) -> Tensor:
+        """See `FieldModel.forward`; u must have as many rows as there are labels."""
+        return self.model(u, t, class_labels=self.class_labels)

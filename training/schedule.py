@@ -12,14 +12,10 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
 GType = Literal["constant_inflation_gap", "orig", "proportional"]
 G_TYPES: tuple[str, ...] = get_args(GType)
-# Growth of solver steps from data to latent, see `Arc.grid`: measured, for sharp data sets of few
-# dimensions (benchmarks/integrators.py) and for images (benchmarks/image_round_trips.py).
-STEP_GROWTH, IMAGE_STEP_GROWTH = 5.0, 2.0
 GAUSSIAN_RATIO = 30.0  # below this gamma(T)/xi a kept dimension's latent is visibly not Gaussian
 
 
@@ -245,6 +241,27 @@ class Schedule(nn.Module):
             )
         return notes
 
+    def summary(self, floored: int = 0) -> list[str]:
+        """What a run says of its schedule before it starts: participation ratios and warnings.
+
+        Args:
+            floored: dimensions whose variance a floor has raised, see `training.basis`.
+        """
+        lines = [
+            f"Schedule {self.name} ({self.g_type}): rho={float(self.rho):g}, "
+            f"gamma0={float(self.gamma0):g}, tmax={self.tmax:g}, growth rates "
+            f"{_spread(self.rates)}",
+            f"Latent variances (the paper's eps): {_spread(self.latent_variance())}",
+            f"Participation ratio: data {self.data_participation_ratio():.3f}, "
+            f"latent {self.participation_ratio(self.tmax):.3f}",
+        ]
+        if floored:
+            lines.append(
+                f"Warning: {floored} of {self.data_dim} directions of the data are constant or "
+                "nearly so; their variance is floored at 1e-6 of the largest"
+            )
+        return lines + [f"Warning: {w}" for w in self.warnings()]
+
     def _column(self, t: float | Tensor) -> Tensor:
         return torch.as_tensor(t, dtype=self.xi.dtype, device=self.xi.device)[..., None]
 
@@ -255,75 +272,9 @@ class Schedule(nn.Module):
         return torch.sqrt(self.gamma0 / self.xi) * torch.exp(self.rates / 2 * self._column(t))
 
 
-class Arc:
-    """The arc length a of the angles, da/dt = rms_i dphi_i/dt: the flow's integration variable.
-
-    Steps in `a` turn the state by comparable amounts, so fixed-step methods need few of them. The
-    map t(a) is a quintic spline whose own derivative enters the field, so that what is integrated
-    is the exact flow whatever the spline's (tiny) error.
-
-    Args:
-        schedule: the schedule; its values are read once, on the CPU, in float64.
-        nodes: spline knots, uniform in t.
-        growth: of solver steps along the whole arc, see `grid`; more than 1.
-    """
-
-    def __init__(self, schedule: Schedule, nodes: int = 2049, growth: float = STEP_GROWTH):
-        self.growth = growth
-        self.rho = float(schedule.rho)
-        self.proportional = schedule.proportional
-        self._half_rates = schedule.rates.double().cpu().numpy() / 2
-        self._v0 = np.sqrt(float(schedule.gamma0) / schedule.xi.double().cpu().numpy())
-        self.tmax = schedule.tmax
-        if self.proportional:
-            self.length = self._proportional_angle(self.tmax)
-            return
-        t = np.linspace(0.0, self.tmax, nodes)
-        rms = np.array([np.sqrt(np.mean(self._angle_rate(s) ** 2)) for s in t])
-        self._a = make_interp_spline(t, rms, k=5).antiderivative()
-        self._t = make_interp_spline(self._a(t), t, k=5)
-        self._dt = self._t.derivative()
-        self.length = float(self._a(self.tmax))
-
-    def grid(self, start: float, stop: float, steps: int) -> list[float]:
-        """Arc positions of `steps` + 1 states from time `start` to time `stop`.
-
-        Steps grow geometrically towards the latent, the last of the whole arc being `growth`
-        times the first: data has structure finer than the noise only where there is little noise.
-        A grid from stop to start is the same one reversed, to the last bit.
-        """
-        r = self.growth
-        ends = np.array([self.position(t) / self.length for t in sorted((start, stop))])
-        low, high = np.log1p((r - 1) * ends) / np.log(r)
-        tau = np.linspace(low, high, steps + 1)
-        grid = (self.length * np.expm1(tau * np.log(r)) / (r - 1)).tolist()
-        return grid if stop >= start else grid[::-1]
-
-    def position(self, t: float) -> float:
-        """Arc length at time t."""
-        return self._proportional_angle(t) if self.proportional else float(self._a(t))
-
-    def time(self, a: float) -> float:
-        """Time at arc length a."""
-        if self.proportional:
-            return -2.0 * float(np.log(np.cos(a))) / self.rho
-        return float(np.clip(self._t(min(max(a, 0.0), self.length)), 0.0, self.tmax))
-
-    def times(self, q: Tensor) -> Tensor:
-        """Times at which the shares q [n] of the whole arc are covered, [n]."""
-        times = [self.time(a) for a in (q.double() * self.length).tolist()]
-        return torch.tensor(times, dtype=torch.float64)
-
-    def turn(self, a: float) -> np.ndarray:
-        """dphi/da at arc length a, float64 [d]; zero where a dimension's noise does not grow."""
-        if self.proportional:
-            return np.ones_like(self._half_rates)
-        a = min(max(a, 0.0), self.length)
-        return self._angle_rate(float(self._t(a))) * float(self._dt(a))
-
-    def _angle_rate(self, t: float) -> np.ndarray:
-        v = self._v0 * np.exp(self._half_rates * t)
-        return self._half_rates * v / (1 + v * v)
-
-    def _proportional_angle(self, t: float) -> float:
-        return float(np.arctan(np.sqrt(np.expm1(self.rho * t))))
+def _spread(values: Tensor) -> str:
+    """Numbers [d] in a few words."""
+    distinct = np.unique(np.round(values.cpu().numpy(), 12))[::-1]
+    if len(distinct) <= 4:
+        return ", ".join(f"{v:.4g}" for v in distinct)
+    return f"{distinct[0]:.4g} to {distinct[-1]:.4g}"

@@ -8,12 +8,13 @@ the same command again with --resume.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -22,17 +23,18 @@ from dnnlib.cli import UserError
 from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed, seeding
 from torch_utils.training_stats import StatsWriter
-from training.augment import CONVENTION
-from training.batches import Batches, Piece, Source
-from training.config import TrainConfig, learning_rate
+from training.augment import CONVENTION, AugmentPipe
+from training.batches import Batches, Piece
+from training.data.source import Source
 from training.guards import Watch
 from training.loss import flow_loss
 from training.model import network_to_dict
-from training.precond import FieldModel, InflationPrecond
-from training.schedule import Arc
-from training.states import latest_state, save_state
-from training.weighting import LikelihoodWeighting
+from training.options import TrainOptions
+from training.precond import InflationPrecond
+from training.resume import latest_state, save_state
+from training.times import Times
 
+EMA_RAMPUP = 0.05  # the half-life of the average is at most this share of the samples seen
 # (weight average of the model, run folder, kimg)
 Snapshot = Callable[[InflationPrecond, Path, int], None]
 
@@ -41,7 +43,9 @@ class Trainer:
     """One training run.
 
     Args:
-        config: its settings.
+        options: resolved.
+        run_dir: its folder.
+        network: class and arguments of the network, for the file.
         source: its data.
         model: the preconditioned network on this rank's device.
         on_snapshot: draws samples of a snapshot.
@@ -49,49 +53,48 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        options: TrainOptions,
+        run_dir: Path,
+        network: dict[str, Any],
         source: Source,
         model: InflationPrecond,
         on_snapshot: Snapshot | None = None,
     ):
-        self.config, self.source, self.model = config, source, model
+        self.options, self.run_dir, self.network = options, run_dir, network
+        self.source, self.model = source, model
         self.on_snapshot = on_snapshot
         self.device = distributed.device()
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=config.lr, betas=(0.9, 0.999), fused=fused
+            model.parameters(), lr=options.lr, betas=(0.9, 0.999), fused=fused
         )
         self.batches = Batches(
             source,
-            model.schedule,
-            config.seed,
-            config.batch,
+            options.seed,
+            options.batch,
             self.device,
             model.W.dtype,
-            config.tmin,
-            config.t_sampling,
-            config.augment,
-            probes=config.second_order,
+            AugmentPipe(options.augment) if options.augment else None,
+            probes=options.second_order,
         )
-        self.weighting: LikelihoodWeighting | None = None
-        if config.weighting == "likelihood":
-            straight = model.output == "straight"
-            self.weighting = LikelihoodWeighting(model.schedule, config.tmin, straight)
-            drawn = config.t_sampling == "likelihood"
-            self.batches.drawn_by = self.weighting if drawn else None
-        if config.t_sampling == "arc":
-            self.batches.drawn_by = Arc(model.schedule)
+        self.times = Times(
+            model.schedule,
+            options.t_sampling,
+            options.weighting,
+            options.tmin,
+            straight=model.output == "straight",
+        )
         self._set_precision()
         rank, world = distributed.rank(), distributed.world_size()
-        mine = range(rank * config.batch // world, (rank + 1) * config.batch // world)
-        size = min(config.batch_gpu or len(mine), len(mine))
+        mine = range(rank * options.batch // world, (rank + 1) * options.batch // world)
+        size = min(options.batch_gpu or len(mine), len(mine))
         self.pieces = [mine[i : i + size] for i in range(0, len(mine), size)]
         self.nimg = 0
-        self.watch = Watch(config, model, self.optimizer, self.scaler)
+        self.watch = Watch(options, run_dir, model, self.optimizer, self.scaler)
         self.stats: StatsWriter | None = None
 
-    def run(self) -> None:
+    def train(self) -> None:
         """Train to the configured duration, from the last good state if there is one.
 
         SIGTERM or SIGINT on any rank ends it after the current step, with everything saved, as if
@@ -102,16 +105,16 @@ class Trainer:
                 `skip_nonfinite`); nothing was done with them, and files stay as they were.
             UserError: if there are states, but none that can be read.
         """
-        c = self.config
+        c = self.options
         self._restore()
-        target = min(c.duration, self.nimg + (c.stop_after or c.duration))
-        net = distributed.data_parallel(_FieldModule(self.model))
+        target = min(c.total, self.nimg + (c.early or c.total))
+        net = distributed.data_parallel(self.model)
         if distributed.is_main():
-            self.stats = StatsWriter(c.run_dir, self.nimg / 1000, self.device)
+            self.stats = StatsWriter(self.run_dir, self.nimg / 1000, self.device)
         bar = tqdm(
-            total=c.duration / 1000, initial=self.nimg / 1000, unit="kimg", leave=False,
+            total=c.total / 1000, initial=self.nimg / 1000, unit="kimg", leave=False,
             bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} kimg [{elapsed}<{remaining}]",
-            disable=None if c.progress and distributed.is_main() else True,
+            disable=None if distributed.is_main() else True,
         )  # fmt: skip
         stream = closing(self.batches.stream(self.nimg, self.pieces, c.workers))
         with self.watch, bar, stream as pieces:
@@ -121,8 +124,8 @@ class Trainer:
         distributed.barrier()
 
     def _loop(self, target: int, net: nn.Module, stream: Iterator[Piece], bar: tqdm) -> None:
-        c = self.config
-        tick = self.nimg // c.tick
+        c = self.options
+        tick = self.nimg // c.tick_samples
         losses = torch.zeros(2, device=self.device)  # their sum, and how many
         tick_start, tick_nimg = time.monotonic(), self.nimg
         while self.nimg < target:
@@ -133,9 +136,9 @@ class Trainer:
             self.nimg += c.batch
             bar.update(c.batch / 1000)
             done = self.nimg >= target or self.watch.stopped is not None
-            if self.nimg // c.tick == tick and not done:
+            if self.nimg // c.tick_samples == tick and not done:
                 continue
-            tick = self.nimg // c.tick
+            tick = self.nimg // c.tick_samples
             seconds = time.monotonic() - tick_start
             self._status(tick, losses, seconds / (self.nimg - tick_nimg))
             if tick % c.snap == 0 or done:
@@ -150,13 +153,13 @@ class Trainer:
     def _set_precision(self) -> None:
         """Half precision inside the network only; weights, schedule and loss stay as they are."""
         half = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-        self.model.amp_dtype = half[self.config.precision]
+        self.model.amp_dtype = half[self.options.precision]
         self.scaler = torch.amp.GradScaler(
             self.device.type,
-            init_scale=self.config.loss_scale,
-            enabled=self.config.precision == "fp16",
+            init_scale=self.options.ls,
+            enabled=self.options.precision == "fp16",
         )
-        if self.config.compile:
+        if self.options.compile:
             self.model.model.compile()
 
     # One step ----------------------------------------------------------------------------------
@@ -165,14 +168,14 @@ class Trainer:
         """One optimizer step on the batch at `nimg`; this rank's loss, detached; None if skipped.
 
         Raises:
-            FloatingPointError: see `run`.
+            FloatingPointError: see `train`.
         """
-        c = self.config
+        c = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(c, self.nimg)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        times = self.batches.times(self.nimg)
+        times = self.times.batch(c.seed, self.nimg, c.batch)
         rank, world = distributed.rank(), distributed.world_size()
         torch.manual_seed(seeding.integer(c.seed, "dropout", self.nimg, rank))
         pieces: list[Piece] = []
@@ -183,7 +186,7 @@ class Trainer:
                 pieces.append(next(stream))
                 x, noise, labels = pieces[-1]
                 t = times[part.start : part.stop]
-                errors = flow_loss(self.model, x, t, noise, self._weights(t), net, **labels)
+                errors = flow_loss(net, x, t, noise, self.times.weights(t), **labels)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 self.scaler.scale(loss).backward()
             each.append(errors.detach().sum(1) / self.source.dim)
@@ -197,24 +200,19 @@ class Trainer:
         self._update_ema()
         return total
 
-    def _weights(self, t: Tensor) -> str | Tensor:
-        if self.weighting is None:
-            return self.config.weighting
-        return self.weighting.weights(t, self.batches.drawn_by is self.weighting)
-
     @torch.no_grad()
     def _update_ema(self) -> None:
-        c = self.config
-        halflife = float(c.ema)
-        if c.ema_rampup is not None:
-            halflife = min(halflife, self.nimg * c.ema_rampup)
+        c = self.options
+        halflife = float(c.halflife)
+        if c.transfer is None:  # as published
+            halflife = min(halflife, self.nimg * EMA_RAMPUP)
         beta = 0.5 ** (c.batch / max(halflife, 1e-8))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1.0 - beta)
 
     # Files -------------------------------------------------------------------------------------
 
     def _status(self, tick: int, losses: Tensor, sec_per_image: float) -> None:
-        c = self.config
+        c = self.options
         total, count = distributed.all_sum_(losses.clone()).tolist()
         if self.stats is not None:
             values = {"loss": total / count} if count else {}  # all may have been skipped
@@ -226,18 +224,18 @@ class Trainer:
     def _snapshot(self) -> None:
         if not distributed.is_main():
             return
-        c, kimg = self.config, self.nimg // 1000
+        kimg = self.nimg // 1000
         info = {
             "data": self.source.description(),
             "kimg": self.nimg / 1000,
-            "training_options": c.options,
+            "training_options": self.options.record(),
             "licence": "Apache-2.0",
         }
-        content = network_to_dict(self.ema, c.network, info)
-        checkpoint.save(c.run_dir / checkpoint.SNAPSHOT.format(kimg), "network", content)
-        plot_loss(c.run_dir / "stats.jsonl", c.run_dir / "loss.png")
+        content = network_to_dict(self.ema, self.network, info)
+        checkpoint.save(self.run_dir / checkpoint.SNAPSHOT.format(kimg), "network", content)
+        plot_loss(self.run_dir / "stats.jsonl", self.run_dir / "loss.png")
         if self.on_snapshot is not None:
-            self.on_snapshot(self.ema, c.run_dir, kimg)
+            self.on_snapshot(self.ema, self.run_dir, kimg)
 
     def _save_state(self) -> None:
         if not distributed.is_main():
@@ -248,17 +246,17 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.watch.skipped,
-            "augmentation": CONVENTION if self.config.augment else None,
+            "augmentation": CONVENTION if self.options.augment else None,
         }
-        save_state(self.config.run_dir, self.nimg, content)
+        save_state(self.run_dir, self.nimg, content)
 
     def _restore(self) -> None:
-        state = latest_state(self.config.run_dir)
+        state = latest_state(self.run_dir)
         if state is None:
             return
-        if self.config.augment and state.get("augmentation") != CONVENTION:
+        if self.options.augment and state.get("augmentation") != CONVENTION:
             raise UserError(
-                f"--resume={self.config.run_dir}: its augmentation labels are of an earlier "
+                f"--resume={self.run_dir}: its augmentation labels are of an earlier "
                 "version, with other signs; start another run from it with --transfer"
             )
         self.nimg, self.watch.skipped = state["nimg"], state.get("skipped", 0)
@@ -268,39 +266,10 @@ class Trainer:
         self.scaler.load_state_dict(state.get("scaler", {}))
 
 
-class _FieldModule(nn.Module):
-    """`InflationPrecond.field` as a forward method, which is what DDP wraps."""
-
-    def __init__(self, precond: InflationPrecond):
-        super().__init__()
-        self.precond = precond
-
-    def forward(self, u: Tensor, t: Tensor, **labels: Tensor | None) -> Tensor:
-        """See `InflationPrecond.field`."""
-        return self.precond.field(u, t, **labels)
-
-
-def describe(model: FieldModel, floored: int) -> list[str]:
-    """What a run says about its schedule before it starts: participation ratios and warnings."""
-    s = model.schedule
-    rates = s.rates.cpu().numpy()
-    lines = [
-        f"Schedule {s.name} ({s.g_type}): rho={float(s.rho):g}, gamma0={float(s.gamma0):g}, "
-        f"tmax={s.tmax:g}, growth rates {_spread(rates)}",
-        f"Latent variances (the paper's eps): {_spread(s.latent_variance().cpu().numpy())}",
-        f"Participation ratio: data {s.data_participation_ratio():.3f}, "
-        f"latent {s.participation_ratio(s.tmax):.3f}",
-    ]
-    if floored:
-        lines.append(
-            f"Warning: {floored} of {s.data_dim} directions of the data are constant or nearly so; "
-            "their variance is floored at 1e-6 of the largest"
-        )
-    return lines + [f"Warning: {w}" for w in s.warnings()]
-
-
-def _spread(values: np.ndarray) -> str:
-    distinct = np.unique(np.round(values, 12))[::-1]
-    if len(distinct) <= 4:
-        return ", ".join(f"{v:.4g}" for v in distinct)
-    return f"{distinct[0]:.4g} to {distinct[-1]:.4g}"
+def learning_rate(c: TrainOptions, nimg: int) -> float:
+    """Learning rate after nimg samples: linear warm-up, then constant or cosine to zero."""
+    warmup = min((nimg + c.batch) / max(c.warmup, c.batch), 1.0)
+    decay = 1.0
+    if c.lr_decay == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * min(nimg / c.total, 1.0)))
+    return c.lr * warmup * decay

@@ -60,7 +60,7 @@ def denoised(
     e = root * sin * (F - (sin * v - cos * n))
     found = [y + e, e]
     if exact is not None:
-        F_exact = exact.field(u.cpu().double(), torch.tensor([t], dtype=torch.float64))
+        F_exact = exact(u.cpu().double(), torch.tensor([t], dtype=torch.float64))
         found.append(root * sin * (F - F_exact.to(F)))
     if space_of(flow) == "IS":
         W = flow.model.W.to(e)

@@ -15,7 +15,7 @@ from tests.commands import parsed
 from tests.image_networks import digits
 from torch_utils import checkpoint
 from training.data.images import ImageSource
-from training.launch import basis_of
+from training.image_options import basis_of
 
 
 @pytest.mark.parametrize("size", list(cifar10_fid.SIZES))

@@ -26,9 +26,9 @@ from tests.faults.harness import (
 from tests.helpers import ROOT
 from torch_utils import checkpoint
 from training import network_file, training_loop
-from training.config import TrainConfig
 from training.data.toys import ToySource
 from training.guards import SCALE_FLOOR, Watch
+from training.options import TrainOptions
 
 COMMON = ["--outdir=out", "--data_name=circles", "--batch=128", "--tick=1", "--snap=4", "--dump=2",
           "--no-plot", "--device=cpu"]  # fmt: skip
@@ -214,8 +214,8 @@ def poisoned(monkeypatch):
     honest, take = training_loop.flow_loss, training_loop.Trainer._step
     state = {"kind": "loss", "bad": {20}, "unchanged": []}
 
-    def loss(model, x, t, noise, weighting, net, **labels):
-        errors = honest(model, x, t, noise, weighting, net, **labels)
+    def loss(field, x, t, noise, weights, **labels):
+        errors = honest(field, x, t, noise, weights, **labels)
         if state["now"] not in state["bad"]:
             return errors
         if state["kind"] == "loss":
@@ -223,7 +223,7 @@ def poisoned(monkeypatch):
         return errors + 0 * (errors - errors.detach()).sqrt()  # its gradient is 0/0
 
     def step(self, net, stream):
-        state["now"] = self.nimg // self.config.batch
+        state["now"] = self.nimg // self.options.batch
         before = {k: v.clone() for k, v in self.model.state_dict().items()}
         done = take(self, net, stream)
         if done is None:
@@ -287,11 +287,10 @@ def test_so_many_are_skipped_and_counted_and_no_more(poisoned, tmp_path):
 def test_overflow_of_fp16_is_no_fault_until_the_scale_is_at_its_floor():
     model = nn.Linear(2, 2)
     optimizer = torch.optim.Adam(model.parameters())
-    config = TrainConfig(ROOT, {}, {}, duration=1, batch=1, lr=1.0, ema=1, tick=1)
     for scale, taken in ((2.0**16, True), (SCALE_FLOOR, False)):
         scaler = torch.amp.GradScaler("cpu", init_scale=scale)
         scaler.scale(torch.zeros(()))  # which makes it take up its scale
-        watch = Watch(config, model, optimizer, scaler)
+        watch = Watch(TrainOptions(clip=0.0), ROOT, model, optimizer, scaler)
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, torch.inf)
         assert watch.may_take(torch.tensor(1.0)) is taken

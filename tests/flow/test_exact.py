@@ -25,7 +25,7 @@ def test_field_is_that_of_the_density(t, shared):
     (score,) = torch.autograd.grad(model.log_density(y, t).sum(), y)
     cos, sin = flow.schedule.cos_sin(t)
     expected = sin / cos * (S.sqrt() * score + u)
-    ours = model.field(u, torch.full((20,), t).double())
+    ours = model(u, torch.full((20,), t).double())
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-8)
 
 
@@ -46,7 +46,7 @@ def test_chunks_do_not_change_the_field():
     whole = MixtureField(flow.schedule, flow.model.basis, x)
     pieces = MixtureField(flow.schedule, flow.model.basis, x, memory_bound=8 * 3 * len(x) * 7)
     assert (whole.chunk, pieces.chunk) == (whole.chunk, 7)
-    torch.testing.assert_close(whole.field(u, t), pieces.field(u, t), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(whole(u, t), pieces(u, t), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["discrete_keep1", "discrete_keep2"])

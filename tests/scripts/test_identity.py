@@ -23,7 +23,7 @@ from torch_utils import checkpoint
 from training.data import toys as toy_data
 from training.data.toys import ToySource
 from training.data.vectors import VectorSource
-from training.resume import OPTIONS_FILE
+from training.options import OPTIONS_FILE
 
 QUICK = ["--duration=0.0004", "--batch=200", "--no-plot", "--device=cpu"]
 LONGER = ["--duration=0.0008", *QUICK[1:]]

@@ -17,7 +17,7 @@ from tests.image_fixtures import pixels, png, write_zip
 from training import network_file
 from training.basis import Basis
 from training.edm_precond import RECIPES
-from training.launch import _augmentation
+from training.image_options import augmentation
 from training.precond import Conditioned
 
 SMALL = ["--cbase=16", "--cres=1,2", "--batch=32", "--tick=0.1", "--lr_rampup=0", "--device=cpu"]
@@ -76,15 +76,15 @@ def test_constant_pixels_train_as_any(tmp_path, digits):
     assert flow.info["data"]["sha256"]
 
 
-def test_little_varying_directions_do_not_forbid_augmentation():
+def test_little_varying_directions_do_not_forbidaugmentation():
     """As in CIFAR-10: the covariance has tiny eigenvalues, but every pixel varies."""
     basis = random_basis([1.0, 0.5, 1e-6, 1e-6])
     basis.floored = 2
-    assert _augmentation(None, basis) == 0.12
-    assert _augmentation(0.3, basis) == 0.3
+    assert augmentation(None, basis) == 0.12
+    assert augmentation(0.3, basis) == 0.3
     still = Basis(basis.mean, basis.scale, basis.xi, torch.eye(4).double(), 2)
-    assert _augmentation(None, still) == 0
-    assert _augmentation(None, still.isotropic()) == 0.12
+    assert augmentation(None, still) == 0
+    assert augmentation(None, still.isotropic()) == 0.12
 
 
 def test_augmenting_constant_pixels_is_refused(tmp_path, digits):
@@ -96,7 +96,7 @@ def test_augmenting_constant_pixels_is_refused(tmp_path, digits):
 
 
 @pytest.mark.parametrize("arch", ["ddpmpp", "ncsnpp", pytest.param("adm", marks=pytest.mark.slow)])
-def test_every_network_trains_with_classes_and_augmentation(tmp_path, colour, arch):
+def test_every_network_trains_with_classes_andaugmentation(tmp_path, colour, arch):
     args = [f"--arch={arch}", "--cond", "--xflip", "--augment=0.5", "--duration=0.0001"]
     args += ["--dims_to_keep=30", "--cbase=64"] if arch == "adm" else ["--dims_to_keep=30"]
     trained(tmp_path, colour, *args)
@@ -137,7 +137,7 @@ def test_half_precision_trains_like_single(tmp_path, colour, precision):
 def test_the_eigenbasis_is_computed_once(tmp_path, colour, monkeypatch):
     args = ["--duration=0.0001", "--no-plot"]
     trained(tmp_path, colour, *args)
-    monkeypatch.setattr("training.launch.eigenbasis", None)  # any further use would fail
+    monkeypatch.setattr("training.image_options.eigenbasis", None)  # any further use would fail
     trained(tmp_path, colour, *args)
     (kept,) = (p for p in colour.parent.glob("*.basis-*.pt") if "xflip" not in p.name)
     kept.write_bytes(b"damaged")
@@ -234,7 +234,7 @@ def test_compiled_training_resumes_and_is_like_the_plain(tmp_path, colour):
     x = np.random.default_rng(0).uniform(-1, 1, (4, 192))
     labels = torch.eye(2).repeat(2, 1)
     u = [Conditioned(load_flow(run, "cpu").model, labels) for run in (plain, compiled)]
-    F = [m.field(torch.from_numpy(x), torch.full((4,), 3.0).double()) for m in u]
+    F = [m(torch.from_numpy(x), torch.full((4,), 3.0).double()) for m in u]
     torch.testing.assert_close(F[0], F[1], rtol=0.05, atol=0.02)
 
 

@@ -32,7 +32,7 @@ def test_a_network_file_means_the_same_afterwards(tmp_path):
     checkpoint.save(path, "network", network_to_dict(model, NETWORK, info))
     flow = load_flow(path, "cpu")
     u, t = torch.randn(7, 3).double(), torch.rand(7).double()
-    torch.testing.assert_close(flow.model.field(u, t), model.field(u, t), rtol=0, atol=0)
+    torch.testing.assert_close(flow.model(u, t), model(u, t), rtol=0, atol=0)
     assert flow.schedule.settings() == model.schedule.settings()
     assert flow.info == info
     content = torch.load(path, weights_only=True)  # nothing but tensors and plain values

@@ -23,7 +23,7 @@ from tests.training.test_precond import TOYS
 from torch_utils import checkpoint
 from training import network_file
 from training.model import network_from_dict
-from training.precond import sigma_times
+from training.times import sigma_times
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_the_time_input_of_an_edm_network_is_edms(tmp_path, canary):
     native = network_from_dict(content)[0].eval()
     u, t = torch.randn(4, 192).double(), torch.linspace(0, 10, 4).double()
     with torch.no_grad():
-        torch.testing.assert_close(ours.field(u, t), native.field(u, t), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours(u, t), native(u, t), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("network", ["ncsnpp", "adm"])
@@ -231,5 +231,5 @@ def test_numpy_attributes_are_read(tmp_path, canary):
     ]
     u, t = torch.randn(3, 2).double(), torch.rand(3).double()
     for flow in flows[1:]:
-        torch.testing.assert_close(flow.model.field(u, t), flows[0].model.field(u, t))
+        torch.testing.assert_close(flow.model(u, t), flows[0].model(u, t))
     assert json.dumps(flows[0].info)

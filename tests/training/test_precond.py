@@ -18,8 +18,9 @@ from training.edm_precond import edm_levels
 from training.loss import flow_loss
 from training.networks.image import DhariwalUNet, SongUNet
 from training.networks.toy import ToyConvUNet, ToyMLP
-from training.precond import InflationPrecond, sigma_times
+from training.precond import InflationPrecond
 from training.schedule import Schedule
+from training.times import sigma_times
 
 TOYS = [
     "toy_d2_keep1_orig_ES",
@@ -106,7 +107,7 @@ def test_image_space_network_is_one_rotation_away():
     es = InflationPrecond(net, schedule, basis, space="ES")
     image = InflationPrecond(Rotated(net, basis.W), schedule, basis, space="IS")
     u, t = torch.randn(50, 3).double(), torch.rand(50).double() * 7
-    torch.testing.assert_close(es.field(u, t), image.field(u, t), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(es(u, t), image(u, t), rtol=1e-4, atol=1e-5)
 
 
 def test_encode_and_decode_are_inverse():
@@ -174,6 +175,6 @@ def test_a_time_that_all_share_may_be_given_once(name, output):
     u = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).double()
     labels = {"class_labels": torch.eye(3)[[0, 1, 2, 0, 1]]} if image else {}
     once = torch.full((1,), 2.3, dtype=torch.float64)
-    expected = precond.eval().field(u, once.expand(5), **labels)
+    expected = precond.eval()(u, once.expand(5), **labels)
     assert float(expected.std()) > 0.01
-    torch.testing.assert_close(precond.field(u, once, **labels), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(precond(u, once, **labels), expected, rtol=1e-4, atol=1e-5)

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from tests.helpers import paper_denoiser, random_basis, sigma_denoiser
-from training.batches import Batches
 from training.edm_precond import (
     EDM_FAMILY,
     LEVELS,
@@ -16,8 +15,9 @@ from training.edm_precond import (
     vp_sigma,
 )
 from training.loss import flow_loss
-from training.precond import InflationPrecond, sigma_times
+from training.precond import InflationPrecond
 from training.schedule import Schedule
+from training.times import Times, sigma_times
 
 D, N = 6, 4000
 Q = (torch.arange(N).double() + 0.5) / N
@@ -88,9 +88,10 @@ def test_denoiser_levels_and_loss_are_the_published_ones(name):
     # EDM's weight 1/c_out^2 depends on the variance that it takes data to have: here 1, not 0.25.
     weight = 1 + sigma.pow(-2) if name == "edm" else weight
     published = weight[:, None] * (found - y).square()
+    weights = Times(ours.schedule, weighting=recipe.weighting).weights
     # The published weight amplifies rounding, where sigma is small.
     torch.testing.assert_close(
-        flow_loss(ours, y, t, noise, recipe.weighting), published, rtol=1e-5, atol=1e-4
+        flow_loss(ours, y, t, noise, weights(t)), published, rtol=1e-5, atol=1e-4
     )
 
 
@@ -103,9 +104,10 @@ def test_loss_of_the_noise_is_that_of_the_implied_noise():
     t = torch.linspace(0.1, 5, 50).double()
     cos, sin = precond.schedule.cos_sin(t)
     u = cos * precond.encode(x) / precond.schedule.xi.sqrt() + sin * noise
-    implied = sin * u - cos * precond.field(u, t)
+    implied = sin * u - cos * precond(u, t)
     expected = (implied - noise).square()
-    loss = flow_loss(precond, x, t, noise, "noise")
+    weights = Times(precond.schedule, weighting="noise").weights(t)
+    loss = flow_loss(precond, x, t, noise, weights)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)  # the loss's u is float32
     assert not torch.allclose(flow_loss(precond, x, t, noise), expected, rtol=0.1)
 
@@ -116,16 +118,15 @@ def test_batches_draw_the_levels(name):
     xi = torch.full((D,), 0.25)
     low, high = recipe.levels
     schedule = Schedule(xi, D, rho=2.0, gamma0=low**2, tmax=np.log(high / low))
-    cpu = torch.device("cpu")
-    batches = Batches(None, schedule, 0, N, cpu, torch.float64, t_sampling=name)
-    sigma = schedule.gamma(batches.times(0))[0][:, 0].sqrt()
+    drawn = Times(schedule, name).batch(0, 0, N)
+    sigma = schedule.gamma(drawn)[0][:, 0].sqrt()
     expected = LEVELS[name](Q)[0].clamp(low, high)
     # Stratified: each sorted draw is within one stratum of the quantile that it stands for.
     error = (sigma.sort().values - expected)[1:-1].abs()
     assert bool((error <= (expected[2:] - expected[:-2]) + 1e-9).all())
     if name == "log_uniform":  # over its whole range, this is a uniform time
-        uniform = Batches(None, schedule, 0, N, cpu, torch.float64, tmin=0.0).times(0)
-        torch.testing.assert_close(uniform, batches.times(0), rtol=1e-6, atol=1e-6)
+        uniform = Times(schedule, tmin=0.0).batch(0, 0, N)
+        torch.testing.assert_close(uniform, drawn, rtol=1e-6, atol=1e-6)
 
 
 def test_vp_labels_cover_the_published_thousand_steps():

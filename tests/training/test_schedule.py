@@ -8,7 +8,8 @@ import torch
 
 from flow.flow import ifs_times, vp_ode_times
 from tests.helpers import CONFORMANCE, conformance
-from training.schedule import Arc, Schedule, default_rho, inflation_exponents, participation_ratio
+from training.arc import Arc
+from training.schedule import Schedule, default_rho, inflation_exponents, participation_ratio
 
 XI = torch.tensor([1.7, 0.9, 0.4, 0.02], dtype=torch.float64)
 VARIANTS = {

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import toy_train
 from flow.flow import load_flow
 from torch_utils import checkpoint
 from training import network_file
-from training.training_loop import TrainConfig, learning_rate
+from training.options import TrainOptions
+from training.training_loop import learning_rate
 
 QUICK = ["--data_name=circles", "--batch=512", "--tick=5", "--snap=2", "--dump=1", "--no-plot"]
 
@@ -121,8 +123,8 @@ def test_training_approaches_the_exact_field(tmp_path):
         when = torch.full((len(y),), t).double()
         cos, sin = flow.schedule.cos_sin(when)
         u = cos * y + sin * noise
-        F = truth.field(u, when)
-        error += float((flow.model.field(u, when) - F).square().mean())
+        F = truth(u, when)
+        error += float((flow.model(u, when) - F).square().mean())
         size += float(F.square().mean())
     assert error / size < 0.1
 
@@ -138,10 +140,10 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(tmp_path):
 
 
 def test_learning_rate():
-    c = TrainConfig(None, {}, {}, duration=1000, batch=10, lr=2.0, ema=1, tick=1, lr_rampup=100)
+    c = TrainOptions(duration=1e-3, batch=10, lr=2.0, lr_rampup=1e-4)
     assert learning_rate(c, 0) == pytest.approx(0.2)
     assert learning_rate(c, 90) == pytest.approx(2.0)
     assert learning_rate(c, 900) == pytest.approx(2.0)
-    c.lr_decay = "cosine"
+    c = replace(c, lr_decay="cosine")
     assert learning_rate(c, 500) == pytest.approx(1.0)
     assert learning_rate(c, 1000) == pytest.approx(0.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as nnf
@@ -90,12 +91,13 @@ class SongUNet(UNet):
         widths = [model_channels * m for m in channel_mult]
         super().__init__(img_resolution, widths, num_blocks, attn_resolutions, style, label_dropout)
         self.label_dim = label_dim
+        self.map_noise: nn.Module
         if embedding_type == "fourier":
             self.map_noise = PreciseFourierEmbedding(noise)
         else:
             self.map_noise = PositionalEmbedding(noise, endpoint=True, sine_first=True)
         self.map_label = linear(label_dim, noise, init_xavier) if label_dim else None
-        self.map_augment = None
+        self.map_augment: nn.Linear | None = None
         if augment_dim:
             self.map_augment = linear(augment_dim, noise, init_xavier, bias=False)
         self.map_layer0 = linear(noise, emb, init_xavier)
@@ -105,30 +107,30 @@ class SongUNet(UNet):
         self._build_decoder(out_channels, skips, decoder_type)
 
     def _add_auxiliary(self, level: int, channels: int) -> None:
-        conv = {"taps": self.style.taps, "init": self.style.init}
+        conv = partial(ResampledConv2d, taps=self.style.taps, init=self.style.init)
         aux = self._aux_channels
         if self._encoder_type == "skip":
-            down = ResampledConv2d(aux, aux, 0, resample="down", **conv)
+            down = conv(aux, aux, 0, resample="down")
             self.enc[self._key(level, "aux_down")] = down
-            self.enc[self._key(level, "aux_skip")] = ResampledConv2d(aux, channels, 1, **conv)
+            self.enc[self._key(level, "aux_skip")] = conv(aux, channels, 1)
         elif self._encoder_type == "residual":
-            self.enc[self._key(level, "aux_residual")] = ResampledConv2d(
-                aux, channels, 3, resample="down", fused=True, **conv
+            self.enc[self._key(level, "aux_residual")] = conv(
+                aux, channels, 3, resample="down", fused=True
             )
             self._aux_channels = channels
 
     def _build_decoder(self, out_channels: int, skips: list[int], decoder_type: str) -> None:
-        conv = {"taps": self.style.taps, "init": init_xavier}
+        conv = partial(ResampledConv2d, taps=self.style.taps, init=init_xavier)
         c, lowest = skips[-1], len(self.channels) - 1
         for level in reversed(range(len(self.channels))):
             c = self._decode_level(level, c, skips, attend_all=False)
             if decoder_type == "skip" or level == 0:
                 if decoder_type == "skip" and level < lowest:
-                    up = ResampledConv2d(out_channels, out_channels, 0, resample="up", **conv)
+                    up = conv(out_channels, out_channels, 0, resample="up")
                     self.dec[self._key(level, "aux_up")] = up
                 self.dec[self._key(level, "aux_norm")] = group_norm(c, self.style.eps)
-                self.dec[self._key(level, "aux_conv")] = ResampledConv2d(
-                    c, out_channels, 3, gain=self.style.out_gain, **conv
+                self.dec[self._key(level, "aux_conv")] = conv(
+                    c, out_channels, 3, gain=self.style.out_gain
                 )
 
     def forward(
@@ -156,25 +158,13 @@ class SongUNet(UNet):
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels.to(emb.dtype))
         emb = nnf.silu(self.map_layer1(nnf.silu(self.map_layer0(emb))))
-        return self._decode(self._encode(x, emb), emb)[1]
+        image = self._decode(self._encode(x, emb), emb)[1]
+        assert image is not None  # there is an auxiliary layer at full resolution
+        return image
 
 
 class DhariwalUNet(UNet):
-    """The U-Net of ADM.
-
-    Args:
-        img_resolution: side of the (square) images.
-        in_channels, out_channels: channels of images in and out.
-        label_dim: classes; 0 for none.
-        augment_dim: augmentation labels; 0 for none.
-        model_channels: base width.
-        channel_mult: width of each resolution over the base, highest resolution first.
-        channel_mult_emb: width of the embedding over the base.
-        num_blocks: residual blocks per resolution.
-        attn_resolutions: resolutions with self-attention.
-        dropout: probability within blocks.
-        label_dropout: probability of hiding a sample's class in training.
-    """
+    """The U-Net of ADM; arguments mean what they do in `SongUNet`."""
 
     def __init__(
         self,
@@ -209,12 +199,12 @@ class DhariwalUNet(UNet):
         super().__init__(img_resolution, widths, num_blocks, attn_resolutions, style, label_dropout)
         self.label_dim = label_dim
         self.map_noise = PositionalEmbedding(model_channels, endpoint=False, sine_first=False)
-        self.map_augment = None
+        self.map_augment: nn.Linear | None = None
         if augment_dim:
             self.map_augment = linear(augment_dim, model_channels, init_fan_in, 0.0, bias=False)
         self.map_layer0 = linear(model_channels, emb, init_fan_in)
         self.map_layer1 = linear(emb, emb, init_fan_in)
-        self.map_label = None
+        self.map_label: nn.Linear | None = None
         if label_dim:
             self.map_label = nn.Linear(label_dim, emb, bias=False)
             nn.init.normal_(self.map_label.weight)  # fan-in and sqrt(label_dim) cancel

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Self
 
 import torch
 import torch.nn.functional as nnf
@@ -15,22 +17,22 @@ from torch import Tensor, nn
 
 from training.networks.toy import FourierEmbedding
 
-Initialiser = Callable[..., None]  # (layer, gain)
+Initialiser = Callable[[Tensor, Tensor | None, float], None]  # (weight, bias, gain)
 
 
-def init_xavier(layer: nn.Module, gain: float = 1.0) -> None:
+def init_xavier(weight: Tensor, bias: Tensor | None, gain: float) -> None:
     """Xavier-uniform weights times `gain`, zero biases."""
-    nn.init.xavier_uniform_(layer.weight, gain=gain)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    nn.init.xavier_uniform_(weight, gain=gain)
+    if bias is not None:
+        nn.init.zeros_(bias)
 
 
-def init_fan_in(layer: nn.Module, gain: float = 1.0) -> None:
+def init_fan_in(weight: Tensor, bias: Tensor | None, gain: float) -> None:
     """Weights and biases uniform in +-gain/sqrt(fan-in)."""
-    bound = gain / math.sqrt(layer.weight[0].numel())
-    nn.init.uniform_(layer.weight, -bound, bound)
-    if layer.bias is not None:
-        nn.init.uniform_(layer.bias, -bound, bound)
+    bound = gain / math.sqrt(weight[0].numel())
+    nn.init.uniform_(weight, -bound, bound)
+    if bias is not None:
+        nn.init.uniform_(bias, -bound, bound)
 
 
 def linear(
@@ -38,7 +40,7 @@ def linear(
 ) -> nn.Linear:
     """A linear layer under the given initialisation."""
     layer = nn.Linear(cin, cout, bias=bias)
-    init(layer, gain)
+    init(layer.weight, layer.bias, gain)
     return layer
 
 
@@ -55,7 +57,7 @@ class _PreciseFrequencies(nn.Module):
 
     freqs: Tensor
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+    def _apply(self, fn: Callable, recurse: bool = True) -> Self:
         exact = self.freqs
         super()._apply(fn, recurse)
         if self.freqs.dtype.itemsize < exact.dtype.itemsize == 4:
@@ -102,6 +104,8 @@ class ResampledConv2d(nn.Module):
         init, gain: initialisation of the kernel.
     """
 
+    resample_filter: Tensor
+
     def __init__(
         self,
         cin: int,
@@ -118,11 +122,12 @@ class ResampledConv2d(nn.Module):
             raise ValueError(f"cannot resample {resample!r} with fused={fused}")
         self.resample, self.fused = resample, fused
         self.padding, self.filter_padding = kernel // 2, (len(taps) - 1) // 2
-        self.weight = self.bias = None
+        self.weight: nn.Parameter | None = None
+        self.bias: nn.Parameter | None = None
         if kernel:
             self.weight = nn.Parameter(torch.empty(cout, cin, kernel, kernel))
             self.bias = nn.Parameter(torch.empty(cout))
-            init(self, gain)
+            init(self.weight, self.bias, gain)
         if resample:
             f = torch.as_tensor(taps, dtype=torch.float32)
             f = f.outer(f) / f.sum().square()
@@ -130,7 +135,7 @@ class ResampledConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Feature maps [n, cin, h, w] to [n, cout, h', w']."""
-        if self.fused:
+        if self.fused and self.weight is not None:
             x = nnf.conv2d(x, self.weight, self.bias, padding=self.padding + self.filter_padding)
             return self._shrink(x, padding=0)
         if self.resample == "down":
@@ -226,17 +231,17 @@ class UNetBlock(nn.Module):
     ):
         super().__init__()
         self.style = style
-        init = {"init": style.init}
-        resampling = {"resample": resample, "taps": style.taps}
+        conv = partial(ResampledConv2d, init=style.init)
+        resampled = partial(conv, resample=resample, taps=style.taps)
         self.norm0 = group_norm(cin, style.eps)
-        self.conv0 = ResampledConv2d(cin, cout, 3, **resampling, **init)
+        self.conv0 = resampled(cin, cout, 3)
         self.affine = linear(style.emb_channels, cout * (1 + style.scale_shift), style.init)
         self.norm1 = group_norm(cout, style.eps)
-        self.conv1 = ResampledConv2d(cout, cout, 3, gain=style.out_gain, **init)
-        self.skip = None
+        self.conv1 = conv(cout, cout, 3, gain=style.out_gain)
+        self.skip: ResampledConv2d | None = None
         if cin != cout or resample:
             kernel = int(cin != cout or style.project_resampled)
-            self.skip = ResampledConv2d(cin, cout, kernel, **resampling, **init)
+            self.skip = resampled(cin, cout, kernel)
         self.heads = 0
         if attention:  # as published, blocks narrower than one head do not attend
             self.heads = cout // style.head_channels if style.head_channels else 1
@@ -244,8 +249,8 @@ class UNetBlock(nn.Module):
             if cout % self.heads:
                 raise ValueError(f"{cout} channels do not divide into {self.heads} attention heads")
             self.norm2 = group_norm(cout, style.eps)
-            self.qkv = ResampledConv2d(cout, 3 * cout, 1, gain=style.attention_gain, **init)
-            self.proj = ResampledConv2d(cout, cout, 1, gain=style.out_gain, **init)
+            self.qkv = conv(cout, 3 * cout, 1, gain=style.attention_gain)
+            self.proj = conv(cout, cout, 1, gain=style.out_gain)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Feature maps [n, cin, h, w] and embedding [n, emb_channels] to [n, cout, h', w']."""

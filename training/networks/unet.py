@@ -115,7 +115,8 @@ class UNet(nn.Module):
 
     def _decode(self, skips: list[Tensor], emb: Tensor) -> tuple[Tensor, Tensor | None]:
         """Feature maps at full resolution, and the image that auxiliary layers add up."""
-        x, image, normed = skips[-1], None, None
+        x = normed = skips[-1]
+        image: Tensor | None = None
         for key, layer in self.dec.items():
             kind = key.partition("_")[2]
             if kind == "aux_up":

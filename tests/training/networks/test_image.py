@@ -311,7 +311,7 @@ def test_network_files_restore_image_networks(variant):
     fill_weights(model.model)
     restored, _ = network_from_dict(network_to_dict(model, spec, {}))
     u, t = torch.randn(2, 192), torch.tensor([0.5, 3.0])
-    torch.testing.assert_close(restored.eval().field(u, t), model.field(u, t), rtol=0, atol=0)
+    torch.testing.assert_close(restored.eval()(u, t), model(u, t), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from tests.helpers import random_basis
+from training.arc import Arc
 from training.edm_precond import RECIPES
 from training.loss import flow_loss
 from training.precond import InflationPrecond
-from training.schedule import Arc, Schedule
-from training.weighting import LikelihoodWeighting
+from training.schedule import Schedule
+from training.times import LikelihoodWeighting, Times
 
 G0, G1 = -13.3, 5.0
 Q = (torch.arange(2001).double() + 0.5) / 2001
@@ -149,7 +150,7 @@ def test_straight_output_is_the_same_flow():
     b, _ = linear(StraightLinear)
     u = torch.randn(40, 2).double()
     t = torch.linspace(0.01, 7, 40).double()
-    torch.testing.assert_close(b.field(u, t), a.field(u, t), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(b(u, t), a(u, t), atol=1e-9, rtol=1e-9)
 
 
 def test_straight_error_is_that_of_the_straight_target():
@@ -199,7 +200,10 @@ def test_arc_weighting_is_the_error_of_the_velocity():
     x, noise = torch.randn(30, 2).double(), torch.randn(30, 2).double()
     arc = Arc(precond.schedule)
     t = arc.times(torch.linspace(0.01, 0.99, 30))
-    plain, weighted = (flow_loss(precond, x, t, noise, w) for w in ("edm", "arc"))
+    plain, weighted = (
+        flow_loss(precond, x, t, noise, Times(precond.schedule, weighting=w).weights(t))
+        for w in ("edm", "arc")
+    )
     turn = torch.from_numpy(np.array([arc.turn(arc.position(float(s))) for s in t]))
     torch.testing.assert_close(weighted, turn.square() * plain, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(turn.square().mean(1), torch.ones(30).double())
