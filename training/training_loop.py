@@ -27,7 +27,7 @@ from training.augment import CONVENTION, AugmentPipe
 from training.batches import Batches, Piece, Source
 from training.guards import Watch
 from training.loss import flow_loss
-from training.model import network_to_dict
+from training.network_file import network_to_dict
 from training.options import TrainOptions
 from training.precond import InflationPrecond
 from training.resume import latest_state, save_state
