@@ -24,7 +24,7 @@ from flow.likelihood import log_prob
 from flow.solvers import PAPER_SOLVERS
 from training.basis import Basis
 from training.data.toys import ToySource
-from training.model import build
+from training.network_file import build
 from training.precond import FieldModel
 
 NETWORKS = {

@@ -41,7 +41,7 @@ from torch_utils import distributed
 from torch_utils.work import NOTHING_KEPT
 from training.basis import Basis, eigenbasis
 from training.data.images import ImageSource
-from training.model import build
+from training.network_file import build
 from training.options import TrainOptions
 from training.training_loop import Trainer
 

@@ -23,8 +23,7 @@ from flow.integration import Integrator
 from flow.options import NetworkOptions
 from torch_utils import checkpoint, distributed, seeding
 from training.data.tables import reading_of
-from training.model import network_from_dict
-from training.network_file import load_network
+from training.network_file import load_network, network_from_dict
 from training.precond import Conditioned, FieldModel, InflationPrecond
 
 

@@ -12,7 +12,7 @@ from tests.helpers import fill_weights
 from torch_utils import checkpoint
 from training.basis import eigenbasis
 from training.data.images import ImageSource
-from training.model import build, network_to_dict
+from training.network_file import build, network_to_dict
 
 
 def call(main, *args: object) -> Result:

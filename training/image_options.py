@@ -19,7 +19,8 @@ from training.augment import LABELS
 from training.basis import Basis, eigenbasis
 from training.data.images import ImageSource
 from training.networks.image import PRESETS as NETWORKS
-from training.options import ScheduleOptions, TrainOptions
+from training.options import TrainOptions
+from training.schedule_options import ScheduleOptions
 
 STILL = 1e-3  # share of the mean variance below which a pixel counts as constant
 # The paper's settings for CIFAR-size images.

@@ -17,8 +17,7 @@ from torch_utils import checkpoint, distributed
 from torch_utils.peers import agree_on_file, of_rank0
 from training.data.source import Source
 from training.edm_precond import NOISE_LABELS, RECIPES
-from training.model import NETWORKS, attention_of, build, transfer
-from training.network_file import load_network
+from training.network_file import NETWORKS, attention_of, build, load_network, transfer
 from training.options import OPTIONS_FILE, TrainOptions
 from training.precond import InflationPrecond
 from training.resume import LAUNCH_FILE, find_run
@@ -154,7 +153,7 @@ def prepare(options: TrainOptions, source: Source, fresh: bool) -> Start:
     which, name = options.named
     with cli.user_errors(f"--data={name}" if which == "data" else "--data_name"):
         basis = options.basis(source)
-    recipe, floored = RECIPES[options.precond], basis.floored
+    recipe = RECIPES[options.precond]
     if options.precond != "ifs":  # one variance for all dimensions, no rotation
         basis = basis.isotropic(recipe.variance)
     options = options.for_basis(basis)
@@ -169,7 +168,7 @@ def prepare(options: TrainOptions, source: Source, fresh: bool) -> Start:
     if theirs is not None:
         with cli.user_errors("--transfer"):
             distributed.print0("\n".join(transfer(model, theirs, str(options.transfer))))
-    notes = model.schedule.summary(floored) + levels_note(
+    notes = model.schedule.summary(basis.floored) + levels_note(
         model.schedule, options.t_sampling, options.weighting
     )
     if options.dropout:

@@ -18,7 +18,8 @@ from training.data.tables import differences
 from training.data.toys import DEFINITION, TOY_SETS, ToySource, own_dimensions
 from training.data.vectors import VectorSource
 from training.networks.toy import TOY_NETWORKS
-from training.options import ScheduleOptions, TrainOptions
+from training.options import TrainOptions
+from training.schedule_options import ScheduleOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from training.batches import Batches, Piece
 from training.data.source import Source
 from training.guards import Watch
 from training.loss import flow_loss
-from training.model import network_to_dict
+from training.network_file import network_to_dict
 from training.options import TrainOptions
 from training.precond import InflationPrecond
 from training.resume import latest_state, save_state

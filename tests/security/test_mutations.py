@@ -18,7 +18,7 @@ from tests.security.bounds import MIB, about_memory, memory_bound
 from tests.security.legacy_writer import Persistent, converted, dump, module_state, source_text
 from torch_utils import checkpoint
 from torch_utils.files.safetensors import write_safetensors
-from training.model import build, network_to_dict
+from training.network_file import build, network_to_dict
 from training.networks.image import SongUNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape")  # of pickletools

@@ -17,7 +17,7 @@ from tests.image_networks import error_line, good
 from tests.security.legacy_writer import write_embedded_toy, write_inflationary, write_sigma
 from tests.training.test_edm_precond import published
 from training import network_file
-from training.model import transfer
+from training.network_file import transfer
 from training.precond import InflationPrecond
 
 TOY = "toy_d2_keep1_orig_ES"

@@ -13,7 +13,7 @@ from flow.flow import load_flow
 from tests.helpers import random_basis
 from torch_utils import checkpoint
 from training import network_file
-from training.model import build, network_from_dict, network_to_dict
+from training.network_file import build, network_from_dict, network_to_dict
 
 NETWORK = {"class": "ToyMLP", "kwargs": {"in_channels": 3, "width": 16, "depth": 1, "bands": 2}}
 

@@ -22,7 +22,7 @@ from tests.training.test_edm_precond import IMAGES, PRECONDS
 from tests.training.test_precond import TOYS
 from torch_utils import checkpoint
 from training import network_file
-from training.model import network_from_dict
+from training.network_file import network_from_dict
 from training.times import sigma_times
 
 

@@ -10,7 +10,7 @@ from tests.image_fixtures import pixels, png, write_zip
 from tests.image_networks import error_line, good
 from torch_utils import checkpoint
 from training import network_file
-from training.model import attention_of
+from training.network_file import attention_of
 
 SMALL = ["--cbase=16", "--cres=1,2", "--num_blocks=1", "--batch=32", "--tick=0.1",
          "--lr_rampup=0", "--device=cpu", "--no-plot", "--duration=0.000032"]  # fmt: skip

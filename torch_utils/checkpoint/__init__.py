@@ -1,8 +1,8 @@
 """Network and training-state files: tensors and plain values, read without running any code.
 
-A network file is a dict (see `training.model` and docs/file-formats.md) saved by torch.save under
-the traditional name .pkl. Older files of the EDM family and .safetensors with a .json beside them
-are read too, by `training.network_file`. `load` is the only door for all files of the suite;
+A network file is a dict (see `training.network_file` and docs/file-formats.md) saved by torch.save
+under the traditional name .pkl. Older files of the EDM family and .safetensors with a .json beside
+them are read too, by `training.network_file`. `load` is the only door for all files of the suite;
 `python -m torch_utils.checkpoint info|verify|convert FILE` looks through it.
 """
 

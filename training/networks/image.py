@@ -250,7 +250,7 @@ _CIFAR_SIZE = {
     "dropout": 0.13,
     "augment_dim": 9,
 }
-# Published variants in the form that `training.model.build` takes; resolution, channels and
+# Published variants in the form that `training.network_file.build` takes; resolution, channels and
 # label_dim depend on the data and are added there.
 PRESETS: dict[str, dict[str, Any]] = {
     "ddpmpp": {

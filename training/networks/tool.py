@@ -14,8 +14,7 @@ from dnnlib.cli import UserError
 from dnnlib.download import open_url
 from torch_utils import checkpoint
 from torch_utils.files.safetensors import content_hash, write_safetensors
-from training.model import network_from_dict
-from training.network_file import load_network
+from training.network_file import load_network, network_from_dict
 
 FILE = "FILE|URL|FOLDER"
 file_argument = click.argument("file", metavar=FILE)

@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.helpers import CONFORMANCE, conformance, fill_weights, random_basis
-from training.model import build, network_from_dict, network_to_dict
+from training.network_file import build, network_from_dict, network_to_dict
 from training.networks.image import IMAGE_NETWORKS, PRESETS, DhariwalUNet, SongUNet
 from training.networks.layers import ResampledConv2d, image_attention
 

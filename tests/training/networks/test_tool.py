@@ -12,7 +12,7 @@ from tests.image_networks import call, error_line, good
 from tests.security.legacy_writer import write_inflationary
 from torch_utils import checkpoint
 from training import network_file
-from training.model import build, network_to_dict
+from training.network_file import build, network_to_dict
 from training.networks.tool import main
 
 NETWORK = {"class": "ToyMLP", "kwargs": {"in_channels": 2, "width": 8, "depth": 1, "bands": 2}}
