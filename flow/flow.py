@@ -105,9 +105,7 @@ class Flow(Integrator):
         t0, T = self.ends(**how)
 
         def there_and_back(u: Tensor) -> Tensor:
-            pair = torch.stack([u, u]) if how.get("solver") == "reversible" else u
-            pair = self.integrate(self.integrate(pair, t0, T, **how), T, t0, **how)
-            return pair[0] if pair.dim() == 3 else pair
+            return self.integrate(self.carry(u, t0, T, **how), T, t0, **how)
 
         u = self._in_blocks(self.admit(x, t0, "unscaled"), there_and_back, how)
         return self.from_whitened(u, t0, "unscaled")

@@ -41,7 +41,7 @@ class Result:
 
     Attributes:
         arrays: on rank 0 the arrays of `KEYS`, each [saved states, samples, d], and t [states].
-        final: this rank's blocks of final states as the solver carries them, see `simulate`.
+        final: this rank's blocks of final states, see `Flow.carry`.
         evaluations: network evaluations a sample.
     """
 
@@ -67,8 +67,8 @@ def simulate(
         flow: the flow.
         method: how to integrate.
         total: samples in all.
-        start: (number among this rank's blocks, range of samples) -> whitened states [n, d], or a
-            pair of states [2, n, d] of the reversible solver.
+        start: (number among this rank's blocks, range of samples) -> whitened states [n, d], or
+            the final ones of another simulation.
         backward: from latents to data instead of from data to latents.
         save_freq: see `kept_steps`.
         label: for the progress bar.
@@ -90,7 +90,7 @@ def simulate(
         here = flow.given(None if labels is None else labels[block.start : block.stop])
         here.evaluations = 0
         u = start(number, block).to(flow.device)
-        u = here.integrate(u, *ends, callback=keep, **method.how())
+        u = here.carry(u, *ends, callback=keep, **method.how())
         evaluations = max(evaluations, here.evaluations)
         final.append(u)
         times = [t for t, _ in saved]
@@ -142,8 +142,8 @@ class Simulations:
         kinds: which of `KINDS`.
         seed: of the latents (and classes) of generation.
         x: data in its own units, [total, d]; needed to inflate.
-        inflated: whitened final states of an earlier inflation, [total, d], or [total, 2, d] of
-            the reversible solver; needed by a round trip without inflation.
+        inflated: final states of an earlier inflation, [total, ...]; needed by a round trip
+            without inflation.
         classes: of the network; 0 for none.
         data_classes: numbers of the classes of the data, [total]; None without.
         eps: see `Flow.latents`.
@@ -186,7 +186,7 @@ class Simulations:
                 if melt is not None:
                     return melt.final[number]
                 assert self.inflated is not None
-                return self._pair(self.inflated[block.start : block.stop])
+                return self.inflated[block.start : block.stop]
 
             results["roundtrip"] = self._simulate(latents, True, "round trip", self.data_classes)
         if "gen" in self.kinds:
@@ -217,7 +217,7 @@ class Simulations:
             u = self.flow.latents(n, self.seed, self.eps, block.start, t=stop)
             if donors is not None and picks is not None:
                 u = donors.lend(self.flow, u, picks[block.start : block.stop])
-            return self._pair(u)
+            return u
 
         return self._simulate(latents, True, "generation", classes)
 
@@ -239,13 +239,7 @@ class Simulations:
     def _data(self, _: int, block: range) -> Tensor:
         assert self.x is not None
         x = self.x[block.start : block.stop]
-        return self._pair(self.flow.to_whitened(x, self.method.start, "unscaled"))
-
-    def _pair(self, u: Tensor) -> Tensor:
-        """States as the solver carries them: the reversible one carries two, [2, n, d]."""
-        if u.dim() == 3:
-            return u.transpose(0, 1)
-        return torch.stack([u, u]) if self.method.solver == "reversible" else u
+        return self.flow.to_whitened(x, self.method.start, "unscaled")
 
 
 def latent_summary(flow: Flow, latents: np.ndarray, stop: float) -> dict[str, float]:
