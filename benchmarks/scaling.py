@@ -160,7 +160,7 @@ def extraction(resolution: int, count: int) -> Work:
     """Outputs and residuals at 8 times."""
     flow, source = flow_of(resolution), images(resolution, max(COUNTS))
     times = np.linspace(0.0, flow.schedule.tmax, TIMES).tolist()
-    job = Extraction(flow, times, lambda a, b: source.samples(0, a, b), count, 0, "fresh")
+    job = Extraction(flow, times, lambda r: source.samples(0, r.start, r.stop), count, 0, "fresh")
     return lambda: extract_here(job)
 
 

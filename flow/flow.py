@@ -53,17 +53,17 @@ class Flow(Integrator):
         self.columns = reading["columns"] if reading and reading["header"] else None
 
     def given(self, class_labels: Tensor | None) -> Flow:
-        """The flow of samples of given classes, which must pass through it together.
+        """The same flow with no evaluations so far, of samples of given classes.
 
         Args:
-            class_labels: one-hot classes of the samples, [n, classes]; None changes nothing.
+            class_labels: one-hot classes [n, classes] of samples that must pass through the flow
+                together; None for no classes.
         """
-        if class_labels is None:
-            return self
-        assert isinstance(self.model, InflationPrecond)
         flow = copy.copy(self)
-        flow.model = Conditioned(self.model, class_labels)
-        flow.block, flow.evaluations = len(class_labels), 0
+        flow.evaluations = 0
+        if class_labels is not None:
+            assert isinstance(self.model, InflationPrecond)
+            flow.model, flow.block = Conditioned(self.model, class_labels), len(class_labels)
         return flow
 
     def inflate(self, x: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:

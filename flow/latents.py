@@ -117,23 +117,6 @@ def lender(gen_source: str, rows: Tensor, classes: np.ndarray | None) -> Lender:
     return Empirical(rows.std(0))
 
 
-def everywhere(blocks: list[Tensor], total: int, block: int) -> Tensor:
-    """Final states of a simulation, gathered on every rank.
-
-    Args:
-        blocks: this rank's, [n, ...] each.
-        total: samples in all.
-        block: samples a block.
-
-    Returns:
-        [total, ...] on the CPU.
-    """
-    gathered = distributed.gather_blocks(blocks, total, block)
-    states = distributed.broadcast(gathered)
-    assert isinstance(states, Tensor)
-    return states
-
-
 def seed_latents(
     flow: Flow,
     seeds: range,

@@ -172,17 +172,15 @@ def image_method(
     options: ImageSolverOptions,
     points: int,
     tolerance: float | None = None,
-    dry_run: bool = False,
 ) -> Method:
     """The method of a script on images, the same on all ranks.
 
     Args:
         flow: the flow, with the classes of the pilots.
         pilots: see `angle_method`.
-        options: of the script.
+        options: of the script; a dry run leaves out the search for steps.
         points: of the paper's solvers where --n_iters is not given.
         tolerance: default of --tol; None where the default is 33 evaluations of ab2.
-        dry_run: whether to leave out the search for steps.
 
     Raises:
         UserError: if the options do not go together.
@@ -202,7 +200,7 @@ def image_method(
             steps = steps or EVALUATIONS // (SOLVERS[solver]().stages or 1)
         tol = tol or 1e-3
         needed = steps is None and solver != "adaptive"
-        if needed and dry_run:
+        if needed and options.dry_run:
             distributed.print0(
                 f"The fewest steps at --tol={tol:g}, at most {IMAGE_LIMIT}, will be found"
             )

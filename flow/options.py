@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from dnnlib.options import COUNT, PATH, POSITIVE, DeviceOptions, Options, again, option
+from dnnlib.options import (
+    COUNT,
+    PATH,
+    POSITIVE,
+    DeviceOptions,
+    DryRunOptions,
+    Options,
+    again,
+    option,
+)
 from flow.integration import IMAGE_BLOCK
 from flow.steppers import SOLVER_HELP, SOLVERS
 from training.data.options import VectorOptions
@@ -144,7 +153,7 @@ class ToySolverOptions(SolverOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSolverOptions(SolverOptions):
+class ImageSolverOptions(SolverOptions, DryRunOptions):
     """The same for images, with the paper's Heun grids."""
 
     solver: str | None = again(

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from flow.blocks import gathered
 from flow.dequantization import Dequantization, check_levels
 from flow.elbo import elbo
 from flow.exact import MixtureField
 from flow.flow import Flow
 from flow.likelihood import Trace, log_prob
-from torch_utils import distributed, seeding
+from torch_utils import seeding
 from torch_utils.shared_work import NOTHING_KEPT, Parts
 from training.basis import Basis
 from training.data.toys import exact_mixture
@@ -105,28 +105,18 @@ def evaluate(
     Raises:
         ValueError: for data that is not what `settings` says, or a schedule without a bound.
     """
-    rows, evaluations = [], 0
-    d = flow.schedule.data_dim
 
-    def counted(block: range) -> dict[str, Tensor]:
+    def work(block: range) -> dict[str, Tensor]:
         here = flow.given(labels(block))
-        here.evaluations = 0
         done = _block(here, read(block), block.start, settings)
         return {"rows": torch.cat([done, done.new_full((len(done), 1), here.evaluations)], 1)}
 
-    hidden = None if distributed.is_main() else True
-    with tqdm(total=total, desc="log density", unit="sample", leave=False, disable=hidden) as bar:
-        for block in distributed.share(total, flow.block):
-            done = parts.get(block, lambda rows=block: counted(rows))["rows"]  # type: ignore[misc]
-            evaluations = max(evaluations, int(done[0, -1]))
-            rows.append(done[:, :-1])
-            bar.update(min(len(block) * distributed.world_size(), total - bar.n))
-    gathered = distributed.gather_blocks(rows, total, flow.block)
-    if gathered is None:
+    found = gathered(work, total, flow.block, "log density", parts)
+    if found is None:
         return None
-    widths = [len(PARTS), len(PARTS) + d]
-    table, points, latents = np.split(gathered.double().numpy(), widths, axis=1)
-    return Evaluation(table, points, latents, evaluations)
+    widths = np.cumsum([len(PARTS), flow.schedule.data_dim, flow.schedule.data_dim])
+    table, points, latents, count = np.split(found["rows"].double().numpy(), widths, axis=1)
+    return Evaluation(table, points, latents, int(count.max()))
 
 
 def _block(flow: Flow, x: Tensor, start: int, settings: Settings) -> Tensor:

@@ -24,8 +24,9 @@ from experiments.residuals.autocorrelation import (
     Correlation,
     cross_correlation,
 )
-from experiments.residuals.extract import WritingOptions, mine, refuse
+from experiments.residuals.extract import WritingOptions, refuse
 from experiments.residuals.files import CORRELATIONS, ERRORS, OUTPUTS, RESIDUALS, ArrayFile
+from flow.blocks import gathered, my_blocks
 from flow.results import check_results
 from torch_utils import distributed
 from torch_utils.peers import agree, of_rank0
@@ -186,7 +187,7 @@ def correlate_times(found: Extracted, options: CalcOptions) -> None:
         done = of_rank0(done_before)
     distributed.check_shared(options.save_dir, "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
-    for i in mine(len(todo), "lags"):
+    for (i,) in my_blocks(len(todo), 1, "lags"):
         k = todo[i]
         arrays = _arrays(found.correlation(k, options.bs, options.normalization))
         files.save_with_run(paths[k], arrays | {"t": found.times[k]}, runs[k])
@@ -203,14 +204,16 @@ def correlate_toy(found: Extracted, options: CalcOptions) -> None:
     path = files.toy_correlation_file(options.save_dir, found.data, found.schedule)
     source = found.opened[0].run
     check_results(path.with_suffix(".json"), {"network_sha256": source.get("network_sha256")})
-    mine_arrays = []
-    for k in mine(n, "lags"):
-        c = found.correlation(k, options.bs, options.normalization)
-        parts = [torch.cat([v.matrix, v.sd_b[None]]).cpu() for v in c.values()]
-        mine_arrays.append(torch.stack(parts)[None])
-    table = distributed.gather_blocks(mine_arrays, n, 1)  # [times, keys, d + 1, d]
-    if table is None:
+
+    def work(one: range) -> dict[str, torch.Tensor]:
+        c = found.correlation(one.start, options.bs, options.normalization)
+        rows = [torch.cat([v.matrix, v.sd_b[None]]).cpu() for v in c.values()]
+        return {"rows": torch.stack(rows)[None]}
+
+    lags = gathered(work, n, 1, "lags")
+    if lags is None:
         return
+    table = lags["rows"]  # [times, keys, d + 1, d]
     matrices, sds = table[:, :, :-1], table[:, :, -1]
     means = matrices.diagonal(dim1=2, dim2=3).nanmean(2).numpy()
     arrays = {"t": found.times}

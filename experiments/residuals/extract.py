@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import click
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib import cli
 from dnnlib.cli import UserError
@@ -20,6 +19,7 @@ from dnnlib.options import SEED, DryRunOptions, option
 from dnnlib.util import write_json
 from experiments.residuals.autocorrelation import NOISES, denoised, noise_rows, space_of
 from experiments.residuals.files import ERRORS, OUTPUTS, RESIDUALS, is_done, save_with_run
+from flow.blocks import gathered, my_blocks
 from flow.flow import Flow
 from flow.options import SaveOptions
 from flow.results import document
@@ -52,21 +52,21 @@ class Extraction:
     Attributes:
         flow: the flow.
         times: time points, ascending.
-        samples: (start, stop) -> data in its own units, [stop - start, d].
+        samples: rows -> data in its own units, [n, d].
         count: samples, the same at every time.
         seed: of the noise.
         noise: see `noise_rows`.
-        labels: (start, stop) -> one-hot classes, or None.
+        labels: rows -> one-hot classes, or None.
         exact: the exact field of the data, where it is known; see `denoised`.
     """
 
     flow: Flow
     times: list[float]
-    samples: Callable[[int, int], Tensor]
+    samples: Callable[[range], Tensor]
     count: int
     seed: int
     noise: str
-    labels: Callable[[int, int], Tensor | None] = lambda start, stop: None
+    labels: Callable[[range], Tensor | None] = lambda _: None
     exact: FieldModel | None = None
 
     @property
@@ -90,19 +90,18 @@ class Extraction:
 
     def at(self, k: int) -> dict[str, np.ndarray]:
         """What is extracted at time point k, float32 [count, d] each."""
-        d, block = self.flow.schedule.data_dim, self.flow.block
+        d = self.flow.schedule.data_dim
         found = {key: np.empty((self.count, d), np.float32) for key in self.keys}
         for start in range(0, self.count, seeding.BLOCK):
-            stop = min(start + seeding.BLOCK, self.count)
-            x = self.samples(start, stop)
-            noise = noise_rows(self.seed, self.noise, k, start, stop, d)
-            for first in range(start, stop, block):
-                last = min(first + block, stop)
-                part = slice(first - start, last - start)
-                here = self.flow.given(self.labels(first, last))
+            rows = range(start, min(start + seeding.BLOCK, self.count))
+            x = self.samples(rows)
+            noise = noise_rows(self.seed, self.noise, k, rows.start, rows.stop, d)
+            for first in range(0, len(rows), self.flow.block):
+                part = slice(first, first + self.flow.block)
+                here = self.flow.given(self.labels(rows[part]))
                 values = denoised(here, x[part], noise[part], self.times[k], self.exact)
                 for key, value in zip(self.keys, values, strict=True):
-                    found[key][first:last] = value.float().cpu().numpy()
+                    found[key][rows[part].start : rows[part].stop] = value.float().cpu().numpy()
         return found
 
 
@@ -119,25 +118,15 @@ def extract_here(
     Returns:
         on rank 0 float32 [times, count, d] each; elsewhere None.
     """
-    rows = []
-    for k in mine(len(extraction.times), label):
 
-        def both(k: int = k) -> dict[str, Tensor]:
-            found = extraction.at(k)
-            return {"rows": torch.from_numpy(np.stack(list(found.values()))[None])}
+    def work(one: range) -> dict[str, Tensor]:
+        found = extraction.at(one.start)
+        return {"rows": torch.from_numpy(np.stack(list(found.values()))[None])}
 
-        rows.append(parts.get(range(k, k + 1), both)["rows"])
-    table = distributed.gather_blocks(rows, len(extraction.times), 1)
+    table = gathered(work, len(extraction.times), 1, label, parts)
     if table is None:
         return None
-    return {key: table[:, i].numpy() for i, key in enumerate(extraction.keys)}
-
-
-def mine(count: int, label: str) -> Iterator[int]:
-    """This rank's of `count` pieces of work, with a progress bar on rank 0."""
-    hidden = None if distributed.is_main() else True
-    for (k,) in tqdm(distributed.share(count, 1), desc=label, leave=False, disable=hidden):
-        yield k
+    return {key: table["rows"][:, i].numpy() for i, key in enumerate(extraction.keys)}
 
 
 def extract_files(
@@ -168,7 +157,7 @@ def extract_files(
         return None
     distributed.check_shared(options.save_dir, "--save_dir")
     todo = [k for k, there in enumerate(done) if not there]
-    for i in mine(len(todo), "times"):
+    for (i,) in my_blocks(len(todo), 1, "times"):
         arrays = extraction.at(todo[i]) | {"t": np.array(times[todo[i]])}
         save_with_run(paths[todo[i]], arrays, runs[todo[i]])
     distributed.barrier()
