@@ -96,24 +96,18 @@ def extract(options: ImageExtractOptions) -> None:
     options = replace(options, data_name=name)
     images.check_class(flow, options.class_)
     source = images.open_data(flow, options.data_root)
-    count, seed = options.n_samples, options.seed
-    if count > len(source):
-        line = f"--n_samples={count}, but --data_root={options.data_root} has {len(source)}"
-        refuse(options, f"{line} images; ask for no more")
-        count = len(source)
+    if options.n_samples > len(source):
+        line = f"--n_samples={options.n_samples}, but --data_root={options.data_root} has"
+        refuse(options, f"{line} {len(source)} images; ask for no more")
     cli.check_writable(options.save_dir, "--save_dir")
-
-    def samples(start: int, stop: int) -> Tensor:
-        return source.samples(seed, start, stop, "drawn")
-
-    def labels(start: int, stop: int) -> Tensor | None:
-        return images.one_hot(flow, images.drawn_classes(source, seed, start, stop))
-
+    drawn = images.Drawn(flow, source, options.seed, min(options.n_samples, len(source)))
     first = options.vpode_disc_eps
     if first >= flow.schedule.tmax:
         raise UserError(f"--vpode_disc_eps={first:g} is not before tmax={flow.schedule.tmax:g}")
     times = vp_ode_times(options.n_time_pts, flow.schedule.tmax, first=first)
-    extraction = Extraction(flow, times, samples, count, seed, options.noise, labels)
+    extraction = Extraction(
+        flow, times, drawn.data, drawn.total, drawn.seed, options.noise, drawn.labels
+    )
     where = options.save_dir, name, flow.schedule.name
     paths = [files.time_file(*where, k) for k in range(len(times))]
     origin = {"network_sha256": flow.digest, "data_sha256": source.content_hash()}
@@ -151,8 +145,8 @@ def extracttoys(options: ToyExtractOptions) -> None:
         source.samples(seed, count - 1, count)
     cli.check_writable(options.save_dir, "--save_dir")
 
-    def samples(start: int, stop: int) -> Tensor:
-        return source.samples(seed, start, stop)
+    def samples(rows: range) -> Tensor:
+        return source.samples(seed, rows.start, rows.stop)
 
     times = ifs_times(n, h)
     exact = known_truth(flow, source)
@@ -163,7 +157,7 @@ def extracttoys(options: ToyExtractOptions) -> None:
         run = {**extraction.run(), "data": data, "network_sha256": flow.digest}
         path = files.toy_file(options.save_dir, data["name"], flow.schedule.name)
         check_results(path.with_suffix(".json"), {"network_sha256": flow.digest})
-        identity = {"run": run, "times": times, "network": flow.model, "x": samples(0, count)}
+        identity = {"run": run, "times": times, "network": flow.model, "x": samples(range(count))}
         parts = Parts(path.with_name(f".{path.stem}.parts"), identity)
         arrays = None if options.dry_run else extract_here(extraction, parts=parts)
         if arrays is not None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import dnnlib  # noqa: F401  (before torch)
 
@@ -27,9 +25,9 @@ from experiments.density.density import (
 from flow.dequantization import IMAGE_HALF_WIDTH, KINDS, Dequantization, dequantization
 from flow.elbo import check_rates
 from flow.flow import Flow, open_flow
-from flow.images import check_class, drawn_classes, how_many, one_hot, open_data, open_network
+from flow.images import Drawn, check_class, open_data, open_network
 from flow.likelihood import EXACT_UP_TO, Trace
-from flow.method import IMAGE_PILOTS, PILOTS, Method, image_method, pilots_of, toy_method
+from flow.method import IMAGE_PILOTS, PILOTS, Method, pilots_of, toy_method
 from flow.options import (
     BlockOptions,
     ImageDataOptions,
@@ -40,12 +38,9 @@ from flow.options import (
     ZeroLabelOptions,
     tolerance_option,
 )
-from flow.results import check_results, document
-from flow.toys import how_many as how_many_vectors
-from flow.toys import network_source
+from flow.results import Record
+from flow.toys import how_many, network_source
 from torch_utils import distributed
-from torch_utils.work import Parts
-from training.data.images import ImageSource
 from training.data.toys import ToySource
 from training.data.vectors import VectorSource
 
@@ -126,7 +121,7 @@ def toys(options: ToyOptions) -> None:
     """
     flow = open_flow(options)
     source = network_source(flow, options)
-    options = replace(options, total_samples=how_many_vectors(source, options.total_samples))
+    options = replace(options, total_samples=how_many(source, options.total_samples))
     check(flow, options)
     with distributed.session(options.device):
         run_toys(flow, source, options)
@@ -154,7 +149,9 @@ def net(options: NetOptions) -> None:
             "--dequantization=none has none: leave one of them out"
         )
     with distributed.session(options.device):
-        run_images(flow, source, q, replace(options, data_name=name))
+        wanted, option = options.total_samples, "--total_samples"
+        images = Drawn.most(flow, source, options.seed, wanted, option)
+        run_images(images, q, replace(options, data_name=name))
 
 
 def check(flow: Flow, options: LikelihoodOptions) -> None:
@@ -175,18 +172,17 @@ def check(flow: Flow, options: LikelihoodOptions) -> None:
 
 
 def settings_of(
-    options: LikelihoodOptions, seed: int, method: Method, q: Dequantization | None, draws: int = 1
+    options: ToyOptions | NetOptions, method: Method, q: Dequantization | None, draws: int = 1
 ) -> Settings:
     """What the options ask for."""
     return Settings(
-        trace=options.trace, probes=options.probes, seed=seed, dequantize=q, draws=draws,
+        trace=options.trace, probes=options.probes, seed=options.seed, dequantize=q, draws=draws,
         noise=options.noise, times=options.sde_times if options.sde else 0, how=method.how(),
     )  # fmt: skip
 
 
 def run_toys(flow: Flow, source: ToySource | VectorSource, options: ToyOptions) -> None:
     """Evaluate vectors, within a session; write files and pictures."""
-    started = time.time()
     x = source.samples(options.seed, 0, options.total_samples).to(flow.dtype)
     check_distance(flow, x, options)
 
@@ -194,12 +190,12 @@ def run_toys(flow: Flow, source: ToySource | VectorSource, options: ToyOptions) 
         return flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
 
     method, options = toy_method(flow, pilots, options, TOLERANCE)
-    settings = settings_of(options, options.seed, method, None)
+    settings = settings_of(options, method, None)
     distributed.print0(f"{len(x)} samples, {method.describe()}")
     if options.dry_run:
         return
     stem = Path(options.save_dir, f"{source.description()['name']}_{flow.schedule.name}_nll")
-    check_results(f"{stem}.json", {"network_sha256": flow.digest})
+    record = Record.begin(f"{stem}.json", flow, options, method)
     found = evaluate(flow, lambda r: x[r.start : r.stop], len(x), settings)
     truth = report.known_truth(flow, source) if options.noise else None
     grid = None
@@ -208,15 +204,11 @@ def run_toys(flow: Flow, source: ToySource | VectorSource, options: ToyOptions) 
         grid = report.on_grid(flow, noisy.cpu().numpy(), settings, truth)
     if found is None:
         return
-    told: dict[str, Any] = {"network_sha256": flow.digest}
-    told["integration_error"] = report.integration_error(flow, x[:PILOTS], method, settings)
+    told = {"integration_error": report.integration_error(flow, x[:PILOTS], method, settings)}
     if truth is not None:
         told |= report.against_truth(found, truth)
-    told["seconds"] = time.time() - started
-    report.finish(
-        flow, found, stem, told, document(flow, options, method), {"points": found.points},
-        options.nats, options.plot, grid,
-    )  # fmt: skip
+    arrays = {"points": found.points}
+    report.finish(record, flow, found, told, arrays, options.nats, options.plot, grid)
 
 
 def check_distance(flow: Flow, x: torch.Tensor, options: ToyOptions) -> None:
@@ -239,60 +231,32 @@ def check_distance(flow: Flow, x: torch.Tensor, options: ToyOptions) -> None:
         )
 
 
-def run_images(
-    flow: Flow,
-    source: ImageSource,
-    q: Dequantization | None,
-    options: NetOptions,
-) -> None:
+def run_images(images: Drawn, q: Dequantization | None, options: NetOptions) -> None:
     """Evaluate images, within a session; write files and pictures."""
-    started = time.time()
-    seed, total = options.seed, how_many(options.total_samples, source, "--total_samples")
-    n = pilots_of(total, IMAGE_PILOTS)
-    here = flow.given(one_hot(flow, drawn_classes(source, seed, 0, n)))
-    x = source.samples(seed, 0, n, "drawn")
-    method = image_method(
-        here, lambda: here.to_whitened(x, 0.0, "unscaled"), options, PAPER_POINTS,
-        dry_run=options.dry_run,
-    )  # fmt: skip
-    settings = settings_of(options, seed, method, q, options.num_importance)
+    flow, method = images.flow, images.method(options, PAPER_POINTS)
+    settings = settings_of(options, method, q, options.num_importance)
     distributed.print0(
-        f"{total} images, {method.describe()}; dequantization {options.dequantization}, levels "
-        f"k/127.5 - 1 of half-width 1/255; network batches of {flow.block}"
+        f"{images.total} images, {method.describe()}; dequantization {options.dequantization}, "
+        f"levels k/127.5 - 1 of half-width 1/255; network batches of {flow.block}"
     )
     if options.dry_run:
         return
     stem = Path(options.save_dir, f"{options.data_name}_{flow.schedule.name}_nll")
-    check_results(f"{stem}.json", {"network_sha256": flow.digest})
-    data = source.content_hash()
-    # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
+    record = Record.begin(f"{stem}.json", flow, options, method)
     asked = {k: v for k, v in vars(settings).items() if k != "dequantize"}
-    identity = {**asked, "levels": options.dequantization, "network": flow.digest, "data": data}
-    identity |= {"unlabelled": True} if flow.unlabelled else {}
-    parts = Parts(Path(f"{stem}_parts"), identity)
-    if parts.count():
-        distributed.print0(f"Going on: {parts.count()} blocks of an interrupted run are there")
-    found = evaluate(
-        flow,
-        lambda r: source.samples(seed, r.start, r.stop, "drawn"),
-        total,
-        settings,
-        lambda r: one_hot(flow, drawn_classes(source, seed, r.start, r.stop)),
-        parts,
-    )
+    parts = images.parts(Path(f"{stem}_parts"), **asked, levels=options.dequantization)
+    found = evaluate(flow, images.data, images.total, settings, images.labels, parts)
     if found is None:
         return
+    some = range(pilots_of(images.total, IMAGE_PILOTS))
+    here = flow.given(images.labels(some))
     told = {
-        "integration_error": report.integration_error(here, x, method, settings),
+        "integration_error": report.integration_error(here, images.data(some), method, settings),
         "half_width": IMAGE_HALF_WIDTH,
-        "network_sha256": flow.digest,
-        "data_sha256": data,
-        "seconds": time.time() - started,
+        "data_sha256": images.source.content_hash(),
     }
-    report.finish(
-        flow, found, stem, told, document(flow, options, method),
-        {"indices": source.picks(seed, 0, total, "drawn")}, options.nats, options.plot,
-    )  # fmt: skip
+    arrays = {"indices": images.indices()}
+    report.finish(record, flow, found, told, arrays, options.nats, options.plot)
     parts.clear()
 
 

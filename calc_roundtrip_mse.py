@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,24 +13,15 @@ import torch
 
 from dnnlib import cli, plot
 from dnnlib.options import COUNT, SEED, RunOptions, option, takes
-from dnnlib.util import write_json
 from flow.flow import Flow
-from flow.images import (
-    check_class,
-    drawn_classes,
-    how_many,
-    one_hot,
-    open_data,
-    open_network,
-    pixel_errors,
-)
+from flow.images import Drawn, check_class, open_data, open_network, pixel_errors
 from flow.integration import IMAGE_BLOCK
-from flow.method import IMAGE_PILOTS, Method, image_method, pilots_of
+from flow.method import Method
 from flow.options import BlockOptions, ImageDataOptions, ImageSolverOptions, ZeroLabelOptions
-from flow.results import check_results, document, save_results
+from flow.results import Record
 from torch_utils import distributed
-from torch_utils.work import Parts, compute
-from training.data.images import ImageSource, to_pixels
+from torch_utils.work import compute
+from training.data.images import to_pixels
 
 EXAMPLE = """
 python calc_roundtrip_mse.py --save_dir=mse-tmp --network=out --data_root=datasets/digits-8x8.zip
@@ -67,54 +56,43 @@ def main(options: MseOptions) -> None:
     source = open_data(flow, options.data_root)
     cli.check_writable(options.save_dir, "--save_dir")
     with distributed.session(options.device):
-        run(flow, source, replace(options, data_name=name))
+        wanted, option = options.total_samples, "--total_samples"
+        images = Drawn.most(flow, source, options.seed, wanted, option)
+        run(images, replace(options, data_name=name))
 
 
-def run(flow: Flow, source: ImageSource, options: MseOptions) -> None:
+def run(images: Drawn, options: MseOptions) -> None:
     """Carry the images there and back, within a session; write the results."""
-    seed, total = options.seed, how_many(options.total_samples, source, "--total_samples")
-    n = pilots_of(total, IMAGE_PILOTS)
-    classes = drawn_classes(source, seed, 0, n)
-    here = flow.given(one_hot(flow, classes))
-
-    def pilots() -> torch.Tensor:
-        return here.to_whitened(source.samples(seed, 0, n, "drawn"), 0.0, "unscaled")
-
-    method = image_method(here, pilots, options, POINTS, dry_run=options.dry_run)
-    distributed.print0(f"{total} images, {method.describe()}; network batches of {IMAGE_BLOCK}")
+    flow, method = images.flow, images.method(options, POINTS)
+    distributed.print0(
+        f"{images.total} images, {method.describe()}; network batches of {IMAGE_BLOCK}"
+    )
     if options.dry_run:
         return
-    started = time.monotonic()
-    name = f"{flow.schedule.name}_Roundtrip_MSE_{seed}seed_{trained_kimg(flow)}kimgs"
-    folder = Path(options.save_dir)
-    check_results(folder / f"{name}.json", {"network_sha256": flow.digest})
-    # Images are drawn from all by the seed: a longer run has the blocks of a shorter one.
-    identity = {"network": flow.digest, "data": source.content_hash(), "seed": seed}
-    identity |= {"unlabelled": True} if flow.unlabelled else {}
-    parts = Parts(folder / f".{name}.parts", identity | {"method": method.how()})
-    if parts.count():
-        distributed.print0(f"Going on: {parts.count()} blocks of an interrupted run are there")
-    table, backs, evaluations = round_trips(flow, method, source, seed, total, parts)
-    if table is None or backs is None:
+    name = f"{flow.schedule.name}_Roundtrip_MSE_{options.seed}seed_{trained_kimg(flow)}kimgs"
+    stem = Path(options.save_dir) / name
+    record = Record.begin(f"{stem}.json", flow, options, method)
+    parts = images.parts(stem.with_name(f".{name}.parts"), method=method.how())
+    found = compute(
+        lambda block: round_trip(images, method, block), images.total, IMAGE_BLOCK, "round trips",
+        parts,
+    )  # fmt: skip
+    if found is None:
         return
-    errors = dict(zip(ERRORS, table.T, strict=True))
+    errors = dict(zip(ERRORS, found["errors"].numpy().T, strict=True))
     result = {k: float(v.mean()) for k, v in errors.items()} | {
-        "images": total,
-        "evaluations_one_way": evaluations // 2,
+        "images": images.total,
+        "evaluations_one_way": int(found["evaluations"].max()) // 2,
         "largest_mse_of_an_image": float(errors["mse"].max()),
-        "network_sha256": flow.digest,
-        "data_sha256": source.content_hash(),
-        "seconds": time.monotonic() - started,
+        "data_sha256": images.source.content_hash(),
     }
-    indices = source.picks(seed, 0, total, "drawn")
-    save_results(folder / f"{name}.npz", {"indices": indices, **errors})
-    write_json(folder / f"{name}.json", {**result, **document(flow, options, method)})
+    indices = images.indices()
+    record.save(f"{stem}.npz", {"indices": indices, **errors})
     if options.plot:
-        before = source.pixels[indices].transpose(0, 2, 3, 1)
-        draw(before, backs, errors["mse_unrounded"], folder / name)
+        before = images.source.pixels[indices].transpose(0, 2, 3, 1)
+        draw(before, found["images"].numpy(), errors["mse_unrounded"], stem)
+    record.finish(result, f"{stem}.json", flat=True)
     parts.clear()
-    print(json.dumps(result, indent=2))
-    print(f"Results: {folder}/{name}.json", flush=True)
 
 
 def trained_kimg(flow: Flow) -> str:
@@ -128,32 +106,22 @@ def trained_kimg(flow: Flow) -> str:
     return "unknown" if kimg is None else f"{kimg:.10g}"
 
 
-def round_trips(
-    flow: Flow, method: Method, source: ImageSource, seed: int, total: int, parts: Parts
-) -> tuple[np.ndarray | None, np.ndarray | None, int]:
-    """Carry drawn images to their latents and back.
+def round_trip(images: Drawn, method: Method, block: range) -> dict[str, torch.Tensor]:
+    """Carry images of a block to their latents and back.
 
     Returns:
-        on rank 0 the errors of each image, [total, len(ERRORS)], and the images after the round
-        trip, uint8 [total, H, W, C], elsewhere None; and the network evaluations of an image.
+        "errors" of each, [n, len(ERRORS)], "images" after the round trip, uint8 [n, H, W, C], and
+        network "evaluations" of each, [n].
     """
-
-    def there_and_back(block: range) -> dict[str, torch.Tensor]:
-        x = source.samples(seed, block.start, block.stop, "drawn")
-        here = flow.given(one_hot(flow, drawn_classes(source, seed, block.start, block.stop)))
-        here.evaluations = 0
-        back = here.round_trip(x, **method.how())
-        errors = pixel_errors(x, back)
-        return {
-            "errors": torch.from_numpy(np.stack([errors[k] for k in ERRORS], axis=1)),
-            "images": torch.from_numpy(to_pixels(back, source.shape)),
-            "evaluations": torch.full((len(block),), here.evaluations),
-        }
-
-    found = compute(there_and_back, total, IMAGE_BLOCK, "round trips", parts)
-    if found is None:
-        return None, None, 0
-    return found["errors"].numpy(), found["images"].numpy(), int(found["evaluations"].max())
+    x = images.data(block)
+    flow = images.flow.given(images.labels(block))
+    back = flow.round_trip(x, **method.how())
+    errors = pixel_errors(x, back)
+    return {
+        "errors": torch.from_numpy(np.stack([errors[k] for k in ERRORS], axis=1)),
+        "images": torch.from_numpy(to_pixels(back, images.source.shape)),
+        "evaluations": torch.full((len(block),), flow.evaluations),
+    }
 
 
 def draw(before: np.ndarray, after: np.ndarray, errors: np.ndarray, stem: Path) -> None:

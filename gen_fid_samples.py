@@ -15,11 +15,10 @@ from dnnlib import cli, plot
 from dnnlib.options import PATH, RunOptions, option, takes
 from dnnlib.util import write_json
 from flow.flow import Flow
-from flow.images import check_class, classes_of, one_hot, open_network, pilot_classes, shape_of
+from flow.images import check_class, classes_of, method_for, open_network, shape_of
 from flow.inflation_file import read_melt
 from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender
-from flow.method import image_method
 from flow.numbered_images import (
     OPTIONS_FILE,
     claim,
@@ -27,7 +26,6 @@ from flow.numbered_images import (
     make_images,
     missing_seeds,
     parse_seeds,
-    pilot_data,
     read_png,
 )
 from flow.options import BlockOptions, ImageLatentOptions, ImageNetworkOptions, ImageSolverOptions
@@ -120,8 +118,7 @@ def open_donors(flow: Flow, options: GenerateOptions, number: int | None) -> Len
 def run(flow: Flow, donors: Lender, options: GenerateOptions, number: int | None) -> None:
     """Generate what is missing, of the class `number` if not None, within a session."""
     folder, seeds = Path(options.save_dir), options.seeds
-    here = flow.given(one_hot(flow, pilot_classes(flow)))
-    method = image_method(here, lambda: pilot_data(here), options, POINTS, dry_run=options.dry_run)
+    method = method_for(flow, None, None, options, POINTS)
     todo = missing_seeds(folder, seeds, options.subdirs)
     distributed.print0(
         f"{len(seeds)} images, {len(seeds) - len(todo)} there already; {method.describe()}; "

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import dnnlib  # noqa: F401  (before torch)
@@ -18,38 +15,28 @@ import torch
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, PATH, SEED, RunOptions, again, option, takes
-from dnnlib.util import write_json
 from flow.flow import Flow
 from flow.images import (
+    Drawn,
     check_class,
     classes_of,
-    drawn_classes,
-    how_many,
-    one_hot,
+    method_for,
     open_data,
     open_network,
-    pilot_classes,
     pixel_errors,
     shape_of,
 )
 from flow.inflation_file import Melt, read_melt, run_entry
-from flow.latents import everywhere
-from flow.method import (
-    IMAGE_PILOTS,
-    METHOD_OPTIONS,
-    Method,
-    image_method,
-    paper_method,
-    pilots_of,
-)
+from flow.method import IMAGE_PILOTS, METHOD_OPTIONS, Method, paper_method, pilots_of
 from flow.options import ImageDataOptions, ImageLatentOptions, ImageSolverOptions, tolerance_option
-from flow.results import check_gen_source, check_results, document, save_results
+from flow.results import Record, check_gen_source
 from flow.simulation import (
     ENDS_ONLY,
     KEYS,
     KINDS,
     Result,
     Simulations,
+    everywhere,
     kept_steps,
     latent_summary,
 )
@@ -155,14 +142,14 @@ def run(
 ) -> None:
     """Simulate within a session, generating the class `number` if not None; write files."""
     seed, total, kinds = options.seed, options.bs, options.kinds
-    x, classes = None, None
+    x, classes, theirs = None, None, None
     if source is not None:
-        total = how_many(total, source, "--bs")
-        x = source.samples(seed, 0, total, "drawn")
-        classes = drawn_classes(source, seed, 0, total)
+        images = Drawn.most(flow, source, seed, total, "--bs")
+        total = images.total
+        x, classes = images.data(range(total)), images.classes(range(total))
     elif kinds == ("roundtrip",) and melt is not None:
-        total, x, classes = len(melt.x), melt.x, melt.classes
-    method = method_of(flow, x, classes, melt if kinds == ("roundtrip",) else None, options)
+        total, x, classes, theirs = len(melt.x), melt.x, melt.classes, melt.method
+    method = method_of(flow, x, classes, theirs, options)
     if melt is not None and abs(melt.stop - method.stop) > 1e-6 * method.stop:
         raise UserError(
             f"--prev_melt={melt.path} ends at t={melt.stop:g}, the solver's grid at "
@@ -179,10 +166,8 @@ def run(
     )
     if options.dry_run:
         return
-    base = f"{options.data_name}_{flow.schedule.name}_HD_pfODE_int_sim_params.json"
-    made_from: dict[str, str | None] = {"network_sha256": flow.digest}
-    check_results(Path(options.save_dir) / base, made_from)
-    started = time.monotonic()
+    stem = f"{options.save_dir}/{options.data_name}_{flow.schedule.name}"
+    record = Record.begin(f"{stem}_HD_pfODE_int_sim_params.json", flow, options, method)
     with cli.user_errors("--prev_melt"):
         donors = melt.lender(options.gen_source) if melt is not None and "gen" in kinds else None
     results = Simulations(
@@ -194,43 +179,35 @@ def run(
         save_freq=save_freq, dtype=dtype,
     ).run()  # fmt: skip
     if "melt" in results:
-        final = everywhere(results["melt"].final, total, flow.block).numpy()
+        final = everywhere(results["melt"], total, flow.block).numpy()
         results["melt"].arrays |= {"whitened": final, "run": run_entry(flow, method)}
-    if distributed.is_main():
-        report = {**made_from, **measured(flow, method, results, x)}
-        write(flow, method, results, report | {"seconds": time.monotonic() - started}, options)
+    if not distributed.is_main():
+        return
+    for kind, result in results.items():
+        record.save(f"{stem}_net_{kind}_results.npz", result.arrays)
+    if options.plot:
+        for name, grid in pictures(flow, results).items():
+            plot.image_grid(f"{stem}_net_{name}.png", grid, COLUMNS)
+    record.finish(measured(flow, method, results, x), f"{stem}*")
 
 
 def method_of(
     flow: Flow,
     x: torch.Tensor | None,
     classes: np.ndarray | None,
-    melt: Melt | None,
+    theirs: Method | None,
     options: ImageFlowOptions,
 ) -> Method:
-    """How to integrate: as an earlier inflation was, unless the options name a method.
-
-    The steps for a tolerance are found on pilots: some of the images, or, to generate without
-    data, images generated from latents of seed 0.
-    """
-    chosen = any(getattr(options, k) is not None for k in METHOD_OPTIONS)
-    theirs = None if melt is None or chosen else melt.method
-    if theirs is not None and theirs.disc is not None:
-        h, first = theirs.stop / theirs.steps, theirs.start
-        return paper_method(flow, theirs.solver, theirs.disc, theirs.steps, h, first)
-    if theirs is not None:
+    """How to integrate: as an earlier inflation was, unless the options name a method."""
+    if theirs is None or any(getattr(options, k) is not None for k in METHOD_OPTIONS):
+        n = 0 if x is None else pilots_of(len(x), IMAGE_PILOTS)
+        some = None if x is None else x[:n]
+        labels = None if classes is None else classes[:n]
+        return method_for(flow, some, labels, options, POINTS, TOLERANCE)
+    if theirs.disc is None:
         return theirs
-    n = IMAGE_PILOTS if x is None else pilots_of(len(x), IMAGE_PILOTS)
-    if x is None and classes_of(flow):
-        classes = pilot_classes(flow)
-    labels = None if classes is None else one_hot(flow, classes[:n])
-    here = flow.given(labels)
-
-    def pilots() -> torch.Tensor:
-        some = here.sample(n, seed=0, steps=16) if x is None else x[:n]
-        return here.to_whitened(some, 0.0, "unscaled")
-
-    return image_method(here, pilots, options, POINTS, TOLERANCE, options.dry_run)
+    h, first = theirs.stop / theirs.steps, theirs.start
+    return paper_method(flow, theirs.solver, theirs.disc, theirs.steps, h, first)
 
 
 def measured(
@@ -248,26 +225,6 @@ def measured(
     if "melt" in results:
         report |= latent_summary(flow, results["melt"].arrays["xs_es"][-1], method.stop)
     return report
-
-
-def write(
-    flow: Flow,
-    method: Method,
-    results: dict[str, Result],
-    report: dict[str, Any],
-    options: ImageFlowOptions,
-) -> None:
-    """Arrays, parameters and pictures of all simulations."""
-    folder, base = Path(options.save_dir), f"{options.data_name}_{flow.schedule.name}"
-    for kind, result in results.items():
-        save_results(folder / f"{base}_net_{kind}_results.npz", result.arrays)
-    content = {**document(flow, options, method), "results": report}
-    write_json(folder / f"{base}_HD_pfODE_int_sim_params.json", content)
-    if options.plot:
-        for name, images in pictures(flow, results).items():
-            plot.image_grid(folder / f"{base}_net_{name}.png", images, COLUMNS)
-    print(json.dumps(report, indent=2))
-    print(f"Results: {folder}/{base}*", flush=True)
 
 
 def pictures(flow: Flow, results: dict[str, Result]) -> dict[str, np.ndarray]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import dnnlib  # noqa: F401  (before torch)
 
@@ -18,11 +15,10 @@ import torch
 
 from dnnlib import cli, plot
 from dnnlib.options import COUNT, SEED, RunOptions, option, takes
-from dnnlib.util import write_json
 from flow.exact import MixtureField
 from flow.flow import Flow, open_flow
 from flow.integration import BLOCK
-from flow.method import Method, fallback_tmax, pilots_of, toy_method
+from flow.method import fallback_tmax, pilots_of, toy_method
 from flow.options import (
     LatentOptions,
     SaveOptions,
@@ -30,7 +26,7 @@ from flow.options import (
     ToySolverOptions,
     tolerance_option,
 )
-from flow.results import check_gen_source, check_results, document, save_results
+from flow.results import Record, check_gen_source
 from flow.simulation import KINDS, Simulations, kept_steps, latent_summary
 from flow.toys import how_many, network_source
 from torch_utils import distributed
@@ -152,60 +148,37 @@ def run(
     made_from = {"network_sha256": flow.digest}
     if flow.digest is None:  # the samples themselves
         made_from = {"data_sha256": source.content_hash()}
-    check_results(f"{options.save_dir}/{stem}sim_params.json", made_from)
-    report = simulate_all(flow, x, method, options, Path(options.save_dir), stem, made_from)
-    distributed.print0(json.dumps(report, indent=2))
-
-
-def simulate_all(
-    flow: Flow,
-    x: torch.Tensor,
-    method: Method,
-    options: SimulationOptions,
-    folder: Path,
-    stem: str,
-    made_from: dict[str, str | None],
-) -> dict[str, Any]:
-    """The three simulations; on rank 0 their files, pictures and a summary."""
-    started = time.monotonic()
-    simulations = Simulations(
+    stem = f"{options.save_dir}/{stem}"
+    record = Record.begin(f"{stem}sim_params.json", flow, options, method, made_from)
+    outcome = Simulations(
         flow, method, len(x), KINDS, options.seed, x=x, eps=options.eps,
         gen_source=options.gen_source, save_freq=options.save_freq,
-    )  # fmt: skip
-    outcome = simulations.run()
+    ).run()  # fmt: skip
     if not distributed.is_main():
-        return {}
-    check_results(folder / f"{stem}sim_params.json", made_from)
-    melt, back = outcome["melt"], outcome["roundtrip"]
+        return
     results = {name: result.arrays for name, result in outcome.items()}
     for name, arrays in results.items():
-        save_results(folder / f"{stem}{name}_results.npz", arrays)
-    error = back.arrays["tilde_xs"][-1] - melt.arrays["tilde_xs"][0]
+        record.save(f"{stem}{name}_results.npz", arrays)
+    melt = results["melt"]
+    error = results["roundtrip"]["tilde_xs"][-1] - melt["tilde_xs"][0]
     report = {
-        **made_from,
-        "evaluations_one_way": melt.evaluations,
+        "evaluations_one_way": outcome["melt"].evaluations,
         "round_trip_rmse": float(np.sqrt(np.mean(error**2))),
         "round_trip_max": float(np.abs(error).max()),
-        **latent_summary(flow, melt.arrays["xs_es"][-1], method.stop),
-        "seconds": time.monotonic() - started,
+        **latent_summary(flow, melt["xs_es"][-1], method.stop),
     }
-    content = {**document(flow, options, method), "results": report}
-    write_json(folder / f"{stem}sim_params.json", content)
     if options.plot:
-        draw(flow, results, folder, stem, options.animate)
-    print(f"Results: {folder}/{stem}*", flush=True)
-    return report
+        draw(flow, results, stem, options.animate)
+    record.finish(report, f"{stem}*")
 
 
-def draw(
-    flow: Flow, results: dict[str, dict[str, np.ndarray]], folder: Path, stem: str, animate: bool
-) -> None:
+def draw(flow: Flow, results: dict[str, dict[str, np.ndarray]], stem: str, animate: bool) -> None:
     """Panels, a strip of the inflation, the participation ratio, and an animation if wanted."""
     melt, back, gen = (results[k] for k in ("melt", "roundtrip", "gen"))
     colour = plot.hues(melt["tilde_xs"][0])
-    title = f"{stem.split('_net_')[0].rstrip('_')}"
+    title = Path(stem).name.split("_net_")[0].rstrip("_")
     plot.panels(
-        folder / f"{stem}panels.png",
+        f"{stem}panels.png",
         {
             "data": (melt["tilde_xs"][0], colour),
             "latent (inflated data)": (melt["xs"][-1], colour),
@@ -214,9 +187,9 @@ def draw(
         },
         title,
     )
-    plot.strip(folder / f"{stem}inflation.png", melt["xs"], melt["t"], colour, f"{title}: x̃(t)")
+    plot.strip(f"{stem}inflation.png", melt["xs"], melt["t"], colour, f"{title}: x̃(t)")
     if animate:
-        plot.animate(folder / f"{stem}inflation.gif", melt["xs"], melt["t"], colour, title)
+        plot.animate(f"{stem}inflation.gif", melt["xs"], melt["t"], colour, title)
     times = np.linspace(0, flow.schedule.tmax, 200)
     ratios = {"schedule": np.array([flow.schedule.participation_ratio(t) for t in times])}
     measured = melt["xs_es"].var(1)  # [states, d]
@@ -224,7 +197,7 @@ def draw(
     ratios["inflated data"] = np.interp(times, melt["t"], measured)
     labels = ("t", "participation ratio of x̃(t)")
     ylim = (0.0, 1.08 * max(r.max() for r in ratios.values()))
-    plot.curve(folder / f"{stem}participation_ratio.png", times, ratios, labels, title, ylim)
+    plot.curve(f"{stem}participation_ratio.png", times, ratios, labels, title, ylim)
 
 
 if __name__ == "__main__":

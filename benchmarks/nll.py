@@ -21,7 +21,7 @@ from experiments.density.density import Settings, evaluate, true_log_density, tr
 from experiments.density.report import mean_and_error, on_grid
 from flow.flow import Flow, ifs_times
 from flow.likelihood import log_prob
-from flow.solvers import PAPER_SOLVERS
+from flow.steppers import PAPER_SOLVERS
 from training.basis import Basis
 from training.data.toys import ToySource
 from training.network_file import build

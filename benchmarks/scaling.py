@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import click
@@ -30,15 +30,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import ROOT, report
 from benchmarks.nll import unet_flow
-from calc_roundtrip_mse import round_trips
+from calc_roundtrip_mse import round_trip
 from dnnlib.util import aligned
 from experiments.density.density import Settings, evaluate
 from experiments.residuals.extract import Extraction, extract_here
 from flow.flow import Flow
+from flow.images import Drawn
+from flow.integration import IMAGE_BLOCK
 from flow.method import Method
 from flow.numbered_images import make_images
 from torch_utils import distributed
-from torch_utils.work import NOTHING_KEPT
+from torch_utils.work import compute
 from training.basis import Basis, eigenbasis
 from training.data.images import ImageSource
 from training.network_file import build
@@ -146,7 +148,8 @@ def round_trip_mse(resolution: int, count: int) -> Work:
     """Round-trip error of images."""
     flow, source = flow_of(resolution), images(resolution, max(COUNTS))
     method = Method("rk4", STEPS, flow.schedule.tmax)
-    return lambda: round_trips(flow, method, source, 0, count, NOTHING_KEPT)
+    drawn = Drawn(flow, source, 0, count)
+    return lambda: compute(partial(round_trip, drawn, method), count, IMAGE_BLOCK, "round trips")
 
 
 def likelihood(resolution: int, count: int) -> Work:
@@ -160,7 +163,7 @@ def extraction(resolution: int, count: int) -> Work:
     """Outputs and residuals at 8 times."""
     flow, source = flow_of(resolution), images(resolution, max(COUNTS))
     times = np.linspace(0.0, flow.schedule.tmax, TIMES).tolist()
-    job = Extraction(flow, times, lambda a, b: source.samples(0, a, b), count, 0, "fresh")
+    job = Extraction(flow, times, lambda r: source.samples(0, r.start, r.stop), count, 0, "fresh")
     return lambda: extract_here(job)
 
 

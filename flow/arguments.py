@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from flow.coordinates import Coordinates
-from flow.solvers import PAPER_SOLVERS, SOLVERS
+from flow.steppers import PAPER_SOLVERS, SOLVERS
 from training.data.table_columns import shown
 
 
@@ -92,9 +92,8 @@ def check_integration(
     Raises:
         ValueError: naming the argument.
     """
-    known = SOLVERS | PAPER_SOLVERS
-    if solver not in known:
-        raise ValueError(f"solver={solver!r}: known are {', '.join(known)}")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver={solver!r}: known are {', '.join(SOLVERS)}")
     if solver in PAPER_SOLVERS:
         if times is None or len({float(t) for t in times}) < 2:
             raise ValueError(
@@ -105,7 +104,7 @@ def check_integration(
         whole("steps", steps, 1)
         if times is not None:
             raise ValueError(f"times is for {' and '.join(PAPER_SOLVERS)}, not for {solver!r}")
-    taken = [] if solver in PAPER_SOLVERS else list(inspect.signature(known[solver]).parameters)[4:]
+    taken = inspect.signature(SOLVERS[solver]).parameters
     for name, value in settings.items():
         if name not in taken:
             raise ValueError(

@@ -61,6 +61,16 @@ class CoordinateMaps:
             return self.model.decode(x)
         return x @ self.model.W.T.to(x) if coords == "scaled" else x
 
+    def paper_rate(self, t: float, x: Tensor, F: Tensor) -> Tensor:
+        """dx~/dt for scaled_es states x and the field F at them, [n, d].
+
+        x~ = s sqrt(S) u, so dx~/dt = (s'/s + S'/2S) x~ - s sqrt(S) F dphi/dt: no division by gamma.
+        """
+        s, ds = self.schedule.scale(t)
+        dS, S = self.schedule.gamma(t)[1], self.schedule.total(t)
+        growth, turn = ds / s + dS / (2 * S), s * S.sqrt() * self.schedule.angle(t)[1]
+        return growth.to(x) * x - turn.to(x) * F
+
     def log_volume(self, t: float, coords: Coordinates) -> float:
         """log |det| of `from_whitened` at time t: densities in `coords` are smaller by it."""
         if coords == "whitened":

@@ -52,17 +52,17 @@ class Flow(Integrator):
         self.columns = reading["columns"] if reading and reading["header"] else None
 
     def given(self, class_labels: Tensor | None) -> Flow:
-        """The flow of samples of given classes, which must pass through it together.
+        """The same flow with no evaluations so far, of samples of given classes.
 
         Args:
-            class_labels: one-hot classes of the samples, [n, classes]; None changes nothing.
+            class_labels: one-hot classes [n, classes] of samples that must pass through the flow
+                together; None for no classes.
         """
-        if class_labels is None:
-            return self
-        assert isinstance(self.model, InflationPrecond)
         flow = copy.copy(self)
-        flow.model = Conditioned(self.model, class_labels)
-        flow.block, flow.evaluations = len(class_labels), 0
+        flow.evaluations = 0
+        if class_labels is not None:
+            assert isinstance(self.model, InflationPrecond)
+            flow.model, flow.block = Conditioned(self.model, class_labels), len(class_labels)
         return flow
 
     def inflate(self, x: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:
@@ -104,9 +104,7 @@ class Flow(Integrator):
         t0, T = self.ends(**how)
 
         def there_and_back(u: Tensor) -> Tensor:
-            pair = torch.stack([u, u]) if how.get("solver") == "reversible" else u
-            pair = self.integrate(self.integrate(pair, t0, T, **how), T, t0, **how)
-            return pair[0] if pair.dim() == 3 else pair
+            return self.integrate(self.carry(u, t0, T, **how), T, t0, **how)
 
         u = self._in_blocks(self.admit(x, t0, "unscaled"), there_and_back, how)
         return self.from_whitened(u, t0, "unscaled")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +13,11 @@ from torch import Tensor
 from dnnlib.cli import UserError, user_errors
 from flow.flow import Flow, open_flow
 from flow.latents import class_labels, class_number, drawn_of
-from flow.method import IMAGE_PILOTS
-from flow.options import UNLABELLED, ImageNetworkOptions
+from flow.method import IMAGE_PILOTS, Method, image_method, pilots_of
+from flow.options import UNLABELLED, ImageNetworkOptions, ImageSolverOptions
 from flow.results import check_content, check_network
 from torch_utils import distributed
+from torch_utils.work import Parts
 from training.data.images import ImageSource, to_pixels
 
 
@@ -102,17 +105,89 @@ def open_data(flow: Flow, path: str | None) -> ImageSource:
     return source
 
 
-def drawn_classes(source: ImageSource, seed: int, start: int, stop: int) -> np.ndarray | None:
-    """Numbers of the classes of the drawn images start..stop, [n]; None without classes."""
-    labels = source.labels(seed, start, stop, "drawn")
-    return None if labels is None else labels.argmax(1).numpy()
+@dataclass(frozen=True)
+class Drawn:
+    """Images drawn from all that there are, with what a network wants of them.
+
+    Image i is the same whatever `total` is: a longer run has the blocks of a shorter one.
+
+    Attributes:
+        flow: the network's.
+        source: the images.
+        seed: of the choice.
+        total: how many.
+    """
+
+    flow: Flow
+    source: ImageSource
+    seed: int
+    total: int
+
+    @classmethod
+    def most(cls, flow: Flow, source: ImageSource, seed: int, wanted: int, option: str) -> Drawn:
+        """As many as wanted, or all that there are, which is said."""
+        if wanted > len(source):
+            distributed.print0(
+                f"Note: {option}={wanted}, but there are {len(source)} images: all used"
+            )
+        return cls(flow, source, seed, min(wanted, len(source)))
+
+    def data(self, rows: range) -> Tensor:
+        """Images, [n, d]."""
+        return self.source.samples(self.seed, rows.start, rows.stop, "drawn")
+
+    def classes(self, rows: range) -> np.ndarray | None:
+        """Numbers of their classes, [n]; None without classes."""
+        labels = self.source.labels(self.seed, rows.start, rows.stop, "drawn")
+        return None if labels is None else labels.argmax(1).numpy()
+
+    def labels(self, rows: range) -> Tensor | None:
+        """The labels that the network takes with them, [n, classes]."""
+        return one_hot(self.flow, self.classes(rows))
+
+    def indices(self) -> np.ndarray:
+        """Which images of the source these are, [total]."""
+        return self.source.picks(self.seed, 0, self.total, "drawn")
+
+    def method(self, options: ImageSolverOptions, points: int) -> Method:
+        """How to integrate them; see `method_for`."""
+        some = range(pilots_of(self.total, IMAGE_PILOTS))
+        return method_for(self.flow, self.data(some), self.classes(some), options, points)
+
+    def parts(self, folder: Path, **identity: Any) -> Parts:
+        """What keeps finished blocks over a kill, which is said where there are some."""
+        made_from = {"network": self.flow.digest, "data": self.source.content_hash()}
+        unlabelled = {"unlabelled": True} if self.flow.unlabelled else {}
+        parts = Parts(folder, {**made_from, "seed": self.seed, **unlabelled, **identity})
+        if parts.count():
+            distributed.print0(f"Going on: {parts.count()} blocks of an interrupted run are there")
+        return parts
 
 
-def how_many(wanted: int, source: ImageSource, option: str) -> int:
-    """As many images as wanted, or all that there are, which is said."""
-    if wanted > len(source):
-        distributed.print0(f"Note: {option}={wanted}, but there are {len(source)} images: all used")
-    return min(wanted, len(source))
+def method_for(
+    flow: Flow,
+    x: Tensor | None,
+    classes: np.ndarray | None,
+    options: ImageSolverOptions,
+    points: int,
+    tolerance: float | None = None,
+) -> Method:
+    """The method of a script, its steps found, where a tolerance is given, on pilots.
+
+    Args:
+        flow: the flow.
+        x: pilots [n, d]; None, where there is no data, for images generated from fixed latents.
+        classes: numbers of their classes; None without classes.
+        options, points, tolerance: see `method.image_method`.
+    """
+    classes = pilot_classes(flow) if x is None else classes
+    here = flow.given(one_hot(flow, classes))
+
+    def pilots() -> Tensor:
+        some = here.sample(IMAGE_PILOTS, seed=0, steps=16) if x is None else x
+        return here.to_whitened(some, 0.0, "unscaled")
+
+    return image_method(here, pilots, options, points, tolerance)
 
 
 def pixel_errors(x: Tensor, back: Tensor) -> dict[str, np.ndarray]:

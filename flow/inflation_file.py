@@ -16,7 +16,7 @@ from dnnlib.arrays import load_npz
 from flow.flow import Flow
 from flow.latents import Lender, class_labels, lender
 from flow.method import Method
-from flow.solvers import PAPER_SOLVERS
+from flow.steppers import PAPER_SOLVERS
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
 

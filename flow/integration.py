@@ -7,7 +7,6 @@ integrated in the arc length a of the angles, with a float64 state.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,16 +14,14 @@ from torch import Tensor
 
 from flow.arguments import check_coordinates, check_integration, rows
 from flow.coordinates import CoordinateMaps, Coordinates
-from flow.solvers import PAPER_SOLVERS, SOLVERS
+from flow.steppers import PAPER_SOLVERS, SOLVERS, solve, value_of
+from flow.terms import AngleTerm, PaperTerm, Rate, Term
 from training.arc import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.precond import FieldModel
 
 BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
 IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
 Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
-# (time t, whitened states [n, d], angle rates [d]) -> the field F [n, d] there, and the rates of
-# quantities that are integrated along the path in m further columns of the state, [n, m].
-Rate = Callable[[float, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Integrator(CoordinateMaps):
@@ -70,40 +67,34 @@ class Integrator(CoordinateMaps):
         when = torch.full((1,), t, dtype=self.model.W.dtype, device=u.device)  # embedded once
         return self.model(u, when)
 
-    def velocity(self, a: float, y: Tensor, rate: Rate | None = None) -> Tensor:
-        """du/da = -F dphi/da at arc length a, [n, d], and the further columns of `rate`."""
-        turn = torch.as_tensor(self.arc.turn(a), dtype=y.dtype, device=y.device)
-        if rate is None:
-            return -turn * self.field(y, self.arc.time(a))
-        F, further = rate(self.arc.time(a), y[:, : len(turn)], turn)
-        return torch.cat([-turn * F, further], 1)
+    def integrate(
+        self,
+        u: Tensor,
+        start: float,
+        stop: float,
+        solver: str = "rk4",
+        steps: int = 32,
+        **how: Any,
+    ) -> Tensor:
+        """Carry whitened states from time `start` to time `stop`.
 
-    def paper_velocity(self, t: float, x: Tensor, rate: Rate | None = None) -> Tensor:
-        """dx~/dt in the paper's coordinates, for x~ = scaled_es states, [n, d] (eq. 8).
+        Args:
+            u: states [n, d], or what `carry` returned.
+            start, stop: times in [0, tmax].
+            solver: a name of `ANGLE_SOLVERS` (steps of `Arc.grid`), or of `PAPER_SOLVERS`
+                (the paper's, in scaled coordinates, on `times`).
+            steps: steps of the angle solvers.
+            how: further arguments of `carry`.
+
+        Returns:
+            states [n, d].
 
         Raises:
-            ValueError: for a schedule whose angle is not regular in t.
+            ValueError: naming the argument that cannot be.
         """
-        if self.schedule.proportional:
-            raise ValueError("g_type=proportional is not regular in t: use an angle solver")
-        stretch = self.stretch(t, "scaled_es")
-        if rate is None:
-            return self.paper_rate(t, x, self.field(x / stretch, t))
-        x = x[:, : len(stretch)]
-        F, further = rate(t, x / stretch, self.schedule.angle(t)[1].to(x))
-        return torch.cat([self.paper_rate(t, x, F), further], 1)
+        return value_of(self.carry(u, start, stop, solver, steps, **how))
 
-    def paper_rate(self, t: float, x: Tensor, F: Tensor) -> Tensor:
-        """dx~/dt for scaled_es states x and the field F at them, [n, d].
-
-        x~ = s sqrt(S) u, so dx~/dt = (s'/s + S'/2S) x~ - s sqrt(S) F dphi/dt: no division by gamma.
-        """
-        s, ds = self.schedule.scale(t)
-        dS, S = self.schedule.gamma(t)[1], self.schedule.total(t)
-        growth, turn = ds / s + dS / (2 * S), s * S.sqrt() * self.schedule.angle(t)[1]
-        return growth.to(x) * x - turn.to(x) * F
-
-    def integrate(
+    def carry(
         self,
         u: Tensor,
         start: float,
@@ -116,14 +107,10 @@ class Integrator(CoordinateMaps):
         differentiable: bool = False,
         **settings: float,
     ) -> Tensor:
-        """Carry whitened states from time `start` to time `stop`.
+        """`integrate` to rows that can be carried on, and exactly back where the solver can.
 
         Args:
-            u: states [n, d]; for the reversible solver also a pair [2, n, d].
-            start, stop: times in [0, tmax].
-            solver: a name of `SOLVERS` (steps of `Arc.grid`), or of `PAPER_SOLVERS`
-                (the paper's, in scaled coordinates, on `times`).
-            steps: steps of the angle solvers.
+            u, start, stop, solver, steps: see `integrate`.
             times: time grid of the paper's solvers, between start and stop, in either order.
             callback: called with (step, t, whitened state) at every state.
             rate: evaluates the field, where u has further columns to be integrated along.
@@ -131,52 +118,28 @@ class Integrator(CoordinateMaps):
             settings: passed to the solver (rtol, atol, coupling).
 
         Returns:
-            states of the shape of u.
-
-        Raises:
-            ValueError: naming the argument that cannot be.
+            rows [n, ...], of which `steppers.value_of` is the state.
         """
         check_integration(solver, steps, times, settings, differentiable)
-        with torch.set_grad_enabled(differentiable):
-            if solver in PAPER_SOLVERS:
-                times = sorted(times or (), reverse=stop < start)
-                return self._integrate_paper(u, PAPER_SOLVERS[solver], times, callback, rate)
-            grid = self.arc.grid(start, stop, steps)
-            watch = None
-            if callback is not None:
-
-                def watch(k: int, a: float, y: Tensor) -> None:
-                    callback(k, self.arc.time(a), y)
-
-            velocity = partial(self.velocity, rate=rate)
-            if solver != "reversible":
-                return SOLVERS[solver](velocity, u, grid, watch, **settings)
-            pair = u if u.dim() == 3 else torch.stack([u, u])
-            pair = SOLVERS[solver](velocity, pair, grid, watch, **settings)
-            return pair if u.dim() == 3 else pair[0]
-
-    def _integrate_paper(
-        self,
-        u: Tensor,
-        method: Callable,
-        times: Sequence[float],
-        callback: Watcher | None,
-        rate: Rate | None,
-    ) -> Tensor:
-        d = self.schedule.data_dim
-
-        def whiten(x: Tensor, t: float) -> Tensor:
-            return torch.cat([self.to_whitened(x[:, :d], t, "scaled_es"), x[:, d:]], 1)
-
+        rate = rate or self._plain
+        term: Term
+        if solver in PAPER_SOLVERS:
+            term = PaperTerm(self, rate, sorted(times or (), reverse=stop < start))
+        else:
+            term = AngleTerm(self.arc, rate, self.arc.grid(start, stop, steps))
         watch = None
         if callback is not None:
 
-            def watch(k: int, t: float, x: Tensor) -> None:
-                callback(k, t, whiten(x, t))
+            def watch(k: int, a: float, y: Tensor) -> None:
+                callback(k, term.time(a), term.leave(a, y))
 
-        x = torch.cat([self.from_whitened(u[:, :d], times[0], "scaled_es"), u[:, d:]], 1)
-        x = method(partial(self.paper_velocity, rate=rate), x, times, watch)
-        return whiten(x, times[-1])
+        with torch.set_grad_enabled(differentiable):
+            stepper = SOLVERS[solver](**settings)
+            y = solve(stepper, term.velocity, term.enter(u), term.grid, watch)
+            return term.leave(term.grid[-1], y)
+
+    def _plain(self, t: float, u: Tensor, _: Tensor) -> tuple[Tensor, tuple[()]]:
+        return self.field(u, t), ()
 
     def ends(
         self, solver: str = "rk4", times: Sequence[float] | None = None, **_: Any

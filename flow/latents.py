@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from flow.flow import Flow
+from flow.steppers import value_of
 from torch_utils import distributed, seeding
 from training.data.image_labels import spelled
 
@@ -94,15 +95,15 @@ def lender(gen_source: str, rows: Tensor, classes: np.ndarray | None) -> Lender:
 
     Args:
         gen_source: one of `options.GEN_SOURCES`.
-        rows: whitened latents, [m, d]; [m, 2, d] of the reversible solver.
+        rows: whitened latents as `Flow.carry` gives them, [m, ...].
         classes: class of each, [m]; None without classes.
 
     Raises:
         ValueError: if there are too few of them for a variance.
     """
-    rows = rows[:, 0] if rows.dim() == 3 else rows
     if gen_source == "diag":
         return None
+    rows = value_of(rows)
     if gen_source == "donors":
         return Donors(rows, classes)
     m = len(rows)
@@ -114,24 +115,6 @@ def lender(gen_source: str, rows: Tensor, classes: np.ndarray | None) -> Lender:
             f"{100 / np.sqrt(m / 2):.0f} %"
         )
     return Empirical(rows.std(0))
-
-
-def everywhere(blocks: list[Tensor], total: int, block: int) -> Tensor:
-    """Final states of a simulation, gathered on every rank.
-
-    Args:
-        blocks: this rank's, [n, d] each, or [2, n, d] of the reversible solver.
-        total: samples in all.
-        block: samples a block.
-
-    Returns:
-        [total, d], or [total, 2, d], on the CPU.
-    """
-    rows = [b.transpose(0, 1) if b.dim() == 3 else b for b in blocks]
-    gathered = distributed.gather_blocks(rows, total, block)
-    states = distributed.broadcast(gathered)
-    assert isinstance(states, Tensor)
-    return states
 
 
 def seed_latents(

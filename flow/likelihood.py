@@ -23,6 +23,7 @@ from torch import Tensor
 from flow.arguments import whole
 from flow.coordinates import Coordinates
 from flow.integration import Integrator
+from flow.terms import Rate
 from torch_utils import seeding
 
 Trace = Literal["exact", "hutchinson"]
@@ -144,10 +145,10 @@ def log_prob(
     return Density(value, inflated.standard_error, inflated.u)
 
 
-def _exact(flow: Integrator, keep: bool) -> Callable[..., tuple[Tensor, Tensor]]:
+def _exact(flow: Integrator, keep: bool) -> Rate:
     """Rate of log |det|: one reverse pass for each dimension."""
 
-    def rate(t: float, u: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+    def rate(t: float, u: Tensor, turn: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
             v = u if u.requires_grad else u.detach().requires_grad_()
             F = flow.field(v, t)
@@ -156,17 +157,15 @@ def _exact(flow: Integrator, keep: bool) -> Callable[..., tuple[Tensor, Tensor]]
                 more = keep or i < F.shape[1] - 1
                 (row,) = torch.autograd.grad(F[:, i].sum(), v, retain_graph=more, create_graph=keep)
                 total = total + turn[i] * row[:, i]
-        return (F if keep else F.detach()), -total[:, None]
+        return (F if keep else F.detach()), [-total[:, None]]
 
     return rate
 
 
-def _hutchinson(
-    flow: Integrator, probes: Tensor, keep: bool
-) -> Callable[..., tuple[Tensor, Tensor]]:
+def _hutchinson(flow: Integrator, probes: Tensor, keep: bool) -> Rate:
     """Unbiased estimates of the same from fixed probes [n, m, d], one column each."""
 
-    def rate(t: float, u: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+    def rate(t: float, u: Tensor, turn: Tensor) -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
             v = u if u.requires_grad else u.detach().requires_grad_()
             F = flow.field(v, t)
@@ -178,7 +177,7 @@ def _hutchinson(
                     (F * (turn * p)).sum(), v, retain_graph=more, create_graph=keep
                 )
                 columns.append((pulled * p).sum(1))
-        return (F if keep else F.detach()), -torch.stack(columns, 1)
+        return (F if keep else F.detach()), [-torch.stack(columns, 1)]
 
     return rate
 

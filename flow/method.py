@@ -11,7 +11,7 @@ from torch import Tensor
 from dnnlib.cli import UserError, user_errors
 from flow.flow import Flow, ifs_times, vp_ode_times
 from flow.options import ImageSolverOptions, SolverOptions, ToySolverOptions
-from flow.solvers import PAPER_SOLVERS, STAGES
+from flow.steppers import PAPER_SOLVERS, SOLVERS
 from torch_utils import distributed
 
 PILOTS = 256  # of toys and vectors, at most
@@ -28,7 +28,7 @@ class Method:
     """How to integrate.
 
     Attributes:
-        solver: a name of `solvers.SOLVERS` or `solvers.PAPER_SOLVERS`.
+        solver: a name of `steppers.SOLVERS`.
         steps: steps of an angle solver, or time points of a paper solver.
         stop: time of the latents.
         start: time at which data enters.
@@ -115,7 +115,7 @@ def angle_method(
     Args:
         flow: the flow.
         pilots: gives whitened data at t = 0, [n, d], the same on every rank, when asked.
-        solver: a name of `SOLVERS`; None for rk4.
+        solver: a name of `ANGLE_SOLVERS`; None for rk4.
         steps: None to find them.
         tolerance: see `Flow.steps_for`; of "adaptive" that of the solver.
         limit: most steps to try for the tolerance.
@@ -172,17 +172,15 @@ def image_method(
     options: ImageSolverOptions,
     points: int,
     tolerance: float | None = None,
-    dry_run: bool = False,
 ) -> Method:
     """The method of a script on images, the same on all ranks.
 
     Args:
         flow: the flow, with the classes of the pilots.
         pilots: see `angle_method`.
-        options: of the script.
+        options: of the script; a dry run leaves out the search for steps.
         points: of the paper's solvers where --n_iters is not given.
         tolerance: default of --tol; None where the default is 33 evaluations of ab2.
-        dry_run: whether to leave out the search for steps.
 
     Raises:
         UserError: if the options do not go together.
@@ -199,10 +197,10 @@ def image_method(
             return paper_method(flow, solver, disc or "vp_ode", steps, h, first or 1e-2)
         if tol is None and solver != "adaptive":
             solver = solver or "ab2"
-            steps = steps or EVALUATIONS // STAGES[solver]
+            steps = steps or EVALUATIONS // (SOLVERS[solver]().stages or 1)
         tol = tol or 1e-3
         needed = steps is None and solver != "adaptive"
-        if needed and dry_run:
+        if needed and options.dry_run:
             distributed.print0(
                 f"The fewest steps at --tol={tol:g}, at most {IMAGE_LIMIT}, will be found"
             )

@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from tqdm import tqdm
 
 from dnnlib.cli import UserError
 from dnnlib.util import atomic_path, write_json
@@ -23,7 +21,7 @@ from flow.flow import Flow
 from flow.images import classes_of, one_hot, shape_of
 from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender, drawn_of, seed_latents
-from flow.method import IMAGE_PILOTS, Method
+from flow.method import Method
 from torch_utils import distributed, seeding
 from torch_utils.peers import of_rank0
 from training.data.images import to_pixels
@@ -130,22 +128,17 @@ def make_images(
     Returns:
         network evaluations an image.
     """
-    blocks = sorted({k // IMAGE_BLOCK for k in seeds})
+    needed = sorted({k // IMAGE_BLOCK for k in seeds})
     wanted, evaluations = set(seeds), 0
-    mine = [blocks[i] for r in distributed.share(len(blocks), 1) for i in r]
-    quiet = True if not distributed.is_main() else None
-    with tqdm(total=len(seeds), unit="img", disable=quiet) as bar:
-        for block in mine:
-            whole = range(block * IMAGE_BLOCK, (block + 1) * IMAGE_BLOCK)
-            here = flow.given(one_hot(flow, block_classes(flow, whole, donors, number)))
-            here.evaluations = 0
-            u = seed_latents(here, whole, eps, donors, method.stop)
-            x = here.generate(u, coords="whitened", **method.how())
-            evaluations = max(evaluations, here.evaluations)
-            for k, image in zip(whole, to_pixels(x, shape_of(flow)), strict=True):
-                if k in wanted:
-                    write_png(path_of(k), image)
-            bar.update(sum(k in wanted for k in whole) * distributed.world_size())
+    for (i,) in blocks(len(needed), 1, f"blocks of {IMAGE_BLOCK} images"):
+        whole = range(needed[i] * IMAGE_BLOCK, (needed[i] + 1) * IMAGE_BLOCK)
+        here = flow.given(one_hot(flow, block_classes(flow, whole, donors, number)))
+        u = seed_latents(here, whole, eps, donors, method.stop)
+        x = here.generate(u, coords="whitened", **method.how())
+        evaluations = max(evaluations, here.evaluations)
+        for k, image in zip(whole, to_pixels(x, shape_of(flow)), strict=True):
+            if k in wanted:
+                write_png(path_of(k), image)
     return evaluations
 
 
@@ -173,12 +166,6 @@ def read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """The image back, uint8 [H, W, C]."""
     with Image.open(path) as image:
         return np.asarray(image).reshape(shape[1], shape[2], shape[0])
-
-
-def pilot_data(flow: Flow) -> torch.Tensor:
-    """Whitened images that stand for data where there is none: those of fixed latents, [n, d]."""
-    x = flow.sample(len(getattr(flow.model, "class_labels", range(IMAGE_PILOTS))), seed=0, steps=16)
-    return flow.to_whitened(x, 0.0, "unscaled")
 
 
 def _short(value: object) -> str:

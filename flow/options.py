@@ -7,9 +7,18 @@ from typing import Any
 
 import click
 
-from dnnlib.options import COUNT, PATH, POSITIVE, DeviceOptions, Options, again, option
+from dnnlib.options import (
+    COUNT,
+    PATH,
+    POSITIVE,
+    DeviceOptions,
+    DryRunOptions,
+    Options,
+    again,
+    option,
+)
 from flow.integration import IMAGE_BLOCK
-from flow.solvers import PAPER_SOLVERS, SOLVER_HELP, SOLVERS
+from flow.steppers import SOLVER_HELP, SOLVERS
 from training.data.options import VectorOptions
 
 TOLERANCE = click.FloatRange(min=1e-10)
@@ -125,7 +134,7 @@ class SolverOptions(Options):
     """How to integrate; see `method.choose`."""
 
     solver: str | None = option(
-        None, type=click.Choice([*SOLVERS, *PAPER_SOLVERS]),
+        None, type=click.Choice(list(SOLVERS)),
         help=f"{SOLVER_HELP}  [rk4 at --tol, fewer evaluations for the same error than the "
         "published default, euler; euler if --steps or --h is given]",
     )  # fmt: skip
@@ -144,7 +153,7 @@ class ToySolverOptions(SolverOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSolverOptions(SolverOptions):
+class ImageSolverOptions(SolverOptions, DryRunOptions):
     """The same for images, with the paper's Heun grids."""
 
     solver: str | None = again(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from dnnlib.cli import UserError
 from dnnlib.options import Options
-from dnnlib.util import atomic_path
+from dnnlib.util import atomic_path, write_json
 from flow.flow import Flow
 from flow.method import Method
 from flow.options import KnownOptions, LatentOptions
@@ -31,6 +33,54 @@ def save_results(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays as an .npz, atomically."""
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Record:
+    """The .json of a run, checked before the work and written after it, by rank 0.
+
+    Attributes:
+        path: of the .json.
+        document: what ran.
+        made_from: see `check_results`.
+        started: when, `time.monotonic`.
+    """
+
+    path: Path
+    document: dict[str, Any]
+    made_from: dict[str, str | None]
+    started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def begin(
+        cls,
+        path: str | Path,
+        flow: Flow,
+        options: Options,
+        method: Method | None = None,
+        made_from: dict[str, str | None] | None = None,
+    ) -> Record:
+        """Check that results of something else are not there; made from the network by default."""
+        made_from = made_from or {"network_sha256": flow.digest}
+        check_results(path, made_from)
+        return cls(Path(path), document(flow, options, method), made_from)
+
+    def save(self, path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+        """Write arrays of the run, unless by now results of something else are there."""
+        check_results(self.path, self.made_from)
+        save_results(Path(path), arrays)
+
+    def finish(self, results: dict[str, Any], shown: str, flat: bool = False) -> dict[str, Any]:
+        """Write and print the results; `flat` puts them beside the document, not within.
+
+        Returns:
+            the results with what they were made from and how long it took.
+        """
+        results = {**self.made_from, **results, "seconds": time.monotonic() - self.started}
+        write_json(self.path, {**self.document, **(results if flat else {"results": results})})
+        print(json.dumps(results, indent=2))
+        print(f"Results: {shown}", flush=True)
+        return results
 
 
 def check_gen_source(flow: Flow, options: LatentOptions) -> None:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib import cli
 from flow.flow import Flow
-from flow.latents import Lender, class_labels, drawn_of, everywhere, lender, random_classes
+from flow.latents import Lender, class_labels, drawn_of, lender, random_classes
 from flow.method import Method
 from torch_utils import distributed
+from torch_utils.work import compute
 
 KINDS = ("melt", "roundtrip", "gen")
 ENDS_ONLY = 2**62  # a save_freq that keeps the first and the last state alone
@@ -41,12 +40,12 @@ class Result:
 
     Attributes:
         arrays: on rank 0 the arrays of `KEYS`, each [saved states, samples, d], and t [states].
-        final: this rank's blocks of final states as the solver carries them, see `simulate`.
-        evaluations: network evaluations a sample.
+        final: this rank's final states, see `Flow.carry`, by the first sample of each block.
+        evaluations: network evaluations a sample, on rank 0.
     """
 
     arrays: dict[str, np.ndarray]
-    final: list[Tensor]
+    final: dict[int, Tensor]
     evaluations: int
 
 
@@ -54,7 +53,7 @@ def simulate(
     flow: Flow,
     method: Method,
     total: int,
-    start: Callable[[int, range], Tensor],
+    start: Callable[[range], Tensor],
     backward: bool,
     save_freq: int | None,
     label: str,
@@ -67,8 +66,7 @@ def simulate(
         flow: the flow.
         method: how to integrate.
         total: samples in all.
-        start: (number among this rank's blocks, range of samples) -> whitened states [n, d], or a
-            pair of states [2, n, d] of the reversible solver.
+        start: a block of samples -> whitened states [n, d], or final ones of another simulation.
         backward: from latents to data instead of from data to latents.
         save_freq: see `kept_steps`.
         label: for the progress bar.
@@ -76,32 +74,40 @@ def simulate(
         labels: one-hot classes of all samples, [total, classes]; None for no classes.
     """
     wanted = set(kept_steps(method, save_freq))
-    records, final, evaluations, times = [], [], 0, []
     ends = (method.stop, method.start) if backward else (method.start, method.stop)
-    blocks = distributed.share(total, flow.block)
-    quiet = True if not distributed.is_main() else None
-    for number, block in enumerate(tqdm(blocks, desc=label, leave=False, disable=quiet)):
-        saved: list[tuple[float, Tensor]] = []
+    final: dict[int, Tensor] = {}
+    saved: list[tuple[float, Tensor]] = []
 
-        def keep(k: int, t: float, u: Tensor, saved: list = saved) -> None:
-            if k in wanted:
-                saved.append((t, u))
+    def keep(k: int, t: float, u: Tensor) -> None:
+        if k in wanted:
+            saved.append((t, u))
 
+    def states(block: range) -> dict[str, Tensor]:
+        saved.clear()
         here = flow.given(None if labels is None else labels[block.start : block.stop])
-        here.evaluations = 0
-        u = start(number, block).to(flow.device)
-        u = here.integrate(u, *ends, callback=keep, **method.how())
-        evaluations = max(evaluations, here.evaluations)
-        final.append(u)
-        times = [t for t, _ in saved]
-        states = [state_record(here, t, u).to(dtype) for t, u in saved]
-        records.append(torch.stack(states, dim=1))
-    rows = distributed.gather_blocks(records, total, flow.block)  # [n, states, keys, d]
-    arrays = {}
-    if rows is not None:
-        arrays = {k: rows[:, :, i].transpose(0, 1).numpy() for i, k in enumerate(KEYS)}
-        arrays["t"] = np.array(times)
-    return Result(arrays, final, evaluations)
+        u = here.carry(start(block).to(flow.device), *ends, callback=keep, **method.how())
+        evaluations, final[block.start] = here.evaluations, u
+        records = [state_record(here, t, u).to(dtype) for t, u in saved]
+        return {
+            "states": torch.stack(records, dim=1),
+            "evaluations": torch.full((len(block),), evaluations),
+        }
+
+    rows = compute(states, total, flow.block, label)
+    if rows is None:
+        return Result({}, final, 0)
+    table = rows["states"]  # [n, states, keys, d]
+    arrays = {k: table[:, :, i].transpose(0, 1).numpy() for i, k in enumerate(KEYS)}
+    arrays["t"] = np.array([t for t, _ in saved])
+    return Result(arrays, final, int(rows["evaluations"].max()))
+
+
+def everywhere(result: Result, total: int, block: int) -> Tensor:
+    """Final states of a simulation of `total` samples, on the CPU of every rank, [total, ...]."""
+    rows = distributed.gather_blocks(list(result.final.values()), total, block)
+    states = distributed.broadcast(rows)
+    assert isinstance(states, Tensor)
+    return states
 
 
 @torch.no_grad()
@@ -142,8 +148,8 @@ class Simulations:
         kinds: which of `KINDS`.
         seed: of the latents (and classes) of generation.
         x: data in its own units, [total, d]; needed to inflate.
-        inflated: whitened final states of an earlier inflation, [total, d], or [total, 2, d] of
-            the reversible solver; needed by a round trip without inflation.
+        inflated: final states of an earlier inflation, [total, ...]; needed by a round trip
+            without inflation.
         classes: of the network; 0 for none.
         data_classes: numbers of the classes of the data, [total]; None without.
         eps: see `Flow.latents`.
@@ -182,11 +188,11 @@ class Simulations:
         if "roundtrip" in self.kinds:
             melt = results.get("melt")
 
-            def latents(number: int, block: range) -> Tensor:
+            def latents(block: range) -> Tensor:
                 if melt is not None:
-                    return melt.final[number]
+                    return melt.final[block.start]
                 assert self.inflated is not None
-                return self._pair(self.inflated[block.start : block.stop])
+                return self.inflated[block.start : block.stop]
 
             results["roundtrip"] = self._simulate(latents, True, "round trip", self.data_classes)
         if "gen" in self.kinds:
@@ -196,7 +202,7 @@ class Simulations:
     def _generate(self, melt: Result | None) -> Result:
         donors = self.donors
         if self.gen_source != "diag" and melt is not None:
-            states = everywhere(melt.final, self.total, self.flow.block)
+            states = everywhere(melt, self.total, self.flow.block)
             with cli.user_errors():
                 donors = lender(self.gen_source, states, self.data_classes)
         picks, classes = None, None
@@ -212,17 +218,21 @@ class Simulations:
             drawn = drawn_of(self.flow)
             classes = drawn[random_classes(self.seed, 0, self.total, len(drawn))]
 
-        def latents(_: int, block: range) -> Tensor:
+        def latents(block: range) -> Tensor:
             n, stop = len(block), self.method.stop
             u = self.flow.latents(n, self.seed, self.eps, block.start, t=stop)
-            if donors is not None and picks is not None:
-                u = donors.lend(self.flow, u, picks[block.start : block.stop])
-            return self._pair(u)
+            if donors is None or picks is None:
+                return u
+            return donors.lend(self.flow, u, picks[block.start : block.stop])
 
         return self._simulate(latents, True, "generation", classes)
 
     def _simulate(
-        self, start: Any, backward: bool, label: str, classes: np.ndarray | None
+        self,
+        start: Callable[[range], Tensor],
+        backward: bool,
+        label: str,
+        classes: np.ndarray | None,
     ) -> Result:
         labels = None
         if classes is not None:
@@ -236,16 +246,10 @@ class Simulations:
             result.arrays["classes"] = class_labels(self.flow)[classes]
         return result
 
-    def _data(self, _: int, block: range) -> Tensor:
+    def _data(self, block: range) -> Tensor:
         assert self.x is not None
         x = self.x[block.start : block.stop]
-        return self._pair(self.flow.to_whitened(x, self.method.start, "unscaled"))
-
-    def _pair(self, u: Tensor) -> Tensor:
-        """States as the solver carries them: the reversible one carries two, [2, n, d]."""
-        if u.dim() == 3:
-            return u.transpose(0, 1)
-        return torch.stack([u, u]) if self.method.solver == "reversible" else u
+        return self.flow.to_whitened(x, self.method.start, "unscaled")
 
 
 def latent_summary(flow: Flow, latents: np.ndarray, stop: float) -> dict[str, float]:

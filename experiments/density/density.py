@@ -104,20 +104,18 @@ def evaluate(
     Raises:
         ValueError: for data that is not what `settings` says, or a schedule without a bound.
     """
-    d = flow.schedule.data_dim
 
-    def counted(block: range) -> dict[str, Tensor]:
+    def work(block: range) -> dict[str, Tensor]:
         here = flow.given(labels(block))
-        here.evaluations = 0
         done = _block(here, read(block), block.start, settings)
         return {"rows": torch.cat([done, done.new_full((len(done), 1), here.evaluations)], 1)}
 
-    found = compute(counted, total, flow.block, "log density", parts)
+    found = compute(work, total, flow.block, "log density", parts)
     if found is None:
         return None
-    ends = [len(PARTS), len(PARTS) + d, len(PARTS) + 2 * d]
-    table, points, latents, evaluations = np.split(found["rows"].double().numpy(), ends, axis=1)
-    return Evaluation(table, points, latents, int(evaluations.max()))
+    widths = np.cumsum([len(PARTS), flow.schedule.data_dim, flow.schedule.data_dim])
+    table, points, latents, count = np.split(found["rows"].double().numpy(), widths, axis=1)
+    return Evaluation(table, points, latents, int(count.max()))
 
 
 def _block(flow: Flow, x: Tensor, start: int, settings: Settings) -> Tensor:

@@ -13,8 +13,6 @@ Reference: Song et al. 2021, "Denoising diffusion implicit models", eq. 12, one 
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,19 +23,18 @@ import click
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dnnlib import cli, density_plot, plot
 from dnnlib.options import SEED, RunOptions, option, takes
-from dnnlib.util import write_json
 from experiments.density.density import noise_at_start, true_log_density, true_model
 from experiments.density.gaussianity import ks_distance
 from flow.exact import MixtureField
 from flow.flow import Flow, open_flow
 from flow.integration import Watcher
 from flow.options import NetworkOptions, SaveOptions
-from flow.results import check_results, document, save_results
+from flow.results import Record
 from torch_utils import distributed, seeding
+from torch_utils.work import compute
 from training.data.toys import ToySource, trained_on
 
 EXAMPLE = """
@@ -121,20 +118,20 @@ def carry(
     Returns:
         on rank 0 whitened states [kept, total, d], elsewhere None; and their times, [kept].
     """
-    records, times = [], []
-    quiet = None if distributed.is_main() else True
-    for block in tqdm(distributed.share(total, flow.block), label, leave=False, disable=quiet):
-        saved: list[tuple[float, Tensor]] = []
+    saved: list[tuple[float, Tensor]] = []
 
-        def watch(k: int, t: float, u: Tensor, saved: list = saved) -> None:
-            if k in keep:
-                saved.append((t, u))
+    def watch(k: int, t: float, u: Tensor) -> None:
+        if k in keep:
+            saved.append((t, u))
 
+    def states(block: range) -> dict[str, Tensor]:
+        saved.clear()
         move(flow.latents(len(block), seed, start=block.start), block, watch)
-        times = [t for t, _ in saved]
-        records.append(torch.stack([u for _, u in saved], dim=1))
-    rows = distributed.gather_blocks(records, total, flow.block)
-    return None if rows is None else rows.transpose(0, 1), np.array(times)
+        return {"states": torch.stack([u for _, u in saved], dim=1)}
+
+    rows = compute(states, total, flow.block, label)
+    times = np.array([t for t, _ in saved])
+    return None if rows is None else rows["states"].transpose(0, 1), times
 
 
 def both(
@@ -204,12 +201,11 @@ def main(options: LangevinOptions) -> None:
 
 def run(flow: Flow, options: LangevinOptions) -> None:
     """Generate, compare and write, within a session."""
-    started = time.monotonic()
     n, seed, steps = options.total_samples, options.seed, options.steps
     keep = {*range(0, steps, max(1, steps // 60)), steps}
-    name, folder = trained_on(flow.info), Path(options.save_dir)
-    stem = f"{name or 'data'}_{flow.schedule.name}_langevin"
-    check_results(folder / f"{stem}.json", {"network_sha256": flow.digest})
+    name = trained_on(flow.info)
+    stem = Path(options.save_dir, f"{name or 'data'}_{flow.schedule.name}_langevin")
+    record = Record.begin(f"{stem}.json", flow, options)
     states, times = both(flow, n, seed, steps, options.churn, keep)
     if not states:
         return
@@ -221,16 +217,12 @@ def run(flow: Flow, options: LangevinOptions) -> None:
     known = noisy_data(flow, n)
     if known is not None:
         ends = {"data": known, **ends}
-    result: dict[str, Any] = {k: describe(x, truth) for k, x in ends.items()}
-    result["network_sha256"] = flow.digest
-    result["seconds"] = time.monotonic() - started
+    result = {k: describe(x, truth) for k, x in ends.items()}
     pairs = {k: in_paper_coordinates(flow, v, times) for k, v in states.items()}
-    save_results(folder / f"{stem}.npz", {"ode": pairs["ODE"], "sde": pairs["SDE"], "t": times})
-    write_json(folder / f"{stem}.json", {**document(flow, options), "results": result})
+    record.save(f"{stem}.npz", {"ode": pairs["ODE"], "sde": pairs["SDE"], "t": times})
     if options.plot:
-        draw(folder / stem, pairs, times, ends, truth)
-    print(json.dumps(result, indent=2))
-    print(f"Results: {folder}/{stem}*", flush=True)
+        draw(stem, pairs, times, ends, truth)
+    record.finish(result, f"{stem}*")
 
 
 def in_paper_coordinates(flow: Flow, states: Tensor, times: np.ndarray) -> np.ndarray:

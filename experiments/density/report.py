@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dnnlib import density_plot, plot
-from dnnlib.util import write_json
 from experiments.density.density import (
     Evaluation,
     Settings,
@@ -26,8 +24,8 @@ from flow.exact import MixtureField
 from flow.flow import Flow
 from flow.likelihood import log_prob
 from flow.method import Method
-from flow.results import save_results
-from flow.solvers import ORDERS
+from flow.results import Record
+from flow.steppers import SOLVERS
 
 CURVE, MAP = 2001, 120  # points of a density picture, 1-D and a side of 2-D
 WORST = 4  # dimensions of the latent picture
@@ -67,7 +65,7 @@ def summarise(found: Evaluation, flow: Flow, latents: Gaussianity) -> dict[str, 
 
 def integration_error(flow: Flow, x: Tensor, method: Method, settings: Settings) -> dict | None:
     """Change of the log density of pilots x [n, d] with twice the steps; None if steps adapt."""
-    if method.solver not in ORDERS or method.times is not None:
+    if method.times is not None or SOLVERS[method.solver]().order is None:
         return None
     how: dict[str, Any] = {**settings.how, "trace": settings.trace}
     how |= {"probes": settings.probes, "seed": settings.seed}
@@ -88,11 +86,10 @@ def against_truth(found: Evaluation, truth: MixtureField) -> dict[str, Any]:
 
 
 def finish(
+    record: Record,
     flow: Flow,
     found: Evaluation,
-    stem: Path,
     told: dict[str, Any],
-    document: dict[str, Any],
     arrays: dict[str, np.ndarray],
     nats: bool,
     draw: bool,
@@ -101,17 +98,17 @@ def finish(
     """Summarise and warn, and write .json, .npz and pictures; for rank 0.
 
     Args:
+        record: of the run.
         flow: the flow.
         found: results.
-        stem: folder, and how the files' names begin.
-        told: further results, among those of the .json.
-        document: further entries of the .json: options, schedule, method.
+        told: further results.
         arrays: further arrays of the .npz.
         nats: whether values are shown in nats or in bits a dimension.
         draw: whether to draw.
         grid: density to draw, from `on_grid`; None to draw the samples' values.
     """
-    keep, latents = flow.schedule.dims_to_keep, gaussianity(found.latents)
+    stem, keep = record.path.with_suffix(""), flow.schedule.dims_to_keep
+    latents = gaussianity(found.latents)
     results = summarise(found, flow, latents) | told | (grid["told"] if grid else {})
     warning = latents.warning(keep)
     results["warnings"] = [*flow.schedule.warnings(), *([warning] if warning else [])]
@@ -119,8 +116,7 @@ def finish(
     for name in ("standard_error", "prior", "diffusion", "rest"):
         if np.isfinite(found.column(name)).all():
             columns[name] = found.column(name)
-    save_results(Path(f"{stem}.npz"), {**columns, **arrays})
-    write_json(f"{stem}.json", {**document, "results": results})
+    record.save(f"{stem}.npz", {**columns, **arrays})
     if draw:
         title = stem.name.removesuffix("_nll")
         draw_latents(found, latents, Path(f"{stem}_latents.png"), keep)
@@ -128,12 +124,12 @@ def finish(
             draw_values(found, nats, Path(f"{stem}_values.png"), title)
         else:
             draw_density(flow, found.points, grid, Path(f"{stem}_density.png"), title)
-    print(json.dumps(results, indent=2))
+    record.finish(results, f"{stem}*")
     for note in results["warnings"]:
         print(f"Warning: {note}", flush=True)
     if warning and draw:
         print(f"See {stem}_latents.png", flush=True)
-    print(f"Results: {stem}*\n{headline(results, nats)}", flush=True)
+    print(headline(results, nats), flush=True)
 
 
 def headline(results: dict[str, Any], nats: bool) -> str:

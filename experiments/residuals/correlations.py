@@ -205,15 +205,16 @@ def correlate_toy(found: Extracted, options: CalcOptions) -> None:
     source = found.opened[0].run
     check_results(path.with_suffix(".json"), {"network_sha256": source.get("network_sha256")})
 
-    def lag(k: range) -> dict[str, torch.Tensor]:
-        c = found.correlation(k.start, options.bs, options.normalization).values()
-        matrices, sds = torch.stack([v.matrix for v in c]), torch.stack([v.sd_b for v in c])
-        return {"matrices": matrices[None].cpu(), "sds": sds[None].cpu()}
+    def work(one: range) -> dict[str, torch.Tensor]:
+        c = found.correlation(one.start, options.bs, options.normalization)
+        rows = [torch.cat([v.matrix, v.sd_b[None]]).cpu() for v in c.values()]
+        return {"rows": torch.stack(rows)[None]}
 
-    table = compute(lag, n, 1, "lags")
-    if table is None:
+    lags = compute(work, n, 1, "lags")
+    if lags is None:
         return
-    matrices, sds = table["matrices"], table["sds"]  # [times, keys, d, d], [times, keys, d]
+    table = lags["rows"]  # [times, keys, d + 1, d]
+    matrices, sds = table[:, :, :-1], table[:, :, -1]
     means = matrices.diagonal(dim1=2, dim2=3).nanmean(2).numpy()
     arrays = {"t": found.times}
     for i, key in enumerate(found.keys):

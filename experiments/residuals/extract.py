@@ -51,21 +51,21 @@ class Extraction:
     Attributes:
         flow: the flow.
         times: time points, ascending.
-        samples: (start, stop) -> data in its own units, [stop - start, d].
+        samples: rows -> data in its own units, [n, d].
         count: samples, the same at every time.
         seed: of the noise.
         noise: see `noise_rows`.
-        labels: (start, stop) -> one-hot classes, or None.
+        labels: rows -> one-hot classes, or None.
         exact: the exact field of the data, where it is known; see `denoised`.
     """
 
     flow: Flow
     times: list[float]
-    samples: Callable[[int, int], Tensor]
+    samples: Callable[[range], Tensor]
     count: int
     seed: int
     noise: str
-    labels: Callable[[int, int], Tensor | None] = lambda start, stop: None
+    labels: Callable[[range], Tensor | None] = lambda _: None
     exact: FieldModel | None = None
 
     @property
@@ -89,19 +89,18 @@ class Extraction:
 
     def at(self, k: int) -> dict[str, np.ndarray]:
         """What is extracted at time point k, float32 [count, d] each."""
-        d, block = self.flow.schedule.data_dim, self.flow.block
+        d = self.flow.schedule.data_dim
         found = {key: np.empty((self.count, d), np.float32) for key in self.keys}
         for start in range(0, self.count, seeding.BLOCK):
-            stop = min(start + seeding.BLOCK, self.count)
-            x = self.samples(start, stop)
-            noise = noise_rows(self.seed, self.noise, k, start, stop, d)
-            for first in range(start, stop, block):
-                last = min(first + block, stop)
-                part = slice(first - start, last - start)
-                here = self.flow.given(self.labels(first, last))
+            rows = range(start, min(start + seeding.BLOCK, self.count))
+            x = self.samples(rows)
+            noise = noise_rows(self.seed, self.noise, k, rows.start, rows.stop, d)
+            for first in range(0, len(rows), self.flow.block):
+                part = slice(first, first + self.flow.block)
+                here = self.flow.given(self.labels(rows[part]))
                 values = denoised(here, x[part], noise[part], self.times[k], self.exact)
                 for key, value in zip(self.keys, values, strict=True):
-                    found[key][first:last] = value.float().cpu().numpy()
+                    found[key][rows[part].start : rows[part].stop] = value.float().cpu().numpy()
         return found
 
 
@@ -119,14 +118,14 @@ def extract_here(
         on rank 0 float32 [times, count, d] each; elsewhere None.
     """
 
-    def both(k: range) -> dict[str, Tensor]:
-        found = extraction.at(k.start)
+    def work(one: range) -> dict[str, Tensor]:
+        found = extraction.at(one.start)
         return {"rows": torch.from_numpy(np.stack(list(found.values()))[None])}
 
-    found = compute(both, len(extraction.times), 1, label, parts)
-    if found is None:
+    table = compute(work, len(extraction.times), 1, label, parts)
+    if table is None:
         return None
-    return {key: found["rows"][:, i].numpy() for i, key in enumerate(extraction.keys)}
+    return {key: table["rows"][:, i].numpy() for i, key in enumerate(extraction.keys)}
 
 
 def extract_files(

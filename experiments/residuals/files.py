@@ -7,9 +7,8 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +50,7 @@ def save_with_run(path: Path, arrays: dict[str, np.ndarray], run: dict[str, Any]
 
 
 class ArrayFile:
-    """An .npz whose arrays are read a few rows at a time, whichever order their numbers lie in.
+    """An .npz whose arrays are read a few rows at a time; compressed ones as a whole.
 
     Only the headers are read when it is opened, and the table of contents at the file's end, which
     a file that was cut off does not have.
@@ -66,9 +65,8 @@ class ArrayFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._types: dict[str, np.dtype] = {}
-        self._offsets: dict[str, int] = {}  # of the numbers in the file, where not compressed
-        self._fortran: set[str] = set()  # arrays whose first index runs fastest
+        self._packed: set[str] = set()  # arrays that are compressed
+        self._entries: dict[str, tuple[zipfile.ZipInfo, int, np.dtype, Any]] = {}
         try:
             with zipfile.ZipFile(self.path) as archive:
                 for entry in archive.infolist():
@@ -78,11 +76,10 @@ class ArrayFile:
                     if kind.hasobject:
                         raise ValueError("not an array of numbers")
                     name = entry.filename.removesuffix(".npy")
-                    self.shapes[name], self._types[name] = shape, kind
-                    if fortran and len(shape) > 1:
-                        self._fortran.add(name)
-                    if entry.compress_type == zipfile.ZIP_STORED:
-                        self._offsets[name] = header + self._start(entry)
+                    self.shapes[name] = shape
+                    self._entries[name] = (entry, header, kind, "F" if fortran else "C")
+                    if entry.compress_type != zipfile.ZIP_STORED:
+                        self._packed.add(name)
         except FileNotFoundError:
             raise ValueError(f"{self.path}: no such file") from None
         except (OSError, ValueError, KeyError, struct.error, zipfile.BadZipFile) as error:
@@ -110,46 +107,23 @@ class ArrayFile:
         Raises:
             ValueError: if there are not so many rows.
         """
-        d, kind = self.shapes[name][-1], self._types[name]
-        there = math.prod(self.shapes[name][:-1])
+        shape = self.shapes[name]
+        there = math.prod(shape[:-1])
         if stop > there:
             raise ValueError(f"{self.path}: {name} has {there} rows, {stop} were asked for")
-        if name in self._fortran:
-            yield from self._columns(name, start, stop, chunk)
-            return
-        with ExitStack() as opened:
-            file: IO[bytes]
-            if name in self._offsets:  # zipfile would read its way to the first row
-                file = opened.enter_context(open(self.path, "rb"))
-                file.seek(self._offsets[name] + start * d * kind.itemsize)
-            else:
-                archive = opened.enter_context(zipfile.ZipFile(self.path))
-                file = opened.enter_context(archive.open(f"{name}.npy"))
-                HEADERS[np.lib.format.read_magic(file)](file)
-                file.seek(file.tell() + start * d * kind.itemsize)
-            for first in range(start, stop, chunk):
-                count = min(chunk, stop - first)
-                data = file.read(count * d * kind.itemsize)
-                yield np.frombuffer(data, kind).reshape(count, d).astype(np.float32)
-
-    def _columns(self, name: str, start: int, stop: int, chunk: int) -> Iterator[np.ndarray]:
-        """`rows` of an array in Fortran order: its columns are mapped, or unpacked as a whole."""
-        shape = self.shapes[name]
-        if name in self._offsets:
-            kind, offset = self._types[name], self._offsets[name]
-            table: Any = np.memmap(self.path, kind, "r", offset, shape, "F")
-        else:
-            table = self.small(name)
+        table: Any = self.small(name) if name in self._packed else self._mapped(name)
         for first in range(start, stop, chunk):
             lines = np.unravel_index(np.arange(first, min(first + chunk, stop)), shape[:-1])
             yield np.asarray(table[lines], np.float32)
 
-    def _start(self, entry: zipfile.ZipInfo) -> int:
-        """Where the content of an entry starts: after its name and further fields."""
-        with open(self.path, "rb") as file:
+    def _mapped(self, name: str) -> np.ndarray:
+        """An array that is not compressed, in the file itself."""
+        entry, header, kind, order = self._entries[name]
+        with open(self.path, "rb") as file:  # its content starts after its name and further fields
             file.seek(entry.header_offset + 26)
-            name, further = struct.unpack("<HH", file.read(4))
-        return entry.header_offset + 30 + name + further
+            lengths = sum(struct.unpack("<HH", file.read(4)))
+        offset = entry.header_offset + 30 + lengths + header
+        return np.memmap(self.path, kind, "r", offset, self.shapes[name], order)
 
 
 def is_done(path: Path, run: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -31,10 +31,10 @@ with distributed.session("cpu"):
     method = Method("rk4", 8, flow.schedule.tmax)
     x = flow.sample(5000, seed=1, steps=2)
 
-    def data(_, block):
+    def data(block):
         return flow.to_whitened(x[block.start : block.stop], 0.0, "unscaled")
 
-    def latents(_, block):
+    def latents(block):
         return flow.latents(len(block), 7, start=block.start)
 
     melt = simulate(flow, method, 5000, data, False, None, "inflation")

@@ -126,7 +126,8 @@ def test_extraction_does_not_depend_on_how_many_samples_there_are():
     flow.block = 100
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((1300, 2)))
     many, few = (
-        Extraction(flow, [0.0, 1.0], lambda a, b: x[a:b], n, 7, "fresh").at(1) for n in (1300, 130)
+        Extraction(flow, [0.0, 1.0], lambda r: x[r.start : r.stop], n, 7, "fresh").at(1)
+        for n in (1300, 130)
     )
     assert many["net_residuals"].shape == (1300, 2)
     for key in ("net_outputs", "net_residuals"):
