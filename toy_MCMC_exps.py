@@ -7,9 +7,9 @@ from torch import Tensor
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import takes
-from experiments.posterior.calibration import sbc, tarp, weights
 from experiments.posterior.options import TOLERANCE, McmcOptions
 from experiments.posterior.posterior import Problem, paper_problem
+from experiments.posterior.run import calibration, weights
 from flow.flow import Flow, open_flow
 from flow.likelihood import EXACT_UP_TO
 from flow.method import PILOTS, Method, toy_method
@@ -50,7 +50,8 @@ def main(options: McmcOptions) -> None:
             return
         summary = {"options": record, NETWORK: flow.digest, "integration": method.describe()}
         with cli.user_errors():
-            EXPERIMENT_OF[options.experiment](problem, options, summary, folder)
+            experiment = weights if options.experiment == "weights" else calibration
+            experiment(problem, options, summary, folder)
         if distributed.is_main():
             finish(folder, facts)
             print(f"Results: {folder}", flush=True)
@@ -132,9 +133,6 @@ def describe(problem: Problem, method: Method, options: McmcOptions) -> str:
         f"Integration: {method.describe()}\n"
         f"{options.experiment}: {what}" + (f"\n{IMPROPER}" if improper else "")
     )
-
-
-EXPERIMENT_OF = {"weights": weights, "sbc": sbc, "tarp": tarp}
 
 
 if __name__ == "__main__":

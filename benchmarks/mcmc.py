@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.common import Line, quick_option, report, trained
 from dnnlib.util import aligned
 from experiments.posterior import mcmc
-from experiments.posterior.mcmc import Settings
+from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import paper_problem, simulate_data
 from flow.flow import Flow
 from flow.method import angle_method
@@ -28,24 +28,27 @@ NETWORKS = ("PRP", "PRR to 1-D, rescaled")
 TOLERANCE = 5e-3  # the script's default
 SEED = 123
 # Data -> samplers with what is not a default; the prior is Dirichlet(1).
-RUNS: dict[int, dict[str, Settings]] = {
-    2000: {"quadrature": Settings(), "flow": Settings()},
-    500: {"quadrature": Settings(), "parallel": Settings(draws=200, burn=100, chains=2)},
+RUNS: dict[int, dict[str, SamplerOptions]] = {
+    2000: {"quadrature": SamplerOptions(), "flow": SamplerOptions()},
+    500: {
+        "quadrature": SamplerOptions(),
+        "parallel": SamplerOptions(mcmc_n=200, burn=100, chains=2),
+    },
     50: {
-        "quadrature": Settings(),
-        "flow": Settings(refresh=5.0),
-        "parallel": Settings(draws=500, burn=150, chains=2),
-        "nuts": Settings(draws=100, burn=50, chains=2),
+        "quadrature": SamplerOptions(),
+        "flow": SamplerOptions(refresh=5.0),
+        "parallel": SamplerOptions(mcmc_n=500, burn=150, chains=2),
+        "nuts": SamplerOptions(mcmc_n=100, burn=50, chains=2),
     },
 }
 EXACT = "quadrature"
 # One network, with fewer data and draws.
-QUICK: dict[int, dict[str, Settings]] = {
-    500: {"quadrature": Settings(), "flow": Settings()},
+QUICK: dict[int, dict[str, SamplerOptions]] = {
+    500: {"quadrature": SamplerOptions(), "flow": SamplerOptions()},
     50: {
-        "quadrature": Settings(),
+        "quadrature": SamplerOptions(),
         "flow": RUNS[50]["flow"],
-        "nuts": Settings(draws=60, burn=40, chains=2),
+        "nuts": SamplerOptions(mcmc_n=60, burn=40, chains=2),
     },
 }
 # What the project set out to reach, for `flow` at 2,000 data.
@@ -53,7 +56,7 @@ MOST_ERRORS, MOST_SDS, MOST_R_HAT, LEAST_ESS, MOST_SECONDS = 3.0, 0.25, 1.01, 40
 LEAST_CHEAPER = 100.0  # a draw of `flow` than one of the joint chain
 
 
-def runs(flow: Flow, n: int, samplers: dict[str, Settings]) -> dict[str, dict[str, Any]]:
+def runs(flow: Flow, n: int, samplers: dict[str, SamplerOptions]) -> dict[str, dict[str, Any]]:
     """Reports of some samplers on n data."""
     pilot = flow.integrate(flow.latents(256, SEED), flow.schedule.tmax, 0.0)
     method = angle_method(flow, lambda: pilot, None, None, TOLERANCE)

@@ -24,6 +24,7 @@ from flow.latents import Lender, drawn_of, seed_latents
 from flow.method import Method
 from torch_utils import distributed, seeding
 from torch_utils.peers import of_rank0
+from torch_utils.work import blocks
 from training.data.images import to_pixels
 
 OPTIONS_FILE = "gen_fid_samples_options.json"

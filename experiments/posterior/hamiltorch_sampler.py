@@ -13,55 +13,45 @@ Reference: Inflationary Flows, appendix B.7; https://github.com/AdamCobb/hamilto
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.posterior.chain_store import (
-    ChainStore,
-    fingerprint,
-    gather,
-    kept,
-    my_chains,
-    progress_in_turn,
-    record_every,
-    seeded,
-)
+from experiments.posterior.chains import Chain, Facts, Sampler, record_every, seeded
 from experiments.posterior.energy import affordable, log_joint
+from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Draws, Problem, Truth
-from torch_utils import distributed, seeding
-
-if TYPE_CHECKING:
-    from experiments.posterior.mcmc import Settings
+from torch_utils import seeding
 
 INSTALL = "pip install git+https://github.com/AdamCobb/hamiltorch.git"
 STEP_PRESERVING, STEP_REDUCING = 1e-2, 1e-3  # the paper's
 
 
-def hamiltorch() -> Any:
-    """The library. Importing it seeds the global generators: seed them after this.
+def library() -> Any:
+    """hamiltorch. Importing it seeds the global generators: seed them after this.
 
     Raises:
         ValueError: saying how to install it, where it is missing.
     """
     try:
-        import hamiltorch as library
+        import hamiltorch
     except ImportError:
         raise ValueError(
             f"--sampler=hamiltorch needs hamiltorch, which is not installed: {INSTALL} "
             "(or use --sampler=parallel, which needs nothing)"
         ) from None
-    return library
+    return hamiltorch
 
 
-def step_size(problem: Problem, settings: Settings) -> float:
+def step_size(problem: Problem, options: SamplerOptions) -> float:
     """The step size given, or the paper's for flows of this kind."""
-    if settings.step_size is not None:
-        return settings.step_size
+    if options.step_size is not None:
+        return options.step_size
     schedule = problem.flow.schedule
     preserving = schedule.dims_to_keep == schedule.data_dim
     return STEP_PRESERVING if preserving else STEP_REDUCING
@@ -108,127 +98,95 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
-class Chain:
-    """One chain, saved when it is finished: the library cannot go on with half of one.
+class State(NamedTuple):
+    """What there is to know of a chain once it is finished; the library cannot go on with half.
 
-    Args:
-        problem: with data.
-        truth: where the chain starts.
-        settings: of the run.
-        number: of the chain.
+    Attributes:
+        acceptance: share of draws that differ from the one before.
+        evaluations: of the log density.
     """
 
-    def __init__(self, problem: Problem, truth: Truth, settings: Settings, number: int):
-        self.problem, self.truth, self.settings, self.number = problem, truth, settings, number
-        every, digest = record_every(problem, settings), fingerprint(problem, settings)
-        self.store = ChainStore(settings.checkpoint, "hamiltorch", number, digest, every)
-        self.K = len(problem.concentration)
-        self.evaluations = 0
-
-    def log_density(self, position: Tensor) -> Tensor:
-        """log p(logits, z | x) up to a constant, of a vector [K + n d]; -inf rejects."""
-        self.evaluations += 1
-        log_w = torch.log_softmax(position[: self.K], 0)
-        return log_joint(self.problem, position[self.K :].reshape(self.problem.x.shape), log_w)
-
-    def run(self, library: Any, progress: Callable[[int, dict], None]) -> dict[str, np.ndarray]:
-        """The finished chain's weights, latents, acceptance and number of evaluations."""
-        saved = self.store.load()
-        if saved is not None:
-            return saved
-        s = self.settings
-
-        def finished(number: int, path: Tensor) -> None:
-            if self.store.records(number):
-                self.store.record(number, path.cpu().numpy())
-            progress(min(number + 1, s.burn + s.draws), {})
-
-        recorder = Recorder(s.traj_length, finished)
-
-        def log_prob(position: Tensor) -> Tensor:
-            recorder.see(position)
-            return self.log_density(position)
-
-        start = torch.cat([self.truth.weights.log(), self.truth.z.flatten()])
-        seed = seeding.integer(s.seed, "hamiltorch", self.number)
-        with seeded(start.device, seed):
-            drawn = library.sample(
-                log_prob_func=log_prob,
-                params_init=start,
-                num_samples=s.burn + s.draws + 1,  # the library counts the start among them
-                num_steps_per_sample=s.traj_length,
-                step_size=step_size(self.problem, s),
-                burn=s.burn,
-                desired_accept_rate=s.accept,
-                sampler=library.Sampler.HMC_NUTS,
-            )
-        if len(drawn) < s.draws:
-            raise ValueError(f"hamiltorch gave {len(drawn)} draws where {s.draws} were asked for")
-        states = torch.stack([p.detach().cpu() for p in drawn[-s.draws :]])  # [draws, K + n d]
-        moved = (states[1:] != states[:-1]).any(1).double()
-        found = {
-            "weights": torch.softmax(states[:, : self.K], 1).numpy(),
-            "z": states[kept(s), self.K :].reshape(-1, *self.problem.x.shape).numpy(),
-            "acceptance": np.array(float(moved.mean()) if len(moved) else 1.0),
-            "evaluations": np.array(float(self.evaluations)),
-            "recorded": np.array(float(recorder.number)),
-        }
-        self.store.save(found)
-        return found
+    acceptance: float = 0.0
+    evaluations: int = 0
 
 
-def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
-    """Draw weights and latents as the paper did.
-
-    Processes share the chains, and each runs its own one after another. A checkpoint keeps the
-    chains that are finished.
-
-    Args:
-        problem: with data x [n, d].
-        truth: where chains start.
-        settings: `draws`, `burn` (at least 1, for the step size), `chains`, `seed`, `step_size`
-            (None for the paper's), `traj_length`, `accept`, `thin`, `keep_z`, `checkpoint`,
-            `progress`.
-
-    Returns:
-        the draws on rank 0, none on other ranks; seconds are those since the start or resume.
+def hamiltorch(
+    problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
+) -> Sampler:
+    """The paper's sampler, from the truth on; a chain is one step, saved when it is finished.
 
     Raises:
-        ValueError: if hamiltorch is missing, there is no burn-in, or a checkpoint is of another
-            run.
+        ValueError: if hamiltorch is missing, or there is no burn-in.
     """
-    library = hamiltorch()
-    if settings.burn < 1:
+    library()
+    if options.burn < 1:
         raise ValueError("--burn=0: hamiltorch adapts its step size in burn-in; give at least 1")
-    began = time.monotonic()
     problem, cost = affordable(problem)
-    total = settings.burn + settings.draws
-    chains = [Chain(problem, truth, settings, number) for number in my_chains(settings)]
-    results = [
-        chain.run(library, progress_in_turn(settings, place, len(chains)))
-        for place, chain in enumerate(chains)
-    ]
-    found = gather(results, settings.chains)
-    complete = not distributed.any_rank(any(r["recorded"] < total for r in results))
-    recorded = None
-    if complete:
-        recorded = gather(
-            [{"trajectories": c.store.trajectories(total)} for c in chains], settings.chains
+    start = torch.cat([truth.weights.log(), truth.z.flatten()])
+    return Sampler(
+        "hamiltorch", problem, 1, State,
+        lambda chain: State(), partial(step, problem, options, start),
+        lambda state, chain: {k: np.array(float(v)) for k, v in state._asdict().items()},
+        partial(summary, problem, cost, options),
+    )  # fmt: skip
+
+
+def step(
+    problem: Problem, options: SamplerOptions, start: Tensor, state: State, number: int,
+    chain: Chain,
+) -> tuple[State, int, Facts]:  # fmt: skip
+    """A whole chain."""
+    K, draws, total = len(problem.concentration), options.mcmc_n, options.burn + options.mcmc_n
+    evaluations = 0
+
+    def finished(number: int, path: Tensor) -> None:
+        if number < total and chain.store.records(number):
+            chain.record(number, path.cpu().numpy())
+        chain.tell(min(number + 1, total), {})
+
+    recorder = Recorder(options.traj_length, finished)
+
+    def log_prob(position: Tensor) -> Tensor:
+        nonlocal evaluations
+        recorder.see(position)
+        evaluations += 1
+        z = position[K:].reshape(problem.x.shape)
+        return log_joint(problem, z, torch.log_softmax(position[:K], 0))
+
+    with seeded(start.device, seeding.integer(options.seed, "hamiltorch", chain.number)):
+        drawn = library().sample(
+            log_prob_func=log_prob,
+            params_init=start,
+            num_samples=total + 1,  # the library counts the start among them
+            num_steps_per_sample=options.traj_length,
+            step_size=step_size(problem, options),
+            burn=options.burn,
+            desired_accept_rate=options.acpt,
+            sampler=library().Sampler.HMC_NUTS,
         )
-    if found is None:
-        return Draws(np.empty((0, settings.draws, len(problem.concentration))))
+    if len(drawn) < draws:
+        raise ValueError(f"hamiltorch gave {len(drawn)} draws where {draws} were asked for")
+    states = torch.stack([p.detach().cpu() for p in drawn[-draws:]])  # [draws, K + n d]
+    chain.draw(
+        0,
+        torch.softmax(states[:, :K], 1).numpy(),
+        lambda draws: states[draws, K:].reshape(-1, *problem.x.shape).numpy(),
+    )
+    moved = (states[1:] != states[:-1]).any(1).double()
+    acceptance = float(moved.mean()) if len(moved) else 1.0
+    return State(acceptance, evaluations), total, {}
+
+
+def summary(
+    problem: Problem, cost: int, options: SamplerOptions, found: dict[str, np.ndarray]
+) -> Draws:
+    """The draws, with what there is to know about the chains."""
     statistics = {
         "acceptance": found["acceptance"].tolist(),
-        "step_size_at_start": step_size(problem, settings),
+        "step_size_at_start": step_size(problem, options),
         "integration": problem.how,
         "evaluations_per_gradient": cost,
-        "trajectory_every": record_every(problem, settings),
+        "trajectory_every": record_every(problem, options),
     }
-    return Draws(
-        found["weights"],
-        found["z"] if settings.keep_z else None,
-        recorded["trajectories"] if recorded else None,
-        statistics,
-        cost * len(problem.x) * int(found["evaluations"].sum()),
-        time.monotonic() - began,
-    )
+    evaluations = cost * len(problem.x) * int(found["evaluations"].sum())
+    return Draws(found["weights"], statistics=statistics, evaluations=evaluations)

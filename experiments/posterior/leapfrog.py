@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,8 +14,7 @@ LENGTH = math.pi / 2  # of a trajectory in whitened units: a quarter turn forget
 DIVERGED = 1000.0  # rise of the energy along a trajectory that counts as a divergence
 
 
-@dataclass
-class Point:
+class Point(NamedTuple):
     """Latents in whitened units with their likelihood, which does not depend on the weights.
 
     Attributes:
@@ -29,8 +28,7 @@ class Point:
     slope: Tensor
 
 
-@dataclass
-class Moved:
+class Moved(NamedTuple):
     """What a transition did.
 
     Attributes:

@@ -1,89 +1,38 @@
-"""Posterior sampling of the calibration experiments: samplers, diagnostics, files.
-
-Every sampler is a function of (problem, truth, settings), called by all ranks in a session: it
-deals its chains to them and gives the draws on rank 0.
-"""
+"""Posterior sampling of the calibration experiments: samplers, diagnostics, files."""
 
 from __future__ import annotations
 
 import importlib
 import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from dnnlib.util import atomic_path, write_json
+from experiments.posterior.chains import Build, draw
+from experiments.posterior.flow_sampler import flow
+from experiments.posterior.hamiltorch_sampler import hamiltorch
+from experiments.posterior.nuts_sampler import nuts
+from experiments.posterior.options import SamplerOptions
+from experiments.posterior.parallel_sampler import parallel
 from experiments.posterior.posterior import Draws, Problem, Truth
+from experiments.posterior.quadrature import quadrature
 from torch_utils import distributed
 from torch_utils.work import STATE
 
-SAMPLERS = {
-    "flow": "experiments.posterior.flow_sampler:sample",
-    "quadrature": "experiments.posterior.quadrature:sample",
-    "parallel": "experiments.posterior.gradient_samplers:sample",
-    "nuts": "experiments.posterior.nuts_sampler:sample",
-    "hamiltorch": "experiments.posterior.hamiltorch_sampler:sample",
+SAMPLERS: dict[str, Build] = {
+    "flow": flow,
+    "quadrature": quadrature,
+    "parallel": parallel,
+    "nuts": nuts,
+    "hamiltorch": hamiltorch,
 }
 TRAJECTORIES = "trajs_outdir"
 INTERVAL = (0.025, 0.975)  # quantiles of the credible intervals
 TAILS = (0.05, 0.95)  # quantiles whose effective sizes are those of the tails
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a sampler is told; each takes what concerns it.
-
-    Attributes:
-        seed: of all random numbers of sampling; chain c of a seed is the same however many run.
-        chains: independent chains.
-        draws: draws kept of each chain.
-        burn: draws discarded (or used to adapt) before.
-        thin: every how many gradient trajectories go to files.
-        step_size: of gradient samplers, to begin with; None lets the sampler choose.
-        traj_length: leapfrog steps of a gradient trajectory.
-        accept: acceptance rate that step sizes are adapted to.
-        proposals: candidates a datum of `flow`.
-        grid: points a dimension of `quadrature`.
-        keep_z: draws of the latents kept of each chain.
-        progress: called with (draws made so far, facts to show beside) or None.
-        checkpoint: folder where a sampler may keep what it needs to go on after a kill, or None.
-        refresh: times that `flow` renews all candidates in every thousand draws, after once in
-            burn-in; 0 for never at all, which leaves a bias.
-    """
-
-    seed: int = 123
-    chains: int = 4
-    draws: int = 1500
-    burn: int = 500
-    thin: int = 5
-    step_size: float | None = None
-    traj_length: int = 15
-    accept: float = 0.8
-    proposals: int = 32
-    grid: int = 400
-    keep_z: int = 0
-    progress: Callable[[int, dict], None] | None = None
-    checkpoint: Path | None = None
-    refresh: float = 0.5
-
-    def plain(self) -> dict[str, Any]:
-        """Plain values for a .json file."""
-        plain = asdict(replace(self, progress=None, checkpoint=None))
-        return {k: v for k, v in plain.items() if k not in ("progress", "checkpoint")}
-
-
-Sampler = Callable[[Problem, Truth, Settings], Draws]
-
-
-def sampler_of(name: str) -> Sampler:
-    """The sampler of a name of `SAMPLERS`, imported only now."""
-    module, function = SAMPLERS[name].split(":")
-    return cast(Sampler, getattr(importlib.import_module(module), function))
 
 
 def arviz() -> Any:
@@ -103,7 +52,7 @@ def arviz() -> Any:
 
 
 def run(
-    name: str, problem: Problem, truth: Truth, settings: Settings, folder: Path | None = None
+    name: str, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
 ) -> tuple[Draws, dict[str, Any]]:
     """Draw with a named sampler, in a session; every rank must call this.
 
@@ -111,7 +60,7 @@ def run(
         name: of `SAMPLERS`.
         problem: with data.
         truth: what the data were simulated from.
-        settings: of the sampler.
+        options: of the sampler.
         folder: where to leave the draws, and what is needed to go on after a kill; None for
             nowhere.
 
@@ -119,24 +68,22 @@ def run(
         on rank 0 the draws and a report of plain values; elsewhere no draws and no report.
 
     Raises:
-        ValueError: what the sampler has to say about its settings or its checkpoint.
+        ValueError: what the sampler has to say about its options or its checkpoint.
     """
     arviz()
-    checkpoint = folder / STATE if folder is not None else None
-    total = settings.burn + settings.draws
     hidden = None if distributed.is_main() else True
-    with tqdm(total=total, desc=name, unit="draw", disable=hidden) as bar:
+    with tqdm(total=options.burn + options.mcmc_n, desc=name, unit="draw", disable=hidden) as bar:
 
-        def progress(done: int, facts: dict) -> None:
+        def progress(done: int, facts: dict[str, str]) -> None:
             bar.set_postfix(facts, refresh=False)
             bar.update(done - bar.n)
 
-        told = replace(settings, progress=settings.progress or progress, checkpoint=checkpoint)
-        draws = sampler_of(name)(problem, truth, told)
+        state = folder / STATE if folder is not None else None
+        draws = draw(SAMPLERS[name], problem, truth, options, state, progress)
     if not distributed.is_main():
         return draws, {}
     if folder is not None:  # before anything that may fail
-        save_draws(folder, draws, settings)
+        save_draws(folder, draws)
     return draws, report(draws, truth)
 
 
@@ -216,21 +163,15 @@ def warnings_of(
     return lines
 
 
-def save_draws(folder: Path, draws: Draws, settings: Settings) -> None:
-    """Write the published files.
-
-    Args:
-        folder: where to.
-        draws: of all chains.
-        settings: of the run.
-    """
+def save_draws(folder: Path, draws: Draws) -> None:
+    """Write the published files of all chains' draws."""
     with atomic_path(folder / "sampled_weights.npz") as path:
         np.savez(path, weights=draws.weights)
     if draws.z is not None:
         with atomic_path(folder / "sampled_zs.npz") as path:
             np.savez(path, zs=draws.z.astype(np.float32))
     if draws.trajectories is not None:
-        save_trajectories(folder / TRAJECTORIES, draws, settings)
+        save_trajectories(folder / TRAJECTORIES, draws)
 
 
 def save(folder: Path, draws: Draws, summary: dict[str, Any]) -> None:
@@ -240,7 +181,7 @@ def save(folder: Path, draws: Draws, summary: dict[str, Any]) -> None:
         inference_data(draws.weights).to_netcdf(str(path))
 
 
-def save_trajectories(folder: Path, draws: Draws, settings: Settings) -> None:
+def save_trajectories(folder: Path, draws: Draws) -> None:
     """One file a step, numbered from 0: logits and latents of all chains, [chains, K + n d].
 
     Steps of one trajectory follow each other; trajectories in burn-in come first.

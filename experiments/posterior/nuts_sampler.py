@@ -13,33 +13,21 @@ Reference: Hoffman and Gelman 2014, "The No-U-Turn sampler".
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.posterior import gradient_samplers
-from experiments.posterior.chain_store import (
-    ChainStore,
-    fingerprint,
-    gather,
-    kept,
-    my_chains,
-    progress_in_turn,
-    record_every,
-    seeded,
-)
+from experiments.posterior import parallel_sampler
+from experiments.posterior.chains import Chain, Facts, Sampler, record_every, seeded
 from experiments.posterior.energy import LatentTarget, log_joint
+from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Draws, Problem, Truth
 from torch_utils import seeding
-
-if TYPE_CHECKING:
-    from experiments.posterior.mcmc import Settings
 
 SITE = "position"
 START_STEP = 0.5  # pyro looks for a better one itself
@@ -96,137 +84,146 @@ class Joint:
         return log_w, self.target.latents(q.reshape(self.target.start.shape))
 
 
-def pilot(target: LatentTarget, settings: Settings, number: int) -> tuple[Tensor, Tensor, int]:
+def pilot(target: LatentTarget, options: SamplerOptions, chain: int) -> tuple[Tensor, Tensor, int]:
     """Where a chain begins and in which units, from a few iterations of `parallel`.
 
     Returns:
         position and scale, each [K - 1 + n d], and the gradients of one latent spent.
     """
     n, d = target.start.shape
-    accept = min(settings.accept ** (1 / n), PILOT_ACCEPT)
-    few = replace(
-        settings, burn=PILOT, draws=0, keep_z=0, checkpoint=None, step_size=None, accept=accept
-    )
-    chain = gradient_samplers.Chain(target, few, number)
-    while not chain.done:
-        chain.advance()
-    w = torch.from_numpy(chain.w).to(target.start).clamp_min(1 / n)
+    accept = min(options.acpt ** (1 / n), PILOT_ACCEPT)
+    few = replace(options, burn=PILOT, step_size=None, acpt=accept)
+    state = parallel_sampler.init(target, few, chain)
+    for iteration in range(PILOT):
+        state = parallel_sampler.advance(target, few, state, chain, iteration)
+    w = torch.from_numpy(state.w).to(target.start).clamp_min(1 / n)
     logits = (w[:-1] / w[-1]).log()
     spread = ((1 / w[:-1] + 1 / w[-1]) / n).sqrt()  # of logits, if the labels were known
-    units = chain.steps.log_average.exp()[:, None].expand(n, d)
+    units = state.steps.log_average.exp()[:, None].expand(n, d)
     scale = torch.cat([LOGIT_STEP * spread, units.flatten()])
-    return torch.cat([logits, chain.point.q.flatten()]) / scale, scale, chain.moves
+    return torch.cat([logits, state.point.q.flatten()]) / scale, scale, state.moves
 
 
-class Chain:
-    """One chain. Its state is saved once it is warm; a warm-up that is cut short is repeated.
+class State(NamedTuple):
+    """A chain that is warm; a warm-up that is cut short is repeated.
+
+    Attributes:
+        position: [K - 1 + n d].
+        scale: what it is multiplied by, [K - 1 + n d].
+        step_size: what warm-up has made of it.
+        spent: gradients in all.
+        spent_warm: gradients after warm-up.
+        diverged: draws whose energy diverged.
+    """
+
+    position: Tensor
+    scale: Tensor
+    step_size: float
+    spent: float
+    spent_warm: int = 0
+    diverged: int = 0
+
+
+class Nuts:
+    """The No-U-Turn sampler on weights and latents together.
 
     Every draw seeds the generator that pyro draws from, so that a saved chain needs no random
     state, and other users of that generator do not notice.
 
     Args:
         target: the latents' posterior.
-        settings: of the run.
-        number: of the chain.
+        options: of the sampler.
     """
 
-    def __init__(self, target: LatentTarget, settings: Settings, number: int):
-        self.target, self.settings, self.number = target, settings, number
-        problem = target.problem
-        every = record_every(problem, settings)
-        digest = fingerprint(problem, settings)
-        self.store = ChainStore(settings.checkpoint, "nuts", number, digest, every)
-        self.kept = kept(settings)
-        saved = self.store.load()
-        self.warm = saved is not None
-        self.arrays: dict[str, np.ndarray] = saved or {
-            "position": np.empty(0),
-            "scale": np.empty(0),
-            "step_size": np.array(settings.step_size or START_STEP),
-            "done": np.array(0),
-            "counts": np.zeros(3),  # gradients in all, gradients while warm, divergences
-            "weights": np.empty((settings.draws, len(problem.concentration))),
-            "z": np.empty((len(self.kept), *problem.x.shape)),
+    def __init__(self, target: LatentTarget, options: SamplerOptions):
+        self.target, self.options = target, options
+        self.kernels: dict[int, tuple[Joint, Any]] = {}  # of chains that are warm
+
+    def init(self, chain: Chain) -> State:
+        """Adapt the step size from where the pilot ended."""
+        o = self.options
+        position, scale, moves = pilot(self.target, o, chain.number)
+        joint = Joint(self.target, scale)
+        with self._seeded(chain, 0):
+            kernel = self._kernel(joint, position, o.step_size or START_STEP, o.burn)
+        for iteration in range(o.burn):
+            position = self._draw(joint, kernel, iteration, chain)
+            chain.tell(iteration + 1, {"step": f"{kernel.step_size:.2g}"})
+        spent = joint.gradients + moves / len(self.target.start)
+        return State(position, scale, float(kernel.step_size), spent)
+
+    def step(self, state: State, draw: int, chain: Chain) -> tuple[State, int, Facts]:
+        """The next draw of a warm chain."""
+        if chain.number not in self.kernels:
+            joint = Joint(self.target, state.scale)
+            kernel = self._kernel(joint, state.position, state.step_size, 0)
+            self.kernels[chain.number] = joint, kernel
+        joint, kernel = self.kernels[chain.number]
+        before = joint.gradients
+        position = self._draw(joint, kernel, self.options.burn + draw, chain)
+        log_w, z = joint.split(position)
+        chain.draw(draw, log_w.exp()[None].cpu().numpy(), lambda draws: z[None].cpu().numpy())
+        spent, diverged = joint.gradients - before, kernel.diagnostics()["divergences"]
+        state = state._replace(
+            position=position, spent=state.spent + spent, spent_warm=state.spent_warm + spent,
+            diverged=state.diverged + len(diverged),
+        )  # fmt: skip
+        diverged.clear()
+        return state, self.options.burn + draw + 1, {"gradients": str(spent)}
+
+    def outcome(self, state: State, chain: Chain) -> dict[str, np.ndarray]:
+        """The numbers of a chain's state."""
+        counts = np.array([state.spent, state.spent_warm, state.diverged])
+        return {"counts": counts, "step_size": np.array(state.step_size)}
+
+    def summary(self, found: dict[str, np.ndarray]) -> Draws:
+        """The draws, with what there is to know about the chains."""
+        target, o = self.target, self.options
+        gradients, while_warm, diverged = found["counts"].sum(0)
+        made = o.chains * max(1, o.mcmc_n)
+        statistics = {
+            "step_size": found["step_size"].tolist(),
+            "gradients_per_draw": float(while_warm / made),
+            "divergent_share": float(diverged / made),
+            "tree_depth_at_most": tree_depth(o.traj_length),
+            "logits": "the last is held at 0",
+            "integration": target.problem.how,
+            "evaluations_per_gradient": target.cost,
+            "trajectory_every": record_every(target.problem, o),
         }
+        cost = target.setup_evaluations + int(target.cost * len(target.start) * gradients)
+        return Draws(found["weights"], statistics=statistics, evaluations=cost)
 
-    def run(self, progress: Callable[[int, dict], None]) -> None:
-        """Warm up, unless that has been done, and draw.
-
-        Args:
-            progress: called with (iterations of this chain, facts).
-        """
-        if not self.warm:
-            self._warm_up(progress)
-        a, s = self.arrays, self.settings
-        scale, position = (
-            torch.from_numpy(a[name]).to(self.target.start) for name in ("scale", "position")
-        )
-        self.joint = Joint(self.target, scale)
-        kernel = self._kernel(position, 0)
-        while int(a["done"]) < s.draws:
-            draw = int(a["done"])
-            before = self.joint.gradients
-            position = self._draw(kernel, s.burn + draw)
-            log_w, z = self.joint.split(position)
-            a["weights"][draw] = log_w.exp().cpu().numpy()
-            for place, which in enumerate(self.kept):
-                if which == draw:
-                    a["z"][place] = z.cpu().numpy()
-            a["position"], a["done"] = position.cpu().numpy(), np.array(draw + 1)
-            spent = self.joint.gradients - before
-            a["counts"] = a["counts"] + np.array([spent, spent, 0])
-            diverged = kernel.diagnostics()["divergences"]
-            a["counts"][2] += len(diverged)
-            diverged.clear()
-            if self.store.due or draw + 1 == s.draws:
-                self.store.save(a)
-            progress(s.burn + draw + 1, {"gradients": spent})
-
-    def _warm_up(self, progress: Callable[[int, dict], None]) -> None:
-        """Adapt the step size from where the pilot ended, and save what it has become."""
-        a, s = self.arrays, self.settings
-        position, scale, moves = pilot(self.target, s, self.number)
-        self.joint = Joint(self.target, scale)
-        with self._seeded(0):
-            kernel = self._kernel(position, s.burn)
-        for iteration in range(s.burn):
-            position = self._draw(kernel, iteration)
-            progress(iteration + 1, {"step": f"{kernel.step_size:.2g}"})
-        a["position"], a["scale"] = position.cpu().numpy(), scale.cpu().numpy()
-        a["step_size"] = np.array(kernel.step_size)
-        spent = self.joint.gradients + moves / len(self.target.start)
-        a["counts"] = np.array([spent, 0, 0], dtype=np.float64)
-        self.store.save(a)
-
-    def _kernel(self, position: Tensor, warm_up: int) -> Any:
+    def _kernel(self, joint: Joint, position: Tensor, step_size: float, warm_up: int) -> Any:
         """A kernel at a position that adapts for `warm_up` draws."""
         kernel = pyro_nuts()(
-            potential_fn=self.joint,
-            step_size=float(self.arrays["step_size"]),
+            potential_fn=joint,
+            step_size=step_size,
             adapt_step_size=warm_up > 0,
             adapt_mass_matrix=False,
-            target_accept_prob=self.settings.accept,
-            max_tree_depth=tree_depth(self.settings.traj_length),
+            target_accept_prob=self.options.acpt,
+            max_tree_depth=tree_depth(self.options.traj_length),
         )
         kernel.initial_params = {SITE: position}
         kernel.setup(warm_up)
         return kernel
 
-    def _draw(self, kernel: Any, iteration: int) -> Tensor:
+    def _draw(self, joint: Joint, kernel: Any, iteration: int, chain: Chain) -> Tensor:
         """The next position; its trajectory is recorded if it is one of those."""
-        self.joint.path = [] if self.store.records(iteration) else None
-        with self._seeded(iteration + 1):
+        path: list[Tensor] | None = [] if chain.store.records(iteration) else None
+        joint.path = path
+        with self._seeded(chain, iteration + 1):
             position = kernel.sample(kernel.initial_params)[SITE].detach()
-        path, self.joint.path = self.joint.path, None
+        joint.path = None
         if path is not None:
-            length = 2 ** tree_depth(self.settings.traj_length) - 1
+            length = 2 ** tree_depth(self.options.traj_length) - 1
             path = path[:length] + [path[-1]] * (length - len(path))
-            self.store.record(iteration, torch.stack(path).cpu().numpy())
+            chain.record(iteration, torch.stack(path).cpu().numpy())
         return position
 
-    def _seeded(self, iteration: int) -> AbstractContextManager[None]:
-        """Random numbers for one iteration of this chain."""
-        seed = seeding.integer(self.settings.seed, "nuts", self.number, iteration)
+    def _seeded(self, chain: Chain, iteration: int) -> AbstractContextManager[None]:
+        """Random numbers for one iteration of a chain."""
+        seed = seeding.integer(self.options.seed, "nuts", chain.number, iteration)
         return seeded(self.target.start.device, seed)
 
 
@@ -235,60 +232,21 @@ def tree_depth(leapfrog_steps: int) -> int:
     return max(1, math.floor(math.log2(leapfrog_steps + 1)))
 
 
-def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
-    """Draw weights and latents by the No-U-Turn sampler on all of them together.
+def nuts(
+    problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
+) -> Sampler:
+    """The No-U-Turn sampler on weights and latents together.
 
-    Processes share the chains, and each runs its own one after another.
-
-    Args:
-        problem: with data x [n, d].
-        truth: not used.
-        settings: `draws`, `burn` (warm-up), `chains`, `seed`, `step_size` (to begin with),
-            `traj_length` (most leapfrog steps of a draw: 15 are a tree of depth 4), `accept`,
-            `thin`, `keep_z`, `checkpoint`, `progress`.
-
-    Returns:
-        the draws on rank 0, none on other ranks; seconds are those since the start or resume.
-        Trajectories hold, for each recorded draw, logits and latents in the order of evaluation.
+    `burn` is warm-up, a step size given is that to begin with, `traj_length` the most leapfrog
+    steps of a draw: 15 are a tree of depth 4. Trajectories hold, for each recorded draw, logits and
+    latents in the order of evaluation.
 
     Raises:
-        ValueError: if pyro is missing, the flow is not finite on the data, or a checkpoint is of
-            another run.
+        ValueError: if pyro is missing, or the flow is not finite on the data.
     """
     pyro_nuts()
-    began = time.monotonic()
-    target = LatentTarget(problem, settings.seed)
-    chains = [Chain(target, settings, number) for number in my_chains(settings)]
-    for place, chain in enumerate(chains):
-        chain.run(progress_in_turn(settings, place, len(chains)))
-    total = settings.burn + settings.draws
-    found = gather(
-        [
-            {name: c.arrays[name] for name in ("weights", "z", "counts", "step_size")}
-            | {"trajectories": c.store.trajectories(total)}
-            for c in chains
-        ],
-        settings.chains,
-    )
-    if found is None:
-        return Draws(np.empty((0, settings.draws, len(problem.concentration))))
-    gradients, while_warm, diverged = found["counts"].sum(0)
-    made = settings.chains * max(1, settings.draws)
-    statistics = {
-        "step_size": found["step_size"].tolist(),
-        "gradients_per_draw": float(while_warm / made),
-        "divergent_share": float(diverged / made),
-        "tree_depth_at_most": tree_depth(settings.traj_length),
-        "logits": "the last is held at 0",
-        "integration": target.problem.how,
-        "evaluations_per_gradient": target.cost,
-        "trajectory_every": record_every(target.problem, settings),
-    }
-    return Draws(
-        found["weights"],
-        found["z"] if settings.keep_z else None,
-        found["trajectories"],
-        statistics,
-        target.setup_evaluations + int(target.cost * len(problem.x) * gradients),
-        time.monotonic() - began,
+    target = LatentTarget(problem, options.seed)
+    own = Nuts(target, options)
+    return Sampler(
+        "nuts", target.problem, options.mcmc_n, State, own.init, own.step, own.outcome, own.summary
     )

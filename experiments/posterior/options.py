@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import click
 
 from dnnlib.cli import UserError
-from dnnlib.options import COUNT, NONNEGATIVE, PATH, POSITIVE, SEED, RunOptions, option
-from experiments.posterior.mcmc import SAMPLERS
+from dnnlib.options import COUNT, NONNEGATIVE, PATH, POSITIVE, SEED, Options, RunOptions, option
 from flow.options import NetworkOptions, ToySolverOptions, tolerance_option
 
 EXPERIMENTS = ("weights", "sbc", "tarp")
 PRIORS = ("dirichlet", "improper")
 TOLERANCE = 5e-3  # of --tol
-# Defaults that depend on the experiment.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "weights": {"grid": 400, "proposals": 32, "sims": None},
-    "sbc": {"grid": 300, "proposals": 32, "sims": 300},
-    "tarp": {"grid": 400, "proposals": 256, "sims": 500},
+DEFAULTS: dict[str, dict[str, int]] = {  # of experiments that have their own
+    "weights": {},
+    "sbc": {"grid": 300, "sims": 300},
+    "tarp": {"proposals": 256, "sims": 500},
 }
 # Options that only some samplers (of the experiment `weights`) or experiments heed.
 OF_WEIGHTS = {"sampler", "prior", "gt_n", "net_eps_cd", "chains", "mcmc_n", "burn", "keep_z"}
@@ -35,8 +33,52 @@ HEEDED = {
 }
 
 
+SAMPLERS = [mode.split("=")[1] for mode in HEEDED if mode.startswith("--sampler")]
+SAID_AS = {"mcmc_n": "draws", "acpt": "accept"}  # in the settings of a result
+
+
 @dataclass(frozen=True, kw_only=True)
-class McmcOptions(ToySolverOptions, NetworkOptions, RunOptions):
+class SamplerOptions(Options):
+    """Options of sampling: each sampler takes what concerns it."""
+
+    seed: int = option(123, type=SEED, help="of data and sampling")
+    chains: int = option(4, type=COUNT, help="independent chains")
+    mcmc_n: int = option(1500, type=click.IntRange(min=8), help="draws of a chain")
+    burn: int = option(500, type=SEED, help="draws discarded, or used to adapt, before")
+    thin: int = option(5, type=COUNT, help="save every so many trajectories of gradient samplers")
+    step_size: float | None = option(
+        None, type=POSITIVE,
+        help="of gradient samplers [hamiltorch: .01, .001 with compressed dimensions; others adapt "
+        "it]",
+    )  # fmt: skip
+    traj_length: int = option(15, type=COUNT, help="leapfrog steps of a gradient trajectory")
+    acpt: float = option(
+        0.8, type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        help="acceptance rate that step sizes are adapted to",
+    )  # fmt: skip
+    proposals: int = option(
+        32, type=click.IntRange(min=8),
+        help="candidates a datum (flow) or draws a posterior (tarp, where it is 256)",
+    )  # fmt: skip
+    grid: int = option(
+        400, type=click.IntRange(min=9),
+        help="latents tabulated a dimension (quadrature; sbc, where it is 300)",
+    )  # fmt: skip
+    keep_z: int = option(20, type=SEED, help="draws of the latents saved of each chain")
+    refresh: float = option(
+        0.5, type=NONNEGATIVE,
+        help="times that a chain of flow renews all candidates in every 1000 draws, after once in "
+        "burn-in; 0: never at all (biased)",
+    )  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values of these options alone, for a .json file."""
+        own = [f.name for f in fields(SamplerOptions) if f.metadata]
+        return {SAID_AS.get(name, name): getattr(self, name) for name in own}
+
+
+@dataclass(frozen=True, kw_only=True)
+class McmcOptions(ToySolverOptions, SamplerOptions, NetworkOptions, RunOptions):
     """Options of the script."""
 
     outdir: str = option(type=PATH, help="where results go")
@@ -46,7 +88,7 @@ class McmcOptions(ToySolverOptions, NetworkOptions, RunOptions):
         "latent posteriors",
     )  # fmt: skip
     sampler: str = option(
-        "flow", type=click.Choice(list(SAMPLERS)),
+        "flow", type=click.Choice(SAMPLERS),
         help="candidates weighed by the flow's likelihood; exact on a 2-D grid; HMC on all latents "
         "side by side; pyro's NUTS; hamiltorch's HMC as published",
     )  # fmt: skip
@@ -61,40 +103,11 @@ class McmcOptions(ToySolverOptions, NetworkOptions, RunOptions):
         help="on the weights: Dirichlet(1), or flat in the logits, as published, which has no "
         "proper posterior",
     )  # fmt: skip
-    chains: int = option(4, type=COUNT, help="independent chains")
-    mcmc_n: int = option(1500, type=click.IntRange(min=8), help="draws of a chain")
-    burn: int = option(500, type=SEED, help="draws discarded before")
-    proposals: int = option(  # filled in by `resolved`
-        None, type=click.IntRange(min=8),
-        help="candidates a datum (flow) or draws a posterior (tarp) [32; tarp: 256]",
-    )  # fmt: skip
-    refresh: float = option(
-        0.5, type=NONNEGATIVE,
-        help="times that a chain of flow renews all candidates in every 1000 draws, after once in "
-        "burn-in; 0: never at all (biased)",
-    )  # fmt: skip
-    grid: int = option(  # filled in by `resolved`
-        None, type=click.IntRange(min=9),
-        help="latents tabulated a dimension (quadrature, sbc) [400; sbc: 300]",
-    )  # fmt: skip
-    step_size: float | None = option(
-        None, type=POSITIVE,
-        help="of gradient samplers [hamiltorch: .01, .001 with compressed dimensions; others adapt "
-        "it]",
-    )  # fmt: skip
-    traj_length: int = option(15, type=COUNT, help="leapfrog steps of a gradient trajectory")
-    acpt: float = option(
-        0.8, type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        help="acceptance rate that step sizes are adapted to",
-    )  # fmt: skip
-    thin: int = option(5, type=COUNT, help="save every so many trajectories of gradient samplers")
-    keep_z: int = option(20, type=SEED, help="draws of the latents saved of each chain")
-    sims: int = option(  # filled in by `resolved`
+    sims: int | None = option(
         None, type=click.IntRange(min=10),
         help="simulated data sets (sbc) or latents (tarp) [300; tarp: 500]",
     )  # fmt: skip
     sim_n: int = option(100, type=COUNT, help="data of a set (sbc)")
-    seed: int = option(123, type=SEED, help="of data and sampling")
     resume: bool = option(False, help="go on with the unfinished run in --outdir")
     tol: float | None = tolerance_option(TOLERANCE)
 
@@ -112,5 +125,5 @@ class McmcOptions(ToySolverOptions, NetworkOptions, RunOptions):
 
     def resolved(self) -> McmcOptions:
         """The options with those filled in whose default depends on the experiment."""
-        left = {k: v for k, v in DEFAULTS[self.experiment].items() if getattr(self, k) is None}
-        return replace(self, **left)
+        own = DEFAULTS[self.experiment].items()
+        return replace(self, **{k: v for k, v in own if k not in self.given})  # type: ignore[arg-type]

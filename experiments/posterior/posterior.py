@@ -224,8 +224,8 @@ def gibbs_weights(
     draws: int,
     burn: int,
     generator: np.random.Generator,
-    start: Tensor | None = None,
-    after: Any = None,
+    start: np.ndarray | None = None,
+    sweeps: int = 1,
 ) -> np.ndarray:
     """Draw mixture weights given the data's likelihood under each component.
 
@@ -234,10 +234,10 @@ def gibbs_weights(
     Args:
         log_like: log p(x_i | component k), up to a constant for each datum, [n, K].
         concentration: of the Dirichlet prior, [K].
-        draws, burn: iterations kept, and discarded before.
+        draws, burn: draws kept, and discarded before.
         generator: random numbers.
         start: weights to begin with, [K]; None for equal ones.
-        after: called with the weights after every iteration, e.g. for a progress bar.
+        sweeps: iterations for each draw, kept or discarded.
 
     Returns:
         weights, [draws, K].
@@ -245,37 +245,15 @@ def gibbs_weights(
     L = np.exp((log_like - log_like.max(1, keepdim=True).values).double().cpu().numpy())
     prior = concentration.double().cpu().numpy()
     K = L.shape[1]
-    w = np.full(K, 1 / K) if start is None else np.asarray(start, dtype=np.float64)
-    kept = np.empty((draws, K))
-    for step in range(burn + draws):
-        edges = np.cumsum(L * w, axis=1)
-        labels = (edges < generator.random((len(L), 1)) * edges[:, -1:]).sum(1)
-        w = dirichlet(np.bincount(labels, minlength=K) + prior, generator)
-        if step >= burn:
-            kept[step - burn] = w
-        if after is not None:
-            after(w)
-    return kept
-
-
-def thinned_weights(
-    log_like: Tensor,
-    concentration: Tensor,
-    draws: int,
-    burn: int,
-    generator: np.random.Generator,
-    start: np.ndarray,
-) -> np.ndarray:
-    """`gibbs_weights` with `SWEEPS` sweeps for each draw, kept or discarded, [draws, K]."""
-    w = gibbs_weights(
-        log_like,
-        concentration,
-        draws * SWEEPS,
-        burn * SWEEPS,
-        generator,
-        torch.from_numpy(start),
-    )
-    return w[SWEEPS - 1 :: SWEEPS]
+    w = np.full(K, 1 / K) if start is None else start
+    kept = np.empty((burn + draws, K))
+    for draw in range(burn + draws):
+        for _ in range(sweeps):
+            edges = np.cumsum(L * w, axis=1)
+            labels = (edges < generator.random((len(L), 1)) * edges[:, -1:]).sum(1)
+            w = dirichlet(np.bincount(labels, minlength=K) + prior, generator)
+        kept[draw] = w
+    return kept[burn:]
 
 
 def start_weights(components: int, generator: np.random.Generator) -> np.ndarray:

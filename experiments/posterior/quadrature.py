@@ -12,28 +12,28 @@ against every second point; for at most 2 dimensions.
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.posterior.chain_store import ChainStore, fingerprint, gather, kept, my_chains
+from experiments.posterior.chains import Chain, Facts, Sampler
+from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import (
+    SWEEPS,
     Draws,
     Mixture,
     Problem,
     Truth,
+    gibbs_weights,
     start_weights,
-    thinned_weights,
 )
 from torch_utils import distributed, seeding
-from torch_utils.work import shared_rows
-
-if TYPE_CHECKING:
-    from experiments.posterior.mcmc import Settings
+from torch_utils.work import Parts, shared_rows
 
 EXTENT = 5.0  # sds of the widest component that the grid reaches beyond the outermost means
 ROWS = 200  # data whose likelihoods are computed together
@@ -81,14 +81,21 @@ def grid_points(mixture: Mixture, points: int) -> tuple[Tensor, float]:
     return z, float(((high - low) / (points - 1)).prod())
 
 
-def tabulate(problem: Problem, points: int) -> Grid:
-    """f on a grid of points^d latents; all processes share the work."""
+def tabulate(problem: Problem, points: int, folder: Path | None = None) -> Grid:
+    """f on a grid of points^d latents; all processes share the work.
+
+    Args:
+        problem: its flow, mixture and integration.
+        points: a dimension.
+        folder: keeps finished blocks of the table, for a resumed run.
+    """
     z, cell = grid_points(problem.mixture, points)
 
     def generate(rows: range) -> Tensor:
         return problem.generate(z[rows.start : rows.stop])
 
-    fz = shared_rows(generate, len(z), problem.flow.block, "tabulating f").to(z)
+    parts = Parts(folder, {"of": z, "flow": problem.flow.model, "how": problem.how})
+    fz = shared_rows(generate, len(z), problem.flow.block, "tabulating f", parts).to(z)
     return with_masses(problem.mixture, z, fz, points, cell)
 
 
@@ -220,71 +227,51 @@ def draw_latents(
     return drawn
 
 
-def table_of(problem: Problem, settings: Settings) -> tuple[Grid, int]:
-    """The grid of a run, from its checkpoint where that has it, and points computed now."""
-    store = ChainStore(settings.checkpoint, "quadrature", 0, fingerprint(problem, settings))
-    saved = distributed.broadcast(store.load() if distributed.is_main() else None)
-    if isinstance(saved, dict):
-        z, cell = grid_points(problem.mixture, settings.grid)
-        fz = torch.from_numpy(saved["fz"]).to(z)
-        return with_masses(problem.mixture, z, fz, settings.grid, cell), 0
-    grid = tabulate(problem, settings.grid)
-    if distributed.is_main():
-        store.save({"fz": grid.fz.cpu().numpy()})
-    distributed.barrier()
-    return grid, len(grid.z)
+class State(NamedTuple):
+    """A chain has none: it is one step."""
 
 
-def sample(problem: Problem, truth: Truth, settings: Settings) -> Draws:
-    """Draw weights, and latents of the grid, from the exact posterior.
-
-    Args:
-        problem: with data x [n, d], d at most 2.
-        truth: not used.
-        settings: `grid`, `draws`, `burn`, `chains`, `seed`, `keep_z`, `checkpoint`, `progress`.
-
-    Returns:
-        the draws on rank 0, none on other ranks.
+def quadrature(
+    problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
+) -> Sampler:
+    """Weights, and latents of the grid, from the exact posterior.
 
     Raises:
         ValueError: for more than 2 dimensions.
     """
-    began = time.monotonic()
     before = problem.flow.evaluations
-    grid, computed = table_of(problem, settings)
+    grid = tabulate(problem, options.grid, folder)
     calls = problem.flow.evaluations - before
+    mine = len(distributed.share(len(grid.z), problem.flow.block))
     log_like, coarse, off = shared_likelihoods(problem, grid)
-    mine = my_chains(settings)
-    chains = []
-    for number in mine:
-        rng = seeding.generator(settings.seed, "quadrature chain", number)
-        start = start_weights(log_like.shape[1], rng)
-        w = thinned_weights(
-            log_like, problem.concentration, settings.draws, settings.burn, rng, start
-        )
-        chosen = w[kept(settings)]
-        z = draw_latents(problem, grid, chosen, rng) if len(chosen) else np.empty((0, 0, 0))
-        chains.append({"weights": w, "z": z})
-        if settings.progress is not None:
-            settings.progress((settings.burn + settings.draws) * len(chains) // len(mine), {})
-    found = gather(chains, settings.chains)
-    if found is None:
-        return Draws(np.empty((0, settings.draws, log_like.shape[1])))
-    per_point = calls / max(1, len(distributed.share(len(grid.z), problem.flow.block)))
-    apart, outside = resolution(log_like, coarse, problem.concentration), torch.nonzero(off)
-    statistics = {
-        "grid_points": len(grid.z),
-        "coarser_grid_differs_by_posterior_sds": apart,
-        "mass_on_grid": grid.mass.sum(0).tolist(),
-        "data_off_the_grid": outside.flatten().tolist(),
-    }
-    where = f" (the first: number {int(outside[0])})" if len(outside) else ""
-    return Draws(
-        found["weights"],
-        found["z"] if settings.keep_z else None,
-        None,
-        statistics,
-        round(per_point * computed),
-        time.monotonic() - began,
-        warnings_of(settings.grid, apart, len(outside), len(off), where),
-    )
+
+    def summary(found: dict[str, np.ndarray]) -> Draws:
+        apart, outside = resolution(log_like, coarse, problem.concentration), torch.nonzero(off)
+        statistics = {
+            "grid_points": len(grid.z),
+            "coarser_grid_differs_by_posterior_sds": apart,
+            "mass_on_grid": grid.mass.sum(0).tolist(),
+            "data_off_the_grid": outside.flatten().tolist(),
+        }
+        where = f" (the first: number {int(outside[0])})" if len(outside) else ""
+        warnings = warnings_of(options.grid, apart, len(outside), len(off), where)
+        cost = round(calls / max(1, mine) * len(grid.z))
+        return Draws(found["weights"], statistics=statistics, evaluations=cost, warnings=warnings)
+
+    return Sampler(
+        "quadrature", problem, 1, State,
+        lambda chain: State(), partial(step, problem, grid, log_like, options),
+        lambda state, chain: {}, summary,
+    )  # fmt: skip
+
+
+def step(
+    problem: Problem, grid: Grid, log_like: Tensor, options: SamplerOptions, state: State,
+    number: int, chain: Chain,
+) -> tuple[State, int, Facts]:  # fmt: skip
+    """A whole chain."""
+    rng = seeding.generator(options.seed, "quadrature chain", chain.number)
+    start, prior = start_weights(log_like.shape[1], rng), problem.concentration
+    w = gibbs_weights(log_like, prior, options.mcmc_n, options.burn, rng, start, SWEEPS)
+    chain.draw(0, w, lambda draws: draw_latents(problem, grid, w[draws], rng))
+    return state, options.burn + options.mcmc_n, {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +11,14 @@ from torch import Tensor
 GAMMA, T0, KAPPA = 0.05, 10.0, 0.75  # as published
 
 
-@dataclass
-class DualAveraging:
+class DualAveraging(NamedTuple):
     """Nesterov's dual averaging of log step sizes, elementwise.
 
     Attributes:
         log_step: of the next transition, [n].
         log_average: of what is settled on, [n].
         error: running mean of (target - acceptance), [n].
-        count: updates so far.
+        updates: so far.
         start: log of the step size at the beginning.
         most: log of the largest step size allowed.
         accept: acceptance probability aimed at.
@@ -30,7 +29,7 @@ class DualAveraging:
     log_step: Tensor
     log_average: Tensor
     error: Tensor
-    count: int
+    updates: int
     start: float
     most: float
     accept: float
@@ -39,17 +38,16 @@ class DualAveraging:
     def begin(cls, start: Tensor, most: float, accept: float) -> DualAveraging:
         """Begin with step sizes `start` [n], all alike."""
         log_step = start.log()
-        first = float(log_step[0])
         zero = torch.zeros_like(start)
-        return cls(log_step, log_step.clone(), zero, 0, first, math.log(most), accept)
+        return cls(log_step, log_step, zero, 0, float(log_step[0]), math.log(most), accept)
 
-    def update(self, probability: Tensor) -> None:
-        """Learn from acceptance probabilities, [n]; a NaN counts as zero."""
-        probability = torch.nan_to_num(probability, nan=0.0)
-        self.count += 1
-        rate = 1 / (self.count + T0)
-        self.error = (1 - rate) * self.error + rate * (self.accept - probability)
-        target = self.start + math.log(10) - math.sqrt(self.count) / GAMMA * self.error
-        self.log_step = target.clamp(max=self.most)
-        weight = self.count**-KAPPA
-        self.log_average = weight * self.log_step + (1 - weight) * self.log_average
+    def updated(self, probability: Tensor) -> DualAveraging:
+        """What is learnt from acceptance probabilities, [n]; a NaN counts as zero."""
+        count = self.updates + 1
+        rate, weight = 1 / (count + T0), count**-KAPPA
+        missed = self.accept - torch.nan_to_num(probability, nan=0.0)
+        error = (1 - rate) * self.error + rate * missed
+        target = self.start + math.log(10) - math.sqrt(count) / GAMMA * error
+        log_step = target.clamp(max=self.most)
+        log_average = weight * log_step + (1 - weight) * self.log_average
+        return self._replace(log_step=log_step, log_average=log_average, error=error, updates=count)

@@ -12,20 +12,18 @@ Reference: Lemos et al. 2023, "Sampling-based accuracy testing of posterior esti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.posterior.options import McmcOptions
 from experiments.posterior.posterior import Problem
-from experiments.posterior.uniformity import assess
+from experiments.posterior.uniformity import Calibration, assess
 from flow.likelihood import log_normal
 from torch_utils import seeding
 from torch_utils.work import Parts, shared_rows
-
-if TYPE_CHECKING:
-    from experiments.posterior.mcmc import Settings
 
 BOX = 3.0  # half-width of the box of reference points, whitened latents
 POINTS = 2048  # carried together
@@ -33,37 +31,40 @@ POSTERIORS = ("exact", "flat")
 LEVELS = np.linspace(0.0, 1.0, 101)[1:-1]
 
 
-def expected_coverage(problem: Problem, n: int, settings: Settings) -> dict[str, Any]:
+def expected_coverage(
+    problem: Problem, options: McmcOptions, folder: Path | None = None
+) -> Calibration:
     """Credibilities of true latents, in a session; every rank must call this.
 
     Args:
         problem: its flow, noise and integration; data and mixture are not used.
-        n: latents to simulate.
-        settings: `seed`, and `proposals` as draws of each posterior.
+        options: `sims`, latents to simulate; `proposals`, draws of each posterior; `seed`.
+        folder: keeps what is needed to go on after a kill.
 
     Returns:
-        "credibility" {"exact": weighted, "flat": unweighted}, [n] each, and "summary" of plain
-        values.
+        credibilities "exact", weighted, and "flat", unweighted, [n] each.
     """
-    block = max(1, POINTS // settings.proposals)
+    n, draws, seed = options.sims, options.proposals, options.seed
+    assert n is not None
 
     def work(rows: range) -> Tensor:
-        return credibilities(problem, rows, settings.proposals, settings.seed)
+        return credibilities(problem, rows, draws, seed)
 
-    identity = {"tarp": n, "settings": settings.plain(), "flow": problem.flow.model}
+    identity = {"tarp": n, "settings": options.settings(), "flow": problem.flow.model}
     identity |= {"noise_var": problem.noise_var, "how": problem.how}
-    parts = Parts(settings.checkpoint, identity)
+    block, parts = max(1, POINTS // draws), Parts(folder, identity)
     found = shared_rows(work, n, block, "latent posteriors", parts).numpy()
     credibility = {name: found[:, j] for j, name in enumerate(POSTERIORS)}
+    tests = {name: assess(c, LEVELS, seed) for name, c in credibility.items()}
     effective = found[:, 2]
     summary = {
         "latents": n,
-        "draws_of_each": settings.proposals,
+        "draws_of_each": draws,
         "noise_var": problem.noise_var,
         "effective_draws": {"min": float(effective.min()), "median": float(np.median(effective))},
-        **{name: assess(c, LEVELS, settings.seed) for name, c in credibility.items()},
+        **tests,
     }
-    return {"credibility": credibility, "summary": summary}
+    return Calibration(credibility, tests, summary)
 
 
 def credibilities(problem: Problem, rows: range, draws: int, seed: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -13,6 +13,20 @@ LEVEL = 0.95
 SIMULATED = 4000  # sets of uniform values from which the band is adjusted
 BINS = 10  # of the chi-square test
 CENTRAL = (0.5, 0.8, 0.9)  # intervals whose coverage is reported
+
+
+class Calibration(NamedTuple):
+    """What a check of calibration has found.
+
+    Attributes:
+        arrays: name -> array, for a file.
+        tests: of what -> `assess`, to be printed.
+        summary: plain values, for a file.
+    """
+
+    arrays: dict[str, np.ndarray]
+    tests: dict[str, dict[str, Any]]
+    summary: dict[str, Any]
 
 
 def ecdf(values: np.ndarray, points: np.ndarray) -> np.ndarray:

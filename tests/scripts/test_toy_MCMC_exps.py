@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import toy_MCMC_exps
 import toy_train
-from experiments.posterior.flow_sampler import Chain
+from experiments.posterior.chains import Chain
 from tests.helpers import run_script
 
 
@@ -205,7 +205,7 @@ def test_a_coarse_grid_is_said(network, tmp_path):
 def test_draws_from_few_candidates_end_in_an_error_with_all_written(network, tmp_path, monkeypatch):
     for name in ("FEW", "TOO_FEW"):
         monkeypatch.setattr(f"experiments.posterior.flow_sampler.{name}", 16.0)
-    monkeypatch.setattr(Chain, "_check", lambda self: None)
+    monkeypatch.setattr("experiments.posterior.flow_sampler.check", lambda state, options: None)
     result = run(network, tmp_path, "--gt_eps_mvn=1")
     assert result.exit_code == 2, result.output
     (line,) = [x for x in result.output.splitlines() if x.startswith("Error:")]

@@ -1,16 +1,18 @@
 """Calibration checks: they pass what is right and catch what is wrong."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from experiments.posterior import sbc, tarp
-from experiments.posterior.mcmc import Settings
+from experiments.posterior.options import McmcOptions
 from experiments.posterior.uniformity import assess, band, ecdf
 from tests.experiments.posterior.linear import linear_problem
 
 POINTS = np.linspace(0, 1, 51)[1:-1]
+options = partial(McmcOptions, outdir="", network="")
 
 
 def test_the_band_holds_whole_uniform_ecdfs_as_often_as_it_says():
@@ -37,9 +39,9 @@ def problem():
 
 
 def test_ranks_of_a_right_posterior_are_uniform(problem):
-    found = sbc.calibrate(problem, 50, 20, Settings(grid=41, seed=1))
-    assert found["ranks"].shape == found["weights"].shape == (50, 3)
-    summary = found["summary"]
+    found = sbc.calibrate(problem, options(sims=50, sim_n=20, grid=41, seed=1))
+    assert found.arrays["ranks"].shape == found.arrays["weights"].shape == (50, 3)
+    summary = found.summary
     for tests in summary["ranks"].values():
         assert tests["share_of_ecdf_outside_band"] < 0.05
         assert tests["chi_square_p"] > 1e-3
@@ -56,23 +58,23 @@ def test_ranks_show_a_wrong_model(problem, monkeypatch):
         return replace(data, noise_var=told.noise_var), truth
 
     monkeypatch.setattr(sbc, "simulate_data", noisy)
-    found = sbc.calibrate(problem, 50, 20, Settings(grid=41, seed=1))
-    worst = max(t["share_of_ecdf_outside_band"] for t in found["summary"]["ranks"].values())
+    found = sbc.calibrate(problem, options(sims=50, sim_n=20, grid=41, seed=1))
+    worst = max(t["share_of_ecdf_outside_band"] for t in found.summary["ranks"].values())
     assert worst > 0.3
 
 
 def test_an_improper_prior_is_refused(problem):
     improper = replace(problem, concentration=problem.concentration * 0)
     with pytest.raises(ValueError, match="must be proper"):
-        sbc.calibrate(improper, 10, 5, Settings(grid=21))
+        sbc.calibrate(improper, options(sims=10, sim_n=5, grid=21))
 
 
 def test_coverage_of_latent_posteriors():
     """Weighted balls cover as they should; unweighted ones ignore the prior, which shows."""
     problem = replace(linear_problem(0, steps=4), noise_var=0.5)
-    found = tarp.expected_coverage(problem, 256, Settings(proposals=256, seed=2))
-    exact, flat = (found["summary"][name] for name in tarp.POSTERIORS)
+    found = tarp.expected_coverage(problem, options(sims=256, proposals=256, seed=2))
+    exact, flat = (found.summary[name] for name in tarp.POSTERIORS)
     assert exact["kolmogorov_smirnov_p"] > 0.01
     assert exact["share_of_ecdf_outside_band"] < 0.05
     assert flat["kolmogorov_smirnov_p"] < 1e-3
-    assert all(len(c) == 256 for c in found["credibility"].values())
+    assert all(len(c) == 256 for c in found.arrays.values())

@@ -4,17 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch.utils._pytree import tree_leaves
 
-from experiments.posterior.chain_store import (
+from experiments.posterior import parallel_sampler
+from experiments.posterior.chain_store import ChainStore, packed, unpacked
+from experiments.posterior.chains import (
     TRAJECTORY_BYTES,
-    ChainStore,
     fingerprint,
     gather,
     kept,
     record_every,
 )
-from experiments.posterior.mcmc import Settings
-from tests.experiments.posterior.linear_gaussian import linear_problem
+from experiments.posterior.energy import LatentTarget
+from experiments.posterior.options import SamplerOptions
+from tests.experiments.posterior.linear_gaussian import linear_problem, matrix_problem
 
 
 def test_arrays_come_back_and_strangers_are_refused(tmp_path):
@@ -70,14 +73,14 @@ def test_trajectories(tmp_path, on_disk):
 
 def test_fingerprints_know_what_a_chain_depends_on():
     problem, _ = linear_problem(3)
-    settings = Settings()
+    settings = SamplerOptions()
     one = fingerprint(problem, settings)
-    free = replace(settings, progress=print, checkpoint="x", chains=9)
+    free = replace(settings, chains=9)
     assert fingerprint(problem, free) == one
     assert fingerprint(replace(problem, x=problem.x + 1e-9), settings) == one
     for other in (
         fingerprint(problem, replace(settings, seed=1)),
-        fingerprint(problem, replace(settings, draws=1)),
+        fingerprint(problem, replace(settings, mcmc_n=1)),
         fingerprint(replace(problem, x=problem.x + 0.01), settings),
         fingerprint(replace(problem, noise_var=0.05), settings),
         fingerprint(replace(problem, concentration=0 * problem.concentration), settings),
@@ -87,9 +90,9 @@ def test_fingerprints_know_what_a_chain_depends_on():
 
 def test_large_trajectories_are_thinned_more():
     problem, _ = linear_problem(3)
-    assert record_every(problem, Settings(thin=5)) == 5
+    assert record_every(problem, SamplerOptions(thin=5)) == 5
     many = replace(problem, x=problem.x.new_zeros(20_000, 2))
-    settings = Settings(thin=5)
+    settings = SamplerOptions(thin=5)
     every = record_every(many, settings)
     size = 4 * 40_003 * 15 * 2000
     assert every > 5
@@ -97,11 +100,23 @@ def test_large_trajectories_are_thinned_more():
 
 
 def test_kept_draws_are_spread_evenly():
-    assert kept(Settings(draws=9, keep_z=3)) == [0, 4, 8]
-    assert kept(Settings(draws=3, keep_z=9)) == [0, 1, 2]
-    assert kept(Settings(draws=9, keep_z=0)) == []
+    assert kept(SamplerOptions(mcmc_n=9, keep_z=3)) == [0, 4, 8]
+    assert kept(SamplerOptions(mcmc_n=3, keep_z=9)) == [0, 1, 2]
+    assert kept(SamplerOptions(mcmc_n=9, keep_z=0)) == []
 
 
 def test_gather_on_one_process():
     mine = [{"a": np.array([1.0, 2.0])}, {"a": np.array([3.0, 4.0])}]
     np.testing.assert_array_equal(gather(mine, 2)["a"], [[1.0, 2.0], [3.0, 4.0]])
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    target = LatentTarget(matrix_problem(3)[0])
+    state = parallel_sampler.init(target, SamplerOptions(), 0)
+    store = ChainStore(tmp_path, "parallel", 0, "abc")
+    store.save(packed(state))
+    found = unpacked(parallel_sampler.State, store.load(), target.centre.device)
+    assert type(found.steps) is type(state.steps)
+    for a, b in zip(tree_leaves(state), tree_leaves(found), strict=True):
+        assert type(a) is type(b)
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from experiments.posterior import flow_sampler
-from experiments.posterior.flow_sampler import choose, plan
-from experiments.posterior.mcmc import Settings, diagnose
+from experiments.posterior.chains import Chain, draw
+from experiments.posterior.flow_sampler import choose, flow, plan
+from experiments.posterior.mcmc import diagnose
+from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Truth, paper_problem, simulate_data
 from experiments.posterior.proposals import proposals
 from tests.experiments.posterior.linear import exact_log_like, exact_weights, linear_problem, slope
@@ -32,7 +34,9 @@ def test_candidates_are_chosen_in_proportion():
     ("draws", "refresh", "renewals"), [(90, 0, 0), (90, 5, 4), (180, 5, 6), (90, 500, 138)]
 )
 def test_the_plan_covers_every_draw_and_renews_with_draws(draws, refresh, renewals):
-    settings = Settings(draws=draws, burn=17, proposals=512, refresh=refresh)  # 4 data a block
+    settings = SamplerOptions(
+        mcmc_n=draws, burn=17, proposals=512, refresh=refresh
+    )  # 4 data a block
     steps = plan(settings, 10)
     drawn = [i for start, stop, _ in steps for i in range(start, stop)]
     assert drawn == list(range(17 + draws))
@@ -49,18 +53,21 @@ def fast(problem, matrix=None):
     return Linear(*parts, problem.x, problem.how, matrix)
 
 
-def run(problem, **settings):
-    return flow_sampler.sample(problem, TRUTH, Settings(**settings))
+def run(problem, folder=None, progress=None, **settings):
+    options = SamplerOptions(**{"keep_z": 0} | settings)
+    return draw(flow, problem, TRUTH, options, folder, progress)
 
 
 def test_likelihoods_of_a_linear_flow():
     problem = linear_problem(12, steps=8)
-    chain = flow_sampler.Chain(proposals(problem), Settings(proposals=1024), 0)
-    while chain.plan[chain.step][1] == 0:
+    options = SamplerOptions(proposals=1024)
+    chain = Chain(flow(problem, TRUTH, options), options, 0)
+    chain.begin()
+    while plan(options, 12)[chain.steps][1] == 0:
         chain.advance()
     exact = exact_log_like(problem).numpy()
     scale = np.logaddexp.reduce(exact, axis=1, keepdims=True)  # unlikely components are coarse
-    error = np.exp(chain.log_like - scale) - np.exp(exact - scale)
+    error = np.exp(chain.state.log_like - scale) - np.exp(exact - scale)
     assert np.abs(error).max() < 0.02
     assert np.abs(error).mean() < 0.002
 
@@ -69,10 +76,10 @@ def test_few_candidates_that_are_renewed_are_exact_and_fixed_ones_are_not(monkey
     monkeypatch.setattr(
         "experiments.posterior.proposals.SHARES", (1 - 1e-9,)
     )  # the poorer proposals
-    monkeypatch.setattr(flow_sampler.Chain, "_check", lambda self: None)
+    monkeypatch.setattr(flow_sampler, "check", lambda state, options: None)
     problem = fast(linear_problem(15, steps=4))
     mean, sd = exact_weights(problem)
-    common = {"seed": 1, "chains": 2, "draws": 400, "burn": 50, "proposals": 4}
+    common = {"seed": 1, "chains": 2, "mcmc_n": 400, "burn": 50, "proposals": 4}
     exact = diagnose(run(problem, refresh=150.0, **common).weights)
     error = np.abs(np.array(exact["mean"]) - mean)
     assert (error < 4 * np.array(exact["mcse_mean"])).all()
@@ -87,7 +94,7 @@ def test_latents_of_a_linear_flow():
     """With one weight next to 1 the posterior of a latent is Gaussian."""
     problem = fast(linear_problem(6, steps=4))
     problem.concentration[:] = torch.tensor([1e6, 1e-3, 1e-3])
-    draws = run(problem, chains=1, draws=200, burn=10, proposals=256, keep_z=200, refresh=100.0)
+    draws = run(problem, chains=1, mcmc_n=200, burn=10, proposals=256, keep_z=200, refresh=100.0)
     A, m = slope(problem), problem.mixture
     precision = A**2 / problem.noise_var + 1 / m.sds[0] ** 2
     mean = (A * problem.x / problem.noise_var + m.means[0] / m.sds[0] ** 2) / precision
@@ -102,12 +109,19 @@ def test_a_datum_that_the_flow_cannot_carry_is_named():
     problem = linear_problem(4, steps=4)
     problem.x[2] = float("nan")
     with pytest.raises(ValueError, match="no candidate of datum 2"):
-        run(problem, chains=1, draws=8, burn=0, proposals=8)
+        run(problem, chains=1, mcmc_n=8, burn=0, proposals=8)
 
 
 def test_a_killed_chain_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     problem = fast(linear_problem(10, steps=4))
-    settings = {"chains": 2, "draws": 120, "burn": 10, "proposals": 8, "keep_z": 4, "refresh": 25.0}
+    settings = {
+        "chains": 2,
+        "mcmc_n": 120,
+        "burn": 10,
+        "proposals": 8,
+        "keep_z": 4,
+        "refresh": 25.0,
+    }
     whole = run(problem, **settings)
     monkeypatch.setattr("experiments.posterior.chain_store.SAVE_EVERY", 0.0)
 
@@ -116,15 +130,15 @@ def test_a_killed_chain_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(problem, checkpoint=tmp_path, progress=die, **settings)
+        run(problem, folder=tmp_path, progress=die, **settings)
     seen = []
     again = run(
-        problem, checkpoint=tmp_path, progress=lambda done, facts: seen.append(done), **settings
+        problem, folder=tmp_path, progress=lambda done, facts: seen.append(done), **settings
     )
     np.testing.assert_array_equal(again.weights, whole.weights)
     np.testing.assert_array_equal(again.z, whole.z)
     with pytest.raises(ValueError, match="other data or other settings"):
-        run(fast(linear_problem(10, steps=4, seed=5)), checkpoint=tmp_path, **settings)
+        run(fast(linear_problem(10, steps=4, seed=5)), folder=tmp_path, **settings)
 
 
 def thin_problem(thin, n=40, spread=0.02):
@@ -141,7 +155,7 @@ def thin_problem(thin, n=40, spread=0.02):
 def test_data_thinner_than_the_noise(thin):
     problem = thin_problem(thin)
     exact = exact_posterior(problem)
-    draws = run(problem, chains=4, draws=500, burn=50, refresh=4.0, keep_z=100)
+    draws = run(problem, chains=4, mcmc_n=500, burn=50, refresh=4.0, keep_z=100)
     assert draws.statistics["effective_candidates"]["10%"] > 15
     assert draws.warnings == []
     assert draws.fatal == ""
@@ -154,12 +168,12 @@ def test_data_thinner_than_the_noise(thin):
 def test_candidates_from_around_the_datum_alone_are_refused(monkeypatch):
     """What they lead to without thin dimensions is right; with two of them w1 is far off."""
     monkeypatch.setattr("experiments.posterior.proposals.SHARES", (1 - 1e-9,))
-    settings = {"chains": 1, "draws": 50, "burn": 10}
+    settings = {"chains": 1, "mcmc_n": 50, "burn": 10}
     assert run(thin_problem(0), **settings).fatal == ""
     problem = thin_problem(2)
     with pytest.raises(ValueError, match=r"of 32 candidates a datum, 1.\d count at the 10 %"):
         run(problem, **settings)
-    monkeypatch.setattr(flow_sampler.Chain, "_check", lambda self: None)
+    monkeypatch.setattr(flow_sampler, "check", lambda state, options: None)
     assert "--proposals=128" in run(problem, **settings).fatal
     monkeypatch.setattr(flow_sampler, "TOO_FEW", 0.0)
     (line,) = run(problem, **settings).warnings
@@ -173,7 +187,7 @@ def test_longer_chains_come_nearer():
     off = []
     for draws in (50, 1500):
         common = {"chains": 6, "burn": 20, "proposals": 4, "refresh": 10.0}
-        w = run(problem, draws=draws, **common).weights
+        w = run(problem, mcmc_n=draws, **common).weights
         off.append(np.sqrt(((w.mean(1) - mean) ** 2).mean(0) / sd**2).max())
     assert off[1] < 0.4 * off[0]
 

@@ -5,16 +5,20 @@ import math
 import sys
 import types
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from experiments.posterior.hamiltorch_sampler import Recorder, sample
-from experiments.posterior.mcmc import Settings
+from experiments.posterior.chains import draw
+from experiments.posterior.hamiltorch_sampler import Recorder, hamiltorch
+from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Problem, paper_mixture, simulate_data
 from tests.experiments.posterior.linear_gaussian import check_draws, exact_posterior, matrix_problem
 from tests.helpers import gaussian_flow
+
+sample = partial(draw, hamiltorch)
 
 
 class Sampler(enum.Enum):
@@ -76,12 +80,12 @@ def calls(monkeypatch):
 def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "hamiltorch", None)
     with pytest.raises(ValueError, match=r"pip install git\+https://github.com/AdamCobb/hamilt"):
-        sample(*matrix_problem(2), Settings())
+        sample(*matrix_problem(2), SamplerOptions())
 
 
 def test_burn_in_is_needed(calls):
     with pytest.raises(ValueError, match=r"--burn=0: .* at least 1"):
-        sample(*matrix_problem(2), Settings(burn=0))
+        sample(*matrix_problem(2), SamplerOptions(burn=0))
 
 
 @pytest.mark.parametrize(("keep", "step"), [(2, 1e-2), (1, 1e-3)])
@@ -91,7 +95,7 @@ def test_the_library_gets_the_published_settings(calls, keep, step):
     how = {"solver": "angle_euler", "steps": 1}
     problem = Problem(flow, mixture, 0.01, torch.zeros(3).double(), how=how)
     problem, truth = simulate_data(problem, 2, 0)
-    sample(problem, truth, Settings(draws=2, burn=3, chains=1))
+    sample(problem, truth, SamplerOptions(mcmc_n=2, burn=3, chains=1))
     (call,) = calls
     assert call["num_steps_per_sample"] == 15
     assert call["step_size"] == step
@@ -101,14 +105,16 @@ def test_the_library_gets_the_published_settings(calls, keep, step):
     logits, z = call["start"][:3], call["start"][3:].reshape(2, 2)
     torch.testing.assert_close(logits.exp(), torch.tensor([0.5, 0.25, 0.25]).double())
     torch.testing.assert_close(z, truth.z)
-    given = sample(problem, truth, Settings(draws=2, burn=3, chains=1, step_size=0.5, accept=0.6))
+    given = sample(
+        problem, truth, SamplerOptions(mcmc_n=2, burn=3, chains=1, step_size=0.5, acpt=0.6)
+    )
     assert (calls[1]["step_size"], calls[1]["desired_accept_rate"]) == (0.5, 0.6)
     assert given.statistics["step_size_at_start"] == 0.5
 
 
 def test_the_exact_posterior_of_a_linear_flow_is_recovered(calls):
     problem, truth = matrix_problem(5)
-    settings = Settings(draws=300, burn=60, chains=1, keep_z=300, step_size=0.1)
+    settings = SamplerOptions(mcmc_n=300, burn=60, chains=1, keep_z=300, step_size=0.1)
     draws = sample(problem, truth, settings)
     check_draws(draws, exact_posterior(problem), latents=0.2)
     assert draws.weights.shape == (1, 300, 3)
@@ -121,7 +127,7 @@ def test_the_exact_posterior_of_a_linear_flow_is_recovered(calls):
 
 def test_an_energy_that_is_not_finite_counts_as_a_rejection(calls):
     problem, truth = matrix_problem(4, wall=0.3)
-    settings = Settings(draws=40, burn=20, chains=1, keep_z=40, step_size=0.1)
+    settings = SamplerOptions(mcmc_n=40, burn=20, chains=1, keep_z=40, step_size=0.1)
     draws = sample(problem, truth, settings)
     assert (draws.z[..., 0] <= problem.wall).all()
     assert np.isfinite(draws.weights).all()
@@ -132,13 +138,13 @@ def test_finished_chains_are_kept(calls, tmp_path):
     problem, truth = matrix_problem(3)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    settings = Settings(draws=4, burn=3, chains=2, thin=2, keep_z=2)
+    settings = SamplerOptions(mcmc_n=4, burn=3, chains=2, thin=2, keep_z=2)
     whole = sample(problem, truth, settings)
     assert torch.equal(torch.get_rng_state(), before)
     assert not np.array_equal(whole.weights[0], whole.weights[1])
-    sample(problem, truth, replace(settings, chains=1, checkpoint=tmp_path))
+    sample(problem, truth, replace(settings, chains=1), tmp_path)
     assert len(calls) == 3
-    resumed = sample(problem, truth, replace(settings, checkpoint=tmp_path))
+    resumed = sample(problem, truth, settings, tmp_path)
     assert len(calls) == 4  # the second chain alone
     np.testing.assert_array_equal(resumed.weights, whole.weights)
     np.testing.assert_array_equal(resumed.z, whole.z)

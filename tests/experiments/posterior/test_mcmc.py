@@ -9,10 +9,9 @@ import torch
 from scipy.stats import beta
 
 from dnnlib.cli import UserError
-from experiments.posterior import mcmc
+from experiments.posterior import mcmc, options
 from experiments.posterior.mcmc import (
     SAMPLERS,
-    Settings,
     diagnose,
     inference_data,
     save,
@@ -23,8 +22,9 @@ from torch_utils.work import begin, finish
 
 
 def test_every_sampler_can_be_found():
-    for name in SAMPLERS:
-        assert callable(mcmc.sampler_of(name))
+    assert set(SAMPLERS) == set(options.SAMPLERS)
+    for build in SAMPLERS.values():
+        assert callable(build)
 
 
 def test_diagnostics_of_independent_draws():
@@ -93,7 +93,7 @@ def test_files(tmp_path):
     weights, z = rng.dirichlet([5, 3, 2], (2, 40)), rng.standard_normal((2, 3, 7, 2))
     paths = rng.standard_normal((2, 4, 5, 3 + 14)).astype(np.float32)
     draws = Draws(weights, z, paths)
-    mcmc.save_draws(tmp_path, draws, Settings())
+    mcmc.save_draws(tmp_path, draws)
     save(tmp_path, draws, {"mean": 1.0})
     with np.load(tmp_path / "sampled_weights.npz") as file:
         np.testing.assert_array_equal(file["weights"], weights)
@@ -114,10 +114,10 @@ def test_draws_are_kept_whatever_becomes_of_the_diagnostics(tmp_path, monkeypatc
         raise TypeError
 
     draws = Draws(np.random.default_rng(0).dirichlet([5, 3, 2], (2, 40)))
-    monkeypatch.setattr(mcmc, "sampler_of", lambda name: lambda *args: draws)
+    monkeypatch.setattr(mcmc, "draw", lambda *args: draws)
     monkeypatch.setattr(mcmc, "diagnose", fail)
     with pytest.raises(TypeError):
-        mcmc.run("flow", None, None, Settings(), tmp_path)
+        mcmc.run("flow", None, None, options.SamplerOptions(), tmp_path)
     with np.load(tmp_path / "sampled_weights.npz") as file:
         np.testing.assert_array_equal(file["weights"], draws.weights)
 

@@ -1,15 +1,16 @@
 """NUTS on weights and latents together: exact posteriors, rejections, resuming."""
 
 import sys
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from experiments.posterior.chains import draw
 from experiments.posterior.energy import LatentTarget
-from experiments.posterior.mcmc import Settings
-from experiments.posterior.nuts_sampler import Joint, pilot, sample, tree_depth
+from experiments.posterior.nuts_sampler import Joint, nuts, pilot, tree_depth
+from experiments.posterior.options import SamplerOptions
 from tests.experiments.posterior.linear_gaussian import (
     check_draws,
     exact_posterior,
@@ -17,12 +18,14 @@ from tests.experiments.posterior.linear_gaussian import (
     matrix_problem,
 )
 
+sample = partial(draw, nuts)
+
 
 def test_a_missing_library_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyro.infer", None)
     problem, truth = matrix_problem(2)
     with pytest.raises(ValueError, match=r"needs pyro.*: pip install pyro-ppl"):
-        sample(problem, truth, Settings())
+        sample(problem, truth, SamplerOptions())
 
 
 def test_trees_have_at_most_the_steps_given():
@@ -33,7 +36,7 @@ def test_units_are_the_steps_that_suit_each_latent():
     problem, _ = matrix_problem(12)
     target = LatentTarget(problem)
     target.root[:3] *= 20  # three latents measured in units that are far too large
-    position, scale, moves = pilot(target, Settings(), 0)
+    position, scale, moves = pilot(target, SamplerOptions(), 0)
     units = scale[2:].reshape(12, 2)[:, 0]
     assert float(units[:3].max()) < 0.2 * float(units[3:].min())
     assert 0.1 < float(units[3:].min()) < float(units.max()) < 1.6  # steps of a unit Gaussian
@@ -54,7 +57,7 @@ def pyro():
 )
 def test_the_exact_posterior_of_a_linear_flow_is_recovered(make):
     problem, truth = make(20)
-    settings = Settings(draws=200, burn=60, chains=1, keep_z=200)
+    settings = SamplerOptions(mcmc_n=200, burn=60, chains=1, keep_z=200)
     draws = sample(problem, truth, settings)
     check_draws(draws, exact_posterior(problem), latents=0.2)
     found = draws.statistics
@@ -66,7 +69,9 @@ def test_the_exact_posterior_of_a_linear_flow_is_recovered(make):
 @pytest.mark.usefixtures("pyro")
 def test_an_energy_that_is_not_finite_counts_as_a_rejection():
     problem, truth = matrix_problem(5, wall=0.3)
-    draws = sample(problem, truth, Settings(draws=60, burn=25, chains=1, keep_z=60, step_size=2.0))
+    draws = sample(
+        problem, truth, SamplerOptions(mcmc_n=60, burn=25, chains=1, keep_z=60, step_size=2.0)
+    )
     assert np.isfinite(draws.weights).all()
     assert (draws.z[..., 0] <= problem.wall).all()
     assert draws.statistics["divergent_share"] > 0  # the wall was met
@@ -76,7 +81,7 @@ def test_an_energy_that_is_not_finite_counts_as_a_rejection():
 @pytest.mark.usefixtures("pyro")
 def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
     problem, truth = matrix_problem(6)
-    settings = Settings(draws=8, burn=6, chains=2, keep_z=4, thin=3)
+    settings = SamplerOptions(mcmc_n=8, burn=6, chains=2, keep_z=4, thin=3)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     whole = sample(problem, truth, settings)
@@ -86,7 +91,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
         pass
 
     monkeypatch.setattr("experiments.posterior.chain_store.SAVE_EVERY", 0.0)
-    for at in (2, 6, 11):  # in the first chain's warm-up and draws, in the second's draws
+    for at in (2, 8, 11):  # in the first chain's warm-up, in the draws, later in these
         seen = []
 
         def kill(done, facts, at=at, seen=seen):
@@ -95,9 +100,9 @@ def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
                 raise Killed
 
         with pytest.raises(Killed):
-            sample(problem, truth, replace(settings, checkpoint=tmp_path, progress=kill))
-    assert seen[0] == 6  # neither the warm-up nor the draws that were saved are repeated
-    resumed = sample(problem, truth, replace(settings, checkpoint=tmp_path))
+            sample(problem, truth, settings, tmp_path, kill)
+    assert seen[0] == 8  # neither the warm-up nor the draws that were saved are repeated
+    resumed = sample(problem, truth, settings, tmp_path)
     np.testing.assert_array_equal(resumed.weights, whole.weights)
     np.testing.assert_array_equal(resumed.z, whole.z)
     np.testing.assert_array_equal(resumed.trajectories, whole.trajectories)

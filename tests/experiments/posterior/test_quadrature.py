@@ -1,25 +1,29 @@
 """Quadrature over the latent grid against a linear flow's closed forms."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from experiments.posterior import quadrature
-from experiments.posterior.mcmc import Settings, diagnose
+from experiments.posterior.chains import draw
+from experiments.posterior.mcmc import diagnose
+from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Truth, paper_problem
 from experiments.posterior.quadrature import (
     draw_latents,
     grid_points,
     likelihoods,
     most_likely,
+    quadrature,
     resolution,
     tabulate,
 )
 from tests.experiments.posterior.linear import exact_log_like, exact_weights, linear_problem, slope
 from tests.helpers import gaussian_flow
 
+sample = partial(draw, quadrature)
 TRUTH = Truth(torch.ones(3), torch.zeros(1), torch.zeros(1, 2))
 
 
@@ -51,21 +55,21 @@ def test_what_a_grid_cannot_do_is_said(problem):
     """A grid too coarse for the noise, and a datum off it."""
     x = problem.x.clone()
     x[7] = 30.0
-    settings = {"draws": 50, "burn": 0, "chains": 1}
-    fine = quadrature.sample(problem, TRUTH, Settings(grid=81, **settings))
+    settings = {"mcmc_n": 50, "burn": 0, "chains": 1}
+    fine = sample(problem, TRUTH, SamplerOptions(grid=81, **settings))
     assert fine.warnings == []
-    lost = quadrature.sample(replace(problem, x=x), TRUTH, Settings(grid=81, **settings))
+    lost = sample(replace(problem, x=x), TRUTH, SamplerOptions(grid=81, **settings))
     (line,) = lost.warnings
     assert "1 of 30 data (the first: number 7) lie off the grid" in line
     assert lost.statistics["data_off_the_grid"] == [7]
     coarse = replace(problem, noise_var=0.01)
-    (line, *_) = quadrature.sample(coarse, TRUTH, Settings(grid=9, **settings)).warnings
+    (line, *_) = sample(coarse, TRUTH, SamplerOptions(grid=9, **settings)).warnings
     assert "--grid=9 is too coarse" in line
     assert "use --grid=17" in line
 
 
 def test_the_posterior_of_a_linear_flow(problem):
-    draws = quadrature.sample(problem, TRUTH, Settings(draws=2000, burn=100, grid=61))
+    draws = sample(problem, TRUTH, SamplerOptions(mcmc_n=2000, burn=100, grid=61))
     found = diagnose(draws.weights)
     mean, sd = exact_weights(problem)
     error = np.abs(np.array(found["mean"]) - mean)
@@ -102,9 +106,9 @@ def test_three_dimensions_are_refused():
 
 
 def test_the_table_is_kept_for_a_resumed_run(problem, tmp_path):
-    settings = Settings(draws=50, burn=0, grid=21, chains=1, keep_z=2, checkpoint=tmp_path)
-    first = quadrature.sample(problem, TRUTH, settings)
-    second = quadrature.sample(problem, TRUTH, settings)
+    settings = SamplerOptions(mcmc_n=50, burn=0, grid=21, chains=1, keep_z=2)
+    first = sample(problem, TRUTH, settings, tmp_path)
+    second = sample(problem, TRUTH, settings, tmp_path)
     assert (first.evaluations > 0, second.evaluations) == (True, 0)
     np.testing.assert_array_equal(first.weights, second.weights)
     np.testing.assert_array_equal(first.z, second.z)

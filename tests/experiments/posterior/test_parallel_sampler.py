@@ -1,16 +1,18 @@
 """HMC on all latents side by side: exact posteriors, rejections, step sizes, resuming."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from experiments.posterior import gradient_samplers
+from experiments.posterior import parallel_sampler
+from experiments.posterior.chains import Chain, draw
 from experiments.posterior.energy import LatentTarget
-from experiments.posterior.gradient_samplers import Chain, sample
 from experiments.posterior.leapfrog import Point, leapfrog_counts, transition
-from experiments.posterior.mcmc import Settings
+from experiments.posterior.options import SamplerOptions
+from experiments.posterior.parallel_sampler import parallel
 from experiments.posterior.step_size import DualAveraging
 from tests.experiments.posterior.linear_gaussian import (
     check_draws,
@@ -19,13 +21,15 @@ from tests.experiments.posterior.linear_gaussian import (
     matrix_problem,
 )
 
+sample = partial(draw, parallel)
+
 
 @pytest.mark.parametrize(
     "make", [matrix_problem, pytest.param(linear_problem, marks=pytest.mark.slow)]
 )
 def test_the_exact_posterior_of_a_linear_flow_is_recovered(make):
     problem, truth = make(60)
-    settings = Settings(draws=200, burn=80, chains=2, keep_z=200)
+    settings = SamplerOptions(mcmc_n=200, burn=80, chains=2, keep_z=200)
     draws = sample(problem, truth, settings)
     check_draws(draws, exact_posterior(problem))
     found = draws.statistics
@@ -89,7 +93,7 @@ def test_an_energy_that_is_not_finite_counts_as_a_rejection():
         assert bool(found.diverged[wall].all())
         assert bool(torch.isfinite(found.point.q).all())
     assert hit > 5
-    draws = sample(problem, truth, Settings(draws=30, burn=20, chains=1, keep_z=30))
+    draws = sample(problem, truth, SamplerOptions(mcmc_n=30, burn=20, chains=1, keep_z=30))
     assert np.isfinite(draws.weights).all()
     assert (draws.z[..., 0] <= problem.wall).all()
     assert draws.statistics["divergent_share"] > 0
@@ -100,19 +104,19 @@ def test_step_sizes_reach_the_acceptance_aimed_at():
     rates = torch.tensor([0.1, 1.0, 10.0]).double()
     steps = DualAveraging.begin(torch.full((3,), 0.5).double(), 100.0, 0.8)
     for _ in range(2000):
-        steps.update(torch.exp(-rates * steps.log_step.exp()))
+        steps = steps.updated(torch.exp(-rates * steps.log_step.exp()))
     found = torch.exp(-rates * steps.log_average.exp())
     torch.testing.assert_close(found, torch.full((3,), 0.8).double(), atol=0.01, rtol=0)
     capped = DualAveraging.begin(torch.full((2,), 0.5).double(), 1.5, 0.8)
     for _ in range(50):
-        capped.update(torch.tensor([1.0, torch.nan]).double())  # a NaN is no acceptance
+        capped = capped.updated(torch.tensor([1.0, torch.nan]).double())  # a NaN is no acceptance
     assert float(capped.log_step[0].exp()) == pytest.approx(1.5)
     assert float(capped.log_step[1].exp()) < 1e-3
 
 
 def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
     problem, truth = matrix_problem(8)
-    settings = Settings(draws=12, burn=8, chains=2, keep_z=5, thin=4)
+    settings = SamplerOptions(mcmc_n=12, burn=8, chains=2, keep_z=5, thin=4)
     whole = sample(problem, truth, settings)
 
     class Killed(Exception):
@@ -124,10 +128,12 @@ def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr("experiments.posterior.chain_store.SAVE_EVERY", 0.0)
     with pytest.raises(Killed):
-        sample(problem, truth, replace(settings, checkpoint=tmp_path, progress=kill))
-    assert Chain(LatentTarget(problem, 123), replace(settings, checkpoint=tmp_path), 0).iteration
-    resumed = sample(problem, truth, replace(settings, checkpoint=tmp_path))
-    again = sample(problem, truth, replace(settings, checkpoint=tmp_path))  # nothing is left to do
+        sample(problem, truth, settings, tmp_path, kill)
+    chain = Chain(parallel(problem, truth, settings), settings, 0, tmp_path)
+    chain.begin()
+    assert chain.at
+    resumed = sample(problem, truth, settings, tmp_path)
+    again = sample(problem, truth, settings, tmp_path)  # nothing is left to do
     for found in (resumed, again):
         np.testing.assert_array_equal(found.weights, whole.weights)
         np.testing.assert_array_equal(found.z, whole.z)
@@ -138,7 +144,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
 
 def test_a_chain_does_not_depend_on_how_many_there_are():
     problem, truth = matrix_problem(6)
-    settings = Settings(draws=4, burn=3)
+    settings = SamplerOptions(mcmc_n=4, burn=3)
     one, three = (sample(problem, truth, replace(settings, chains=c)) for c in (1, 3))
     np.testing.assert_array_equal(one.weights[0], three.weights[0])
     assert not np.array_equal(three.weights[0], three.weights[1])
@@ -147,23 +153,23 @@ def test_a_chain_does_not_depend_on_how_many_there_are():
 
 
 def test_the_checkpoint_of_other_data_is_refused(tmp_path):
-    settings = Settings(draws=2, burn=1, chains=1, checkpoint=tmp_path)
-    sample(*matrix_problem(4), settings)
+    settings = SamplerOptions(mcmc_n=2, burn=1, chains=1)
+    sample(*matrix_problem(4), settings, tmp_path)
     with pytest.raises(ValueError, match=r"parallel-chain00.npz is a chain of other data"):
-        sample(*matrix_problem(4, seed=1), settings)
+        sample(*matrix_problem(4, seed=1), settings, tmp_path)
     with pytest.raises(ValueError, match="other settings"):
-        sample(*matrix_problem(4), replace(settings, accept=0.7))
+        sample(*matrix_problem(4), replace(settings, acpt=0.7), tmp_path)
 
 
 def test_every_fifth_iteration_is_long(monkeypatch):
     asked = []
-    real = gradient_samplers.leapfrog_counts
+    real = parallel_sampler.leapfrog_counts
     monkeypatch.setattr(
-        gradient_samplers, "leapfrog_counts", lambda s, most: asked.append(most) or real(s, most)
+        parallel_sampler, "leapfrog_counts", lambda s, most: asked.append(most) or real(s, most)
     )
     problem, truth = matrix_problem(4)
-    sample(problem, truth, Settings(draws=4, burn=3, chains=1))
+    sample(problem, truth, SamplerOptions(mcmc_n=4, burn=3, chains=1))
     assert asked == [15, 3, 3, 3, 3, 15, 3]
     asked.clear()
-    sample(problem, truth, Settings(draws=2, burn=0, chains=1, traj_length=2))
+    sample(problem, truth, SamplerOptions(mcmc_n=2, burn=0, chains=1, traj_length=2))
     assert asked == [2, 2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,15 @@ import numpy as np
 from dnnlib.util import atomic_path, format_time, write_json
 from experiments.posterior import mcmc
 from experiments.posterior import plots as posterior_plots
-from experiments.posterior.mcmc import STATE, Settings
 from experiments.posterior.options import McmcOptions
 from experiments.posterior.posterior import Problem, simulate_data
 from experiments.posterior.sbc import calibrate
 from experiments.posterior.tarp import expected_coverage
 from torch_utils import distributed
+from torch_utils.work import STATE
 
 CONVERGED = 1.01  # largest R-hat that passes without a warning
 LEAST_ESS = 400
-
-
-def settings_of(options: McmcOptions) -> Settings:
-    """What the samplers are told."""
-    return Settings(
-        seed=options.seed,
-        chains=options.chains,
-        draws=options.mcmc_n,
-        burn=options.burn,
-        thin=options.thin,
-        step_size=options.step_size,
-        traj_length=options.traj_length,
-        accept=options.acpt,
-        proposals=options.proposals,
-        grid=options.grid,
-        keep_z=options.keep_z,
-        refresh=options.refresh,
-    )
 
 
 def weights(problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path) -> None:
@@ -46,13 +27,12 @@ def weights(problem: Problem, options: McmcOptions, summary: dict[str, Any], fol
     Raises:
         ValueError: after all is written, if the draws are not of the posterior.
     """
-    settings = settings_of(options)
     problem, truth = simulate_data(problem, options.gt_n, options.seed)
-    draws, report = mcmc.run(options.sampler, problem, truth, settings, folder)
+    draws, report = mcmc.run(options.sampler, problem, truth, options, folder)
     if not distributed.is_main():
         return
     warnings = mcmc.warnings_of(draws, report, CONVERGED, LEAST_ESS)
-    summary |= {"settings": settings.plain(), "prior": options.prior, **report}
+    summary |= {"settings": options.settings(), "prior": options.prior, **report}
     summary["warnings"] = [*warnings, *([draws.fatal] if draws.fatal else [])]
     mcmc.save(folder, draws, summary)
     print(table(report))
@@ -80,40 +60,31 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, cost])
 
 
-def sbc(problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path) -> None:
-    """Simulation-based calibration of the posterior of the weights."""
-    settings = replace(settings_of(options), checkpoint=folder / STATE)
-    found = calibrate(problem, options.sims, options.sim_n, settings)
+def calibration(
+    problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path
+) -> None:
+    """Simulation-based calibration of the weights, or expected coverage of latent posteriors."""
+    name = options.experiment
+    check = {"sbc": calibrate, "tarp": expected_coverage}[name]
+    found = check(problem, options, folder / STATE)
     if not distributed.is_main():
         return
-    arrays = {k: v for k, v in found.items() if k != "summary"}
-    with atomic_path(folder / "sbc.npz") as path:
-        np.savez(path, **arrays)
-    write_json(folder / "sbc.json", summary | {"results": found["summary"]})
-    for name, tests in found["summary"]["ranks"].items():
-        print(f"{name}: chi-square p {tests['chi_square_p']:.3f}, {verdict(tests)}")
-    for warning in found["summary"]["warnings"]:
+    with atomic_path(folder / f"{name}.npz") as path:
+        np.savez(path, **found.arrays)  # type: ignore[arg-type]
+    write_json(folder / f"{name}.json", summary | {"results": found.summary})
+    for what, tests in found.tests.items():
+        chi = f"chi-square p {tests['chi_square_p']:.3f}, " if name == "sbc" else ""
+        print(f"{what}: {chi}{verdict(tests)}")
+    for warning in found.summary.get("warnings", []):
         print(f"Warning: {warning}")
     if options.plot:
-        title = f"{problem.flow.schedule.name}: ranks in {options.sims} simulated data sets"
-        posterior_plots.ranks(folder / "sbc.png", found["ranks"], title, options.seed)
-
-
-def tarp(problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path) -> None:
-    """Expected coverage of latent posteriors."""
-    settings = replace(settings_of(options), checkpoint=folder / STATE)
-    found = expected_coverage(problem, options.sims, settings)
-    if not distributed.is_main():
-        return
-    with atomic_path(folder / "tarp.npz") as path:
-        np.savez(path, **found["credibility"])
-    write_json(folder / "tarp.json", summary | {"results": found["summary"]})
-    for name in found["credibility"]:
-        print(f"{name}: {verdict(found['summary'][name])}")
-    if options.plot:
-        title = f"{problem.flow.schedule.name}: expected coverage of {options.sims} latents"
-        path = folder / "tarp.png"
-        posterior_plots.coverage(path, found["credibility"], title, options.seed)
+        path, schedule = folder / f"{name}.png", problem.flow.schedule.name
+        if name == "sbc":
+            title = f"{schedule}: ranks in {options.sims} simulated data sets"
+            posterior_plots.ranks(path, found.arrays["ranks"], title, options.seed)
+        else:
+            title = f"{schedule}: expected coverage of {options.sims} latents"
+            posterior_plots.coverage(path, found.arrays, title, options.seed)
 
 
 def verdict(tests: dict[str, Any]) -> str:
