@@ -26,6 +26,7 @@ from dnnlib.util import atomic_path, run_dirs, sync
 from torch_utils import schema
 from torch_utils.files.inert_pickle import RefusedError
 from torch_utils.files.legacy_pickle import read_legacy
+from torch_utils.files.safetensors import read_safetensors
 from torch_utils.files.tensor_files import ZIP_MAGIC, read_zip
 from torch_utils.peers import agree_on_file, of_rank0
 
@@ -129,8 +130,6 @@ def _content(file: IO[bytes], name: str, kind: str, lift: Lift | None) -> dict[s
         content = {"format": f"{FORMAT}-network", "version": VERSION}
         content |= lift(read_legacy(file.read()), name)
     elif kind == "network" and name.endswith(".safetensors"):
-        from torch_utils.files.safetensors import read_safetensors
-
         content = read_safetensors(Path(name), size)
     else:
         raise RefusedError(_looks_like(start))

@@ -214,20 +214,18 @@ def _all_pixels(images: ImageSet, picks: np.ndarray, cache: bool) -> np.ndarray:
     first = next(_decoded(images, picks[:1]))
     several = local_world_size() > 1
     if cache and (several or first.size * len(picks) >= CACHE_MIN):
+        cached = _cache_file(images, picks)
         try:
-            return _shared_pixels(images, picks)
-        except _CacheError:  # without room for it, in memory
+            return _shared_pixels(cached, images, picks)
+        except OSError as error:  # without room for it, in memory
             if several:
-                raise
+                remedy = "set INFLATIONARY_FLOWS_CACHE to a folder with room"
+                raise ValueError(f"{cached}: {error.strerror}; {remedy}") from None
     pixels = np.empty((len(picks), *first.shape), np.uint8)
     for i, image in enumerate(_decoded(images, picks)):
         pixels[i] = image
     pixels.flags.writeable = False
     return pixels
-
-
-class _CacheError(ValueError):
-    """The cache folder cannot be written to."""
 
 
 def _decoded(images: ImageSet, picks: np.ndarray) -> Iterator[np.ndarray]:
@@ -245,25 +243,24 @@ def _decoded(images: ImageSet, picks: np.ndarray) -> Iterator[np.ndarray]:
         yield array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def _shared_pixels(images: ImageSet, picks: np.ndarray) -> np.ndarray:
-    """The chosen images as a memory map of a cache file that local rank 0 fills.
-
-    Processes meet at the file and not at a barrier, because sources are opened before the process
-    group is. The file's name is a digest of the encoded images, so it is never out of date.
-    """
+def _cache_file(images: ImageSet, picks: np.ndarray) -> Path:
+    """Where the pixels are kept: under a digest of the encoded images, so never out of date."""
     digest = hashlib.sha256(f"pixels {CACHE_VERSION}".encode())
     for i in picks:
         with images.naming(i):
             digest.update(hashlib.sha256(images.raw(i)).digest())
-    cached = cache_dir() / "images" / f"{digest.hexdigest()[:32]}.npy"
+    return cache_dir() / "images" / f"{digest.hexdigest()[:32]}.npy"
+
+
+def _shared_pixels(cached: Path, images: ImageSet, picks: np.ndarray) -> np.ndarray:
+    """The chosen images as a memory map of a cache file that local rank 0 fills.
+
+    Processes meet at the file and not at a barrier, because sources are opened before the process
+    group is.
+    """
     pixels = _mapped(cached, len(picks))
     if pixels is None and distributed.local_rank() == 0:
-        try:
-            _fill(cached, _decoded(images, picks), len(picks))
-        except OSError as error:
-            raise _CacheError(
-                f"{cached}: {error.strerror}; set INFLATIONARY_FLOWS_CACHE to a folder with room"
-            ) from None
+        _fill(cached, _decoded(images, picks), len(picks))
     deadline = time.monotonic() + CACHE_WAIT
     while pixels is None:
         pixels = _mapped(cached, len(picks))
