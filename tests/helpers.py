@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from flow.exact import MixtureField
 from flow.flow import Flow
 from training.basis import Basis
-from training.edm_precond import SigmaPrecond
+from training.edm_precond import Scalings
 from training.precond import InflationPrecond
 from training.schedule import Schedule
 
@@ -128,7 +129,9 @@ def loss_weight(flow: InflationPrecond, t: Tensor) -> Tensor:
     return 1 / (flow.schedule.xi.sqrt() * flow.schedule.cos_sin(t)[1])
 
 
-def sigma_denoiser(precond: SigmaPrecond, net: nn.Module, x: Tensor, sigma: Tensor) -> Tensor:
+def sigma_denoiser(
+    scalings: Callable[[Tensor], Scalings], net: nn.Module, x: Tensor, sigma: Tensor
+) -> Tensor:
     """The denoiser D(x, sigma) of Karras et al. 2022, [n, ...], at noise levels [n]."""
-    c_skip, c_out, c_in, c_noise = precond.scalings(sigma.reshape(-1, *[1] * (x.dim() - 1)))
+    c_skip, c_out, c_in, c_noise = scalings(sigma.reshape(-1, *[1] * (x.dim() - 1)))
     return c_skip * x + c_out * net(c_in * x, c_noise.flatten(), None, None)

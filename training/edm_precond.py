@@ -16,7 +16,6 @@ how it tells the network.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,55 +31,39 @@ EDM_SIGMA_MIN, EDM_SIGMA_MAX = 0.002, 80.0  # where EDM's sampler starts and end
 Scalings = tuple[Tensor | float, Tensor | float, Tensor | float, Tensor]
 
 
-class SigmaPrecond(ABC):
-    """How a noise level scales a network that is a denoiser."""
-
-    @abstractmethod
-    def scalings(self, sigma: Tensor) -> Scalings:
-        """(c_skip, c_out, c_in, c_noise) at noise levels sigma: of sigma's shape, or constants."""
-
-
-class EDMPrecond(SigmaPrecond):
-    """The preconditioner of EDM: network inputs and targets of unit variance.
+def edm_scalings(sigma: Tensor, sigma_data: float = SIGMA_DATA) -> Scalings:
+    """(c_skip, c_out, c_in, c_noise) of EDM: network inputs and targets of unit variance.
 
     Args:
+        sigma: noise levels.
         sigma_data: standard deviation of the data.
+
+    Returns:
+        each of sigma's shape, or a constant.
     """
-
-    def __init__(self, sigma_data: float = SIGMA_DATA):
-        self.sigma_data = sigma_data
-
-    def scalings(self, sigma: Tensor) -> Scalings:
-        """See `SigmaPrecond.scalings`."""
-        sd = self.sigma_data
-        S = sigma.square() + sd**2
-        return sd**2 / S, sigma * sd * S.rsqrt(), S.rsqrt(), NOISE_LABELS["edm"](sigma)
+    S = sigma.square() + sigma_data**2
+    c_out = sigma * sigma_data * S.rsqrt()
+    return sigma_data**2 / S, c_out, S.rsqrt(), NOISE_LABELS["edm"](sigma)
 
 
-class VPPrecond(SigmaPrecond):
-    """The preconditioner of the variance preserving (VP) diffusion: the network predicts noise.
+def vp_scalings(
+    sigma: Tensor, beta_d: float = VP_BETA_D, beta_min: float = VP_BETA_MIN, M: int = VP_STEPS
+) -> Scalings:
+    """The same of the variance preserving (VP) diffusion, whose network predicts noise.
 
     Args:
+        sigma: noise levels.
         beta_d: extent of the noise schedule.
         beta_min: its first slope.
         M: time steps of the original discrete training.
     """
-
-    def __init__(self, beta_d: float = VP_BETA_D, beta_min: float = VP_BETA_MIN, M: int = VP_STEPS):
-        self.beta_d, self.beta_min, self.M = beta_d, beta_min, M
-
-    def scalings(self, sigma: Tensor) -> Scalings:
-        """See `SigmaPrecond.scalings`."""
-        t = vp_time(sigma, self.beta_d, self.beta_min)
-        return 1.0, -sigma, (sigma.square() + 1).rsqrt(), (self.M - 1) * t
+    t = vp_time(sigma, beta_d, beta_min)
+    return 1.0, -sigma, (sigma.square() + 1).rsqrt(), (M - 1) * t
 
 
-class VEPrecond(SigmaPrecond):
-    """The preconditioner of the variance exploding (VE) diffusion."""
-
-    def scalings(self, sigma: Tensor) -> Scalings:
-        """See `SigmaPrecond.scalings`."""
-        return 1.0, sigma, 1.0, NOISE_LABELS["ve"](sigma)
+def ve_scalings(sigma: Tensor) -> Scalings:
+    """The same of the variance exploding (VE) diffusion."""
+    return 1.0, sigma, 1.0, NOISE_LABELS["ve"](sigma)
 
 
 def vp_sigma(t: Tensor, beta_d: float = VP_BETA_D, beta_min: float = VP_BETA_MIN) -> Tensor:
@@ -125,12 +108,13 @@ def ve_levels(q: Tensor) -> tuple[Tensor, Tensor]:
     return sigma, sigma.pow(-2)
 
 
-# Name -> preconditioner and its noise levels, as the option --precond names them.
-EDM_FAMILY: dict[str, tuple[type[SigmaPrecond], Callable[[Tensor], tuple[Tensor, Tensor]]]] = {
-    "edm": (EDMPrecond, edm_levels),
-    "vp": (VPPrecond, vp_levels),
-    "ve": (VEPrecond, ve_levels),
+# Preconditioners by their published names -> scalings; `METHODS` are they as --precond names them.
+DENOISERS: dict[str, Callable[..., Scalings]] = {
+    "EDMPrecond": edm_scalings,
+    "VPPrecond": vp_scalings,
+    "VEPrecond": ve_scalings,
 }
+METHODS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
 
 # How a network is told the noise level sigma.
 NOISE_LABELS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -22,7 +22,7 @@ from torch_utils.files.inert_pickle import Record, RefusedError, quote
 from torch_utils.files.inert_values import Array
 from torch_utils.files.legacy_pickle import attributes, state_of, submodules
 from training.augment import CONVENTION
-from training.edm_precond import EDM_FAMILY, RECIPES, SIGMA_DATA, EDMPrecond
+from training.edm_precond import DENOISERS, METHODS, RECIPES, SIGMA_DATA
 from training.networks.image import IMAGE_NETWORKS
 from training.networks.toy import ToyConvUNet
 from training.schedule import Schedule
@@ -34,7 +34,6 @@ TMAX_KEYS = ("tmax", "t_max", "end_time", "T_max", "T")
 EIGENVALUE_FLOOR = 1e-16
 UNKNOWN = "ToySongUNet"
 MAX_DIM = 12_288  # of networks without an eigenbasis, which get an identity matrix
-SIGMA_PRECONDS = {cls.__name__: (name, cls) for name, (cls, _) in EDM_FAMILY.items()}
 
 
 def lift(content: dict[str, Any], file_name: str = "") -> dict[str, Any]:
@@ -62,14 +61,14 @@ def lift(content: dict[str, Any], file_name: str = "") -> dict[str, Any]:
         loss = content.get("loss_fn")
         others = attributes(loss) if isinstance(loss, Record) else {}
         parts = _inflation(own, others, shape)
-    elif precond.name in SIGMA_PRECONDS and shape is not None:
+    elif precond.name in DENOISERS and shape is not None:
         parts = _sigma(precond.name, own, shape, math.prod(shape))
     elif shape is None and "EDM" in precond.name and "sigma_data" in own:
-        parts = _sigma(EDMPrecond.__name__, own, None, network["kwargs"]["in_channels"])
+        parts = _sigma("EDMPrecond", own, None, network["kwargs"]["in_channels"])
     else:
         raise RefusedError(
             f"holds the class {quote(precond.name)}; preconditioners that are read are "
-            f"inflationary ones (with {', '.join(INFLATION_KEYS)}), {', '.join(SIGMA_PRECONDS)}"
+            f"inflationary ones (with {', '.join(INFLATION_KEYS)}), {', '.join(DENOISERS)}"
         )
     weights = {f"model.{k}": _weight(k, v) for k, v in state_of(inner).items()}
     return {
@@ -203,11 +202,13 @@ def _sigma(name: str, own: dict[str, Any], shape: list[int] | None, d: int) -> d
 
     A toy's may hold the eigenbasis W that its network works in.
     """
-    kind, cls = SIGMA_PRECONDS[name]
     if d > MAX_DIM:
         raise RefusedError(f"has {d} dimensions; up to {MAX_DIM} are read for a {name}")
-    kwargs = {k: _number(own, k) for k in inspect.signature(cls).parameters if k in own}
-    low, high = _levels(kind)
+    known = list(inspect.signature(DENOISERS[name]).parameters)[1:]
+    kwargs = {k: _number(own, k) for k in known if k in own}
+    levels = RECIPES[METHODS[name]].levels
+    assert levels is not None
+    low, high = levels
     settings = {
         **_schedule_of(torch.zeros(d)), "rho": 2.0, "gamma0": low**2, "A0": 1.0,
         "tmax": math.log(high / low),
@@ -225,12 +226,6 @@ def _sigma(name: str, own: dict[str, Any], shape: list[int] | None, d: int) -> d
         "precond": precond,
         "state": _buffers(xi, W, settings, torch.zeros(d).double()),
     }
-
-
-def _levels(kind: str) -> tuple[float, float]:
-    levels = RECIPES[kind].levels
-    assert levels is not None
-    return levels
 
 
 def _buffers(xi: Tensor, W: Tensor, settings: dict[str, Any], g: Tensor) -> dict[str, Tensor]:

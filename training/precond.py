@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,11 +21,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.basis import Basis
-from training.edm_precond import EDM_FAMILY, NOISE_LABELS
+from training.edm_precond import DENOISERS, NOISE_LABELS
 from training.schedule import Schedule
 
 OUTPUTS = ("velocity", "straight")
-DENOISERS = {cls.__name__: cls for cls, _ in EDM_FAMILY.values()}
 
 
 class FieldModel(nn.Module):
@@ -214,7 +214,8 @@ class DenoiserField(InflationPrecond):
             (schedule.g != 0).any() | (schedule.xi[0] != schedule.xi).any()
         ):
             raise ValueError(f"a {denoiser['class']} has one noise level for all dimensions")
-        self.denoiser = DENOISERS[denoiser["class"]](**denoiser["kwargs"])
+        self.scalings = partial(DENOISERS[denoiser["class"]], **denoiser["kwargs"])
+        self.scalings(schedule.xi[:1])  # arguments that it does not have are noticed here
 
     def _question(
         self, u: Tensor, t: Tensor, dtype: torch.dtype
@@ -222,7 +223,7 @@ class DenoiserField(InflationPrecond):
         xi = self.schedule.xi[0]
         gamma = self.schedule.gamma(t)[0][..., :1]  # [n, 1]
         total = xi + gamma
-        c_skip, c_out, c_in, c_noise = self.denoiser.scalings(gamma.sqrt())
+        c_skip, c_out, c_in, c_noise = self.scalings(gamma.sqrt())
         x = u.to(total.dtype) * total.sqrt()
         labels = c_noise.flatten().expand(len(u)).to(torch.promote_types(dtype, torch.float32))
 

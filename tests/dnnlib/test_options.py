@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import click
 import pytest
@@ -10,7 +10,17 @@ from click.testing import CliRunner
 
 from dnnlib import cli
 from dnnlib.cli import UserError
-from dnnlib.options import COUNT, POSITIVE, Options, RunOptions, again, option, takes
+from dnnlib.options import (
+    COUNT,
+    POSITIVE,
+    Options,
+    RunOptions,
+    again,
+    asks,
+    found,
+    option,
+    takes,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +48,16 @@ class CountOptions(BaseOptions, RunOptions):
 
 
 def parse(*args: str) -> CountOptions | str:
-    found: list[CountOptions] = []
+    taken: list[CountOptions] = []
 
     @cli.command("x")
     @takes(CountOptions)
     def main(options: CountOptions) -> None:
-        found.append(options)
+        taken.append(options)
 
     result = CliRunner().invoke(main, list(args))
-    assert result.exit_code == (0 if found else 2)
-    return found[0] if found else result.output
+    assert result.exit_code == (0 if taken else 2)
+    return taken[0] if taken else result.output
 
 
 def test_fields_are_options_with_the_types_of_their_annotations():
@@ -89,3 +99,38 @@ def test_what_results_say_of_options():
         "network": "f", "tmax": 7.0, "class": 3, "n": 5, "kind": "a", "animate": False,
         "device": "auto",
     }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningOptions(CountOptions):
+    """With what a run finds out."""
+
+    digest: str | None = found()
+    share: float = found(0.0)
+    pace: float = 1.0
+
+
+def test_what_a_run_finds_out_is_recorded_once_it_is_known():
+    options = RunningOptions(network="f", given=frozenset({"network", "plot"}))
+    assert options.record() == parse("--network=f").record() | {"share": 0.0}
+    known = replace(options, digest="ab", share=0.5)
+    assert known.record() == options.record() | {"digest": "ab", "share": 0.5}
+    assert known.chosen() == {"network": "f"}
+
+
+def test_a_record_restores_what_is_not_given():
+    record = RunningOptions(network="f", n=7, class_=4, digest="ab").record()
+    options = RunningOptions(network="g", n=9, given=frozenset({"n"})).restored(
+        record | {"plot": False, "pace": 2.0, "given": ["network"], "of_another_age": 1}
+    )
+    expected = RunningOptions(network="f", n=9, class_=4, digest="ab", given=frozenset({"n"}))
+    assert options == expected
+
+
+def test_a_command_may_ask_for_options_by_name():
+    @cli.command("x")
+    @asks(BaseOptions)
+    def main(network: str, tmax: float | None, class_: int) -> None:
+        click.echo(f"{network} {tmax} {class_}")
+
+    assert CliRunner().invoke(main, ["--network=f", "--class=5"]).output == "f None 5\n"

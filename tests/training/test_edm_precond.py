@@ -18,10 +18,9 @@ from tests.helpers import (
 )
 from training.basis import Basis
 from training.edm_precond import (
-    EDM_FAMILY,
-    EDMPrecond,
-    VEPrecond,
-    VPPrecond,
+    DENOISERS,
+    LEVELS,
+    edm_scalings,
     vp_sigma,
     vp_time,
 )
@@ -34,10 +33,9 @@ IMAGES = [
     "image_keep30_constant_inflation_gap_ES",
     "image_keep30_constant_inflation_gap_IS",
 ]
-PRECONDS = [EDMPrecond, VPPrecond, VEPrecond]
 
 
-@pytest.mark.parametrize("precond", PRECONDS)
+@pytest.mark.parametrize("precond", DENOISERS)
 @torch.no_grad()
 def test_published_outputs(precond):
     with np.load(CONFORMANCE / "net_ddpmpp.npz") as data:
@@ -45,8 +43,8 @@ def test_published_outputs(precond):
     salt = config.pop("salt")
     del config["model_type"]
     net = fill_weights(SongUNet(**config), salt)
-    _, a = conformance(f"precond_{precond.__name__}")
-    D = sigma_denoiser(precond(), net.eval(), a["x"], a["sigma"])
+    _, a = conformance(f"precond_{precond}")
+    D = sigma_denoiser(DENOISERS[precond], net.eval(), a["x"], a["sigma"])
     # sigma = 40 multiplies the network's own rounding in VP and VE.
     scale = a["D"].abs().amax(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(D / scale, a["D"] / scale, rtol=1e-4, atol=1e-4)
@@ -54,9 +52,9 @@ def test_published_outputs(precond):
 
 def test_edm_scalings_keep_unit_variance():
     """Input and target of the network have variance one, whatever sigma (Karras et al., B.6)."""
-    precond, sd = EDMPrecond(sigma_data=0.7), 0.7
+    sd = 0.7
     sigma = torch.logspace(-3, 2, 20).double()
-    c_skip, c_out, c_in, c_noise = precond.scalings(sigma)
+    c_skip, c_out, c_in, c_noise = edm_scalings(sigma, sigma_data=sd)
     one = torch.ones_like(sigma)
     torch.testing.assert_close(c_in.square() * (sd**2 + sigma**2), one)
     target = ((1 - c_skip).square() * sd**2 + c_skip.square() * sigma**2) / c_out.square()
@@ -74,32 +72,31 @@ def test_vp_noise_level_and_its_inverse():
 
 def test_noise_levels_and_weights():
     q = (torch.arange(20000).double() + 0.5) / 20000
-    sigma, weight = EDM_FAMILY["edm"][1](q)
+    sigma, weight = LEVELS["lognormal"](q)
     assert float(sigma.log().mean()) == pytest.approx(-1.2, abs=1e-3)
     assert float(sigma.log().std()) == pytest.approx(1.2, abs=1e-3)
-    c_out = EDMPrecond().scalings(sigma)[1]
+    c_out = edm_scalings(sigma)[1]
     torch.testing.assert_close(weight, c_out.pow(-2))
-    sigma, weight = EDM_FAMILY["vp"][1](q)
+    sigma, weight = LEVELS["vp_time"](q)
     torch.testing.assert_close(vp_time(sigma), 1e-5 + (1 - 1e-5) * q)
     torch.testing.assert_close(weight, 1 / sigma**2)
-    sigma, weight = EDM_FAMILY["ve"][1](q)
+    sigma, weight = LEVELS["log_uniform"](q)
     assert float(sigma[0]) == pytest.approx(0.02, rel=1e-3)
     assert float(sigma[-1]) == pytest.approx(100, rel=1e-3)
     assert float(sigma.log().std()) == pytest.approx(np.log(5000) / np.sqrt(12), rel=1e-3)
     torch.testing.assert_close(weight, 1 / sigma**2)
-    for _, levels in EDM_FAMILY.values():  # stratified draws in float32 may touch the ends
+    for levels in LEVELS.values():  # stratified draws in float32 may touch the ends
         for part in levels(torch.tensor([0.0, 1.0])):
             assert bool(part.isfinite().all())
 
 
 def test_best_linear_denoiser_of_gaussian_data_is_the_zero_network():
     """For N(0, sigma_data^2) data D = c_skip x is the posterior mean, of mean weighted error 1."""
-    precond, levels = EDM_FAMILY["edm"]
     rng = np.random.default_rng(0)
     x, noise = torch.from_numpy(rng.standard_normal((2, 20000, 1)))
     q = (torch.arange(20000).double() + 0.5) / 20000
-    sigma, weight = (v[:, None] for v in levels(q))
-    c_skip = precond().scalings(sigma)[0]
+    sigma, weight = (v[:, None] for v in LEVELS["lognormal"](q))
+    c_skip = edm_scalings(sigma)[0]
     loss = weight * (c_skip * (0.5 * x + sigma * noise) - 0.5 * x).square()
     assert float(loss.mean()) == pytest.approx(1.0, abs=4 * np.sqrt(2 / 20000))
 

@@ -18,10 +18,11 @@ from tests.security.legacy_writer import (
     write_sigma,
     write_toy_edm,
 )
-from tests.training.test_edm_precond import IMAGES, PRECONDS
+from tests.training.test_edm_precond import IMAGES
 from tests.training.test_precond import TOYS
 from torch_utils import checkpoint
 from training import network_file
+from training.edm_precond import DENOISERS
 from training.network_file import network_from_dict
 from training.times import sigma_times
 
@@ -70,11 +71,11 @@ def test_images_give_the_published_numbers(name, tmp_path, canary):
     assert load_flow(path, "cpu").schedule.tmax == 15.01  # of all published image networks
 
 
-@pytest.mark.parametrize("precond", PRECONDS)
+@pytest.mark.parametrize("precond", DENOISERS)
 @torch.no_grad()
 def test_edm_networks_give_the_published_denoiser(precond, tmp_path, canary):
-    path = write_sigma(tmp_path / "old.pkl", precond.__name__, canary)
-    _, a = conformance(f"precond_{precond.__name__}")
+    path = write_sigma(tmp_path / "old.pkl", precond, canary)
+    _, a = conformance(f"precond_{precond}")
     flow = load_flow(path, "cpu")
     t = sigma_times(flow.schedule, a["sigma"])
     reached = flow.schedule.gamma(t)[0][:, 0].sqrt()

@@ -1,5 +1,7 @@
 """Training as EDM, VP and VE do, on the one loop: the same denoiser, levels, labels and loss."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,11 @@ from torch import nn
 
 from tests.helpers import paper_denoiser, random_basis, sigma_denoiser
 from training.edm_precond import (
-    EDM_FAMILY,
+    DENOISERS,
     LEVELS,
     NOISE_LABELS,
     RECIPES,
-    EDMPrecond,
+    edm_scalings,
     vp_sigma,
 )
 from training.loss import flow_loss
@@ -65,8 +67,8 @@ def models(name):
     )
     ours = InflationPrecond(Field(), schedule, basis, time_input=name)
     if name == "edm":
-        return ours, EDMPrecond(1.0), Field()
-    return ours, EDM_FAMILY[name][0](), AsPublished(name)
+        return ours, partial(edm_scalings, sigma_data=1.0), Field()
+    return ours, DENOISERS[f"{name.upper()}Precond"], AsPublished(name)
 
 
 @pytest.mark.parametrize("name", ["edm", "vp", "ve"])
