@@ -158,7 +158,11 @@ def transported(
 def _closed(carrier: Carrier, surface: Surface) -> Boundary:
     for attempt in range(1, UNTANGLE + 2):
         vertices = carrier.stages(surface.z, surface.x, surface.back)
-        regions = {k: _region(v, surface, k) for k, v in vertices.items()}
+        regions = {
+            k: polygon_region(v, surface.simplices) if v.shape[1] == 2
+            else mesh_region(v, surface.simplices, _named(surface.radius, k))
+            for k, v in vertices.items()
+        }  # fmt: skip
         crossed = [k for k, region in regions.items() if region is None]
         if not crossed:
             whole = {k: region for k, region in regions.items() if region is not None}
@@ -170,12 +174,6 @@ def _closed(carrier: Carrier, surface: Surface) -> Boundary:
         f"the boundary of radius {surface.radius:g} crosses itself {_where(crossed[0])}: use a "
         "smaller --boundary_tol, and a smaller --tol if the integration is coarse"
     )
-
-
-def _region(vertices: np.ndarray, surface: Surface, stage: str) -> Region | None:
-    if vertices.shape[1] == 2:
-        return polygon_region(vertices, surface.simplices)
-    return mesh_region(vertices, surface.simplices, _named(surface.radius, stage))
 
 
 def alpha_shapes(
