@@ -13,13 +13,13 @@ import torch
 
 from dnnlib import cli, plot
 from dnnlib.options import COUNT, SEED, RunOptions, option, takes
-from flow.blocks import gathered
 from flow.flow import Flow
 from flow.images import Drawn, check_class, open_data, open_network, pixel_errors
 from flow.integration import IMAGE_BLOCK
 from flow.method import Method
 from flow.options import BlockOptions, ImageDataOptions, ImageSolverOptions, ZeroLabelOptions
 from flow.results import Record
+from flow.simulation import gathered
 from torch_utils import distributed
 from training.data.images import to_pixels
 

@@ -20,8 +20,7 @@ from flow.integration import BLOCK
 from flow.method import fallback_tmax
 from flow.options import ToyNetworkOptions
 from flow.toy_options import data_options, embedded_dimensions, open_source
-from flow.toy_run import SimulationOptions, run
-from flow.toys import how_many, network_source
+from flow.toys import SimulationOptions, how_many, network_source, run
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
 from training.basis import eigenbasis

@@ -15,6 +15,7 @@ from dnnlib.options import COUNT, PATH, SEED, RunOptions, again, option
 from flow.flow import Flow
 from flow.images import Drawn, classes_of, method_for, pixel_errors, shape_of
 from flow.inflation_file import Melt, run_entry
+from flow.latents import latent_summary
 from flow.method import IMAGE_PILOTS, METHOD_OPTIONS, Method, paper_method, pilots_of
 from flow.options import ImageDataOptions, ImageLatentOptions, ImageSolverOptions, tolerance_option
 from flow.results import Record
@@ -26,7 +27,6 @@ from flow.simulation import (
     Simulations,
     everywhere,
     kept_steps,
-    latent_summary,
 )
 from torch_utils import distributed
 from training.data.images import ImageSource, to_pixels

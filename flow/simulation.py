@@ -6,19 +6,20 @@ states, in every coordinate system that the result files hold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dnnlib import cli
-from flow.blocks import gathered
 from flow.flow import Flow
 from flow.latents import Lender, class_labels, drawn_of, lender, random_classes
 from flow.method import Method
 from torch_utils import distributed
+from torch_utils.shared_work import NOTHING_KEPT, Parts
 
 KINDS = ("melt", "roundtrip", "gen")
 ENDS_ONLY = 2**62  # a save_freq that keeps the first and the last state alone
@@ -32,6 +33,39 @@ def kept_steps(method: Method, save_freq: int | None) -> list[int]:
     last = method.steps - 1 if method.times else method.steps
     every = save_freq or max(1, -(-last // 35))
     return sorted({*range(0, last, every), last})
+
+
+def my_blocks(count: int, block: int, label: str) -> Iterable[range]:
+    """This rank's blocks of rows, with a progress bar on rank 0."""
+    hidden = None if distributed.is_main() else True
+    mine = distributed.share(count, block)
+    return tqdm(mine, desc=label, unit="block", leave=False, disable=hidden)
+
+
+def gathered(
+    work: Callable[[range], dict[str, Tensor]],
+    count: int,
+    block: int,
+    label: str,
+    parts: Parts = NOTHING_KEPT,
+) -> dict[str, Tensor] | None:
+    """What work(rows) gives of all blocks; every rank must call this.
+
+    Args:
+        work: rows -> name -> tensor with a row for each. What it gives may depend on the rows
+            alone, so that the result does not depend on the number of processes.
+        count: rows in all.
+        block: rows at a time.
+        label: of the progress bar.
+        parts: keeps finished blocks; what `work` gives must then be on the CPU.
+
+    Returns:
+        on rank 0 [count, ...] of each name, on the CPU, in order; elsewhere None.
+    """
+    done = [parts.get(rows, lambda r=rows: work(r)) for rows in my_blocks(count, block, label)]  # type: ignore[misc]
+    names = distributed.broadcast(list(done[0]) if done else [])
+    found = {k: distributed.gather_blocks([rows[k] for rows in done], count, block) for k in names}
+    return {k: v for k, v in found.items() if v is not None} if distributed.is_main() else None
 
 
 @dataclass
@@ -250,33 +284,3 @@ class Simulations:
         assert self.x is not None
         x = self.x[block.start : block.stop]
         return self.flow.to_whitened(x, self.method.start, "unscaled")
-
-
-def latent_summary(flow: Flow, latents: np.ndarray, stop: float) -> dict[str, float]:
-    """How Gaussian the latents of data are, by group of dimensions.
-
-    Args:
-        flow: the flow.
-        latents: scaled_es latents, [n, d].
-        stop: their time.
-
-    Returns:
-        participation ratio, and for kept, compressed and born-compressed dimensions the rms of
-        the whitened latents (1 if Gaussian as assumed) and their mean excess kurtosis (0).
-    """
-    schedule = flow.schedule
-    u = latents / schedule.latent_variance(stop).sqrt().cpu().numpy()
-    born = (schedule.xi < schedule.gamma0).cpu().numpy() & (not schedule.proportional)
-    kept = np.arange(schedule.data_dim) < schedule.dims_to_keep
-    variances = torch.from_numpy(latents.var(0))
-    summary = {
-        "participation_ratio": float(variances.sum() ** 2 / variances.square().sum()),
-        "share_born_compressed": float(born.mean()),
-    }
-    for name, group in {"kept": kept & ~born, "compressed": ~kept & ~born, "born": born}.items():
-        if group.any():
-            v = u[:, group]
-            z = (v - v.mean(0)) / v.std(0).clip(1e-300)
-            summary[f"latent_rms_{name}"] = float(np.sqrt(np.mean(v**2)))
-            summary[f"excess_kurtosis_{name}"] = float(np.mean(z**4) - 3)
-    return summary

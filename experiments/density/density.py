@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flow.blocks import gathered
 from flow.dequantization import Dequantization, check_levels
 from flow.elbo import elbo
 from flow.exact import MixtureField
 from flow.flow import Flow
 from flow.likelihood import Trace, log_prob
+from flow.simulation import gathered
 from torch_utils import seeding
 from torch_utils.shared_work import NOTHING_KEPT, Parts
 from training.basis import Basis

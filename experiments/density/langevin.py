@@ -28,12 +28,12 @@ from dnnlib import cli, density_plot, plot
 from dnnlib.options import SEED, RunOptions, option, takes
 from experiments.density.density import noise_at_start, true_log_density, true_model
 from experiments.density.gaussianity import ks_distance
-from flow.blocks import gathered
 from flow.exact import MixtureField
 from flow.flow import Flow, open_flow
 from flow.integration import Watcher
 from flow.options import NetworkOptions, SaveOptions
 from flow.results import Record
+from flow.simulation import gathered
 from torch_utils import distributed, seeding
 from training.data.toys import ToySource, trained_on
 

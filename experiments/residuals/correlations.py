@@ -26,8 +26,8 @@ from experiments.residuals.autocorrelation import (
 )
 from experiments.residuals.extract import WritingOptions, refuse
 from experiments.residuals.files import CORRELATIONS, ERRORS, OUTPUTS, RESIDUALS, ArrayFile
-from flow.blocks import gathered, my_blocks
 from flow.results import check_results
+from flow.simulation import gathered, my_blocks
 from torch_utils import distributed
 from torch_utils.peers import agree, of_rank0
 

@@ -19,10 +19,10 @@ from dnnlib.options import SEED, DryRunOptions, option
 from dnnlib.util import write_json
 from experiments.residuals.autocorrelation import NOISES, denoised, noise_rows, space_of
 from experiments.residuals.files import ERRORS, OUTPUTS, RESIDUALS, is_done, save_with_run
-from flow.blocks import gathered, my_blocks
 from flow.flow import Flow
 from flow.options import SaveOptions
 from flow.results import document
+from flow.simulation import gathered, my_blocks
 from torch_utils import distributed, seeding
 from torch_utils.peers import of_rank0
 from torch_utils.shared_work import NOTHING_KEPT, Parts
