@@ -189,8 +189,8 @@ class Integrator(CoordinateMaps):
                 callback(k, term.time(a), term.leave(a, y))
 
         with torch.set_grad_enabled(differentiable):
-            stepper = SOLVERS[solver](**settings)
-            y = solve(stepper, term.velocity, term.enter(u), term.grid, watch)
+            y = term.enter(u)
+            y = solve(SOLVERS[solver](**settings), term.velocity, y, term.grid, watch)
             return term.leave(term.grid[-1], y)
 
     def _plain(self, t: float, u: Tensor, _: Tensor) -> tuple[Tensor, tuple[()]]:

@@ -192,11 +192,10 @@ def alpha_shapes(
         ValueError: if the dimension is neither 2 nor 3, or an alpha shape has no inside.
     """
     d = carrier.flow.schedule.data_dim
-    sets = [
-        random_sphere(d, float(r), points, seeding.generator(seed, "boundary", k))
-        for k, r in enumerate(radii)
-    ]
-    z = np.concatenate(sets)
+    rngs = [seeding.generator(seed, "boundary", k) for k in range(len(radii))]
+    z = np.concatenate(
+        [random_sphere(d, float(r), points, rng) for r, rng in zip(radii, rngs, strict=True)]
+    )
     stages = carrier.stages(z, *carrier.passage(z))
     boundaries = []
     for k, radius in enumerate(radii.tolist()):
@@ -279,9 +278,7 @@ class Report:
             "binomial_standard_error": self.standard_error.tolist(),
             "mean": self.shares[:, k].mean(0).tolist(),
             "two_sd": (2 * self.spread()[k]).tolist(),
-            "by_seed": {
-                str(s): row.tolist() for s, row in zip(self.seeds, self.shares[:, k], strict=True)
-            },
+            "by_seed": dict(zip(map(str, self.seeds), self.shares[:, k].tolist(), strict=True)),
             "largest_change_from_latent": float(change.max()),
         }
 
