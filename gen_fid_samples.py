@@ -6,9 +6,7 @@ import hashlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import click
 import numpy as np
 
 from dnnlib import cli, plot
@@ -21,11 +19,11 @@ from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender
 from flow.numbered_images import (
     OPTIONS_FILE,
+    Seeds,
     claim,
     file_of,
     make_images,
     missing_seeds,
-    parse_seeds,
     read_png,
 )
 from flow.options import BlockOptions, ImageLatentOptions, ImageNetworkOptions, ImageSolverOptions
@@ -37,21 +35,6 @@ torchrun --nproc_per_node=2 gen_fid_samples.py --save_dir=fid-tmp --network=out 
 """
 POINTS = 256  # of the paper's Heun grid for FID
 SHOWN, COLUMNS = 64, 8
-
-
-class Seeds(click.ParamType):
-    """Seeds and ranges of seeds, separated by commas."""
-
-    name = "0-9,20,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
-        """Parse "0-3,7" to [0, 1, 2, 3, 7]."""
-        if isinstance(value, list):
-            return value
-        try:
-            return parse_seeds(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,36 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import dnnlib  # noqa: F401  (before torch)
 
 # isort: split
-import click
-import numpy as np
 import torch
 
-from dnnlib import cli, plot
-from dnnlib.options import COUNT, SEED, RunOptions, option, takes
+from dnnlib import cli
+from dnnlib.options import COUNT, option, takes
 from flow.exact import MixtureField
 from flow.flow import Flow, open_flow
 from flow.integration import BLOCK
-from flow.method import fallback_tmax, pilots_of, toy_method
-from flow.options import (
-    LatentOptions,
-    SaveOptions,
-    ToyNetworkOptions,
-    ToySolverOptions,
-    tolerance_option,
-)
-from flow.results import Record, check_gen_source
-from flow.simulation import KINDS, Simulations, kept_steps, latent_summary
-from flow.toys import how_many, network_source
+from flow.method import fallback_tmax
+from flow.options import ToyNetworkOptions
+from flow.toys import SimulationOptions, how_many, network_source, run
 from torch_utils import distributed
 from torch_utils.peers import agree_on_file
 from training.basis import eigenbasis
-from training.data.toys import ToySource
-from training.data.vectors import VectorSource
 from training.schedule import Schedule
 from training.toy_options import ToyOptions
 
@@ -43,21 +30,6 @@ python toy_pfODE_int.py net --save_dir=out/flow --network=out --data_name=circle
 DISCRETE_EXAMPLE = """
 python toy_pfODE_int.py discrete --save_dir=out --data_name=circles --data_dim=2 --dims_to_keep=1
 """
-TOLERANCE = 1e-4  # of --tol
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimulationOptions(LatentOptions, ToySolverOptions, SaveOptions, RunOptions):
-    """What both commands share."""
-
-    total_samples: int | None = option(
-        None, type=click.IntRange(min=2),
-        help="samples of each simulation [4000; discrete, whose cost is quadratic: 1000]",
-    )  # fmt: skip
-    save_freq: int | None = option(None, type=COUNT, help="save every so many steps [~36]")
-    seed: int = option(0, type=SEED, help="of data and latents")
-    animate: bool = option(False, help="also draw an animated GIF")
-    tol: float | None = tolerance_option(TOLERANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,87 +89,6 @@ def shared(points: torch.Tensor) -> Iterator[torch.Tensor]:
     """This rank's share of points that every rank holds."""
     for block in distributed.share(len(points), BLOCK):
         yield points[block.start : block.stop]
-
-
-def run(
-    flow: Flow,
-    source: ToySource | VectorSource,
-    options: SimulationOptions,
-    infix: str,
-    notes: list[str],
-) -> None:
-    """Inflate, round-trip and generate, within a session; write files and pictures."""
-    cli.check_writable(options.save_dir, "--save_dir")
-    check_gen_source(flow, options)
-    assert options.total_samples is not None
-    x = source.samples(options.seed, 0, options.total_samples)
-
-    def pilots() -> torch.Tensor:
-        return flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
-
-    method, options = toy_method(flow, pilots, options, TOLERANCE)
-    stem = f"{source.description()['name']}_{flow.schedule.name}_{infix}"
-    states = len(kept_steps(method, options.save_freq))
-    size = states * len(x) * flow.schedule.data_dim * 8 * 8 / 2**20
-    distributed.print0("\n".join(notes))
-    distributed.print0(
-        f"{len(x)} samples, {method.describe()}; {states} states saved, {size:.1f} MiB a file"
-    )
-    if options.dry_run:
-        return
-    made_from = {"network_sha256": flow.digest}
-    if flow.digest is None:  # the samples themselves
-        made_from = {"data_sha256": source.content_hash()}
-    stem = f"{options.save_dir}/{stem}"
-    record = Record.begin(f"{stem}sim_params.json", flow, options, method, made_from)
-    outcome = Simulations(
-        flow, method, len(x), KINDS, options.seed, x=x, eps=options.eps,
-        gen_source=options.gen_source, save_freq=options.save_freq,
-    ).run()  # fmt: skip
-    if not distributed.is_main():
-        return
-    results = {name: result.arrays for name, result in outcome.items()}
-    for name, arrays in results.items():
-        record.save(f"{stem}{name}_results.npz", arrays)
-    melt = results["melt"]
-    error = results["roundtrip"]["tilde_xs"][-1] - melt["tilde_xs"][0]
-    report = {
-        "evaluations_one_way": outcome["melt"].evaluations,
-        "round_trip_rmse": float(np.sqrt(np.mean(error**2))),
-        "round_trip_max": float(np.abs(error).max()),
-        **latent_summary(flow, melt["xs_es"][-1], method.stop),
-    }
-    if options.plot:
-        draw(flow, results, stem, options.animate)
-    record.finish(report, f"{stem}*")
-
-
-def draw(flow: Flow, results: dict[str, dict[str, np.ndarray]], stem: str, animate: bool) -> None:
-    """Panels, a strip of the inflation, the participation ratio, and an animation if wanted."""
-    melt, back, gen = (results[k] for k in ("melt", "roundtrip", "gen"))
-    colour = plot.hues(melt["tilde_xs"][0])
-    title = Path(stem).name.split("_net_")[0].rstrip("_")
-    plot.panels(
-        f"{stem}panels.png",
-        {
-            "data": (melt["tilde_xs"][0], colour),
-            "latent (inflated data)": (melt["xs"][-1], colour),
-            "round trip": (back["tilde_xs"][-1], colour),
-            "generated": (gen["tilde_xs"][-1], plot.hues(gen["tilde_xs"][-1])),
-        },
-        title,
-    )
-    plot.strip(f"{stem}inflation.png", melt["xs"], melt["t"], colour, f"{title}: x̃(t)")
-    if animate:
-        plot.animate(f"{stem}inflation.gif", melt["xs"], melt["t"], colour, title)
-    times = np.linspace(0, flow.schedule.tmax, 200)
-    ratios = {"schedule": np.array([flow.schedule.participation_ratio(t) for t in times])}
-    measured = melt["xs_es"].var(1)  # [states, d]
-    measured = measured.sum(1) ** 2 / (measured**2).sum(1)
-    ratios["inflated data"] = np.interp(times, melt["t"], measured)
-    labels = ("t", "participation ratio of x̃(t)")
-    ylim = (0.0, 1.08 * max(r.max() for r in ratios.values()))
-    plot.curve(f"{stem}participation_ratio.png", times, ratios, labels, title, ylim)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 r"""The field of a flow, and its integration in arc length or in the paper's time.
 
 In whitened coordinates u the ODE is du = -F dphi, F being what the network outputs. It is
-integrated in the arc length a of the angles, with a float64 state.
+integrated in the arc length a of the angles, with a float64 state. What is integrated is a term;
+by what steps, a stepper.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +16,68 @@ from torch import Tensor
 from flow.arguments import check_coordinates, check_integration, rows
 from flow.coordinates import CoordinateMaps, Coordinates
 from flow.steppers import PAPER_SOLVERS, SOLVERS, solve, value_of
-from flow.terms import AngleTerm, PaperTerm, Rate, Term
 from training.arc import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.precond import FieldModel
 
 BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
 IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
 Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
+# (time t, whitened states [n, d], angle rates [d]) -> the field F [n, d] there, and the rates of
+# quantities that are integrated along the path in further columns of the state, [n, m] each.
+Rate = Callable[[float, Tensor, Tensor], tuple[Tensor, Sequence[Tensor]]]
+
+
+class Term(NamedTuple):
+    """An equation dy/da = velocity(a, y), y being the state and the columns that ride along.
+
+    Attributes:
+        grid: of a.
+        time: a -> time t.
+        enter: whitened rows at the start of the grid -> y.
+        leave: (a, y) -> whitened rows.
+        velocity: (a, y) -> dy/da.
+    """
+
+    grid: Sequence[float]
+    time: Callable[[float], float]
+    enter: Callable[[Tensor], Tensor]
+    leave: Callable[[float, Tensor], Tensor]
+    velocity: Callable[[float, Tensor], Tensor]
+
+
+def angle_term(arc: Arc, rate: Rate, grid: Sequence[float]) -> Term:
+    """du/da = -F dphi/da of whitened states, over the arc length of the angles."""
+
+    def velocity(a: float, y: Tensor) -> Tensor:
+        turn = torch.as_tensor(arc.turn(a), dtype=y.dtype, device=y.device)
+        F, columns = rate(arc.time(a), y[:, : len(turn)], turn)
+        return torch.cat([-turn * F, *columns], 1)
+
+    return Term(grid, arc.time, lambda u: u, lambda _, y: y, velocity)
+
+
+def paper_term(maps: CoordinateMaps, rate: Rate, grid: Sequence[float]) -> Term:
+    """dx~/dt in the paper's coordinates, for x~ = scaled_es states (eq. 8).
+
+    Raises:
+        ValueError: for a schedule whose angle is not regular in t.
+    """
+    if maps.schedule.proportional:
+        raise ValueError("g_type=proportional is not regular in t: use an angle solver")
+    d = maps.schedule.data_dim
+
+    def enter(u: Tensor) -> Tensor:
+        return torch.cat([maps.from_whitened(u[:, :d], grid[0], "scaled_es"), u[:, d:]], 1)
+
+    def leave(t: float, x: Tensor) -> Tensor:
+        return torch.cat([maps.to_whitened(x[:, :d], t, "scaled_es"), x[:, d:]], 1)
+
+    def velocity(t: float, x: Tensor) -> Tensor:
+        x = x[:, :d]
+        F, columns = rate(t, x / maps.stretch(t, "scaled_es"), maps.schedule.angle(t)[1].to(x))
+        return torch.cat([maps.paper_rate(t, x, F), *columns], 1)
+
+    return Term(grid, lambda t: t, enter, leave, velocity)
 
 
 class Integrator(CoordinateMaps):
@@ -122,11 +178,10 @@ class Integrator(CoordinateMaps):
         """
         check_integration(solver, steps, times, settings, differentiable)
         rate = rate or self._plain
-        term: Term
         if solver in PAPER_SOLVERS:
-            term = PaperTerm(self, rate, sorted(times or (), reverse=stop < start))
+            term = paper_term(self, rate, sorted(times or (), reverse=stop < start))
         else:
-            term = AngleTerm(self.arc, rate, self.arc.grid(start, stop, steps))
+            term = angle_term(self.arc, rate, self.arc.grid(start, stop, steps))
         watch = None
         if callback is not None:
 
@@ -134,8 +189,8 @@ class Integrator(CoordinateMaps):
                 callback(k, term.time(a), term.leave(a, y))
 
         with torch.set_grad_enabled(differentiable):
-            stepper = SOLVERS[solver](**settings)
-            y = solve(stepper, term.velocity, term.enter(u), term.grid, watch)
+            y = term.enter(u)
+            y = solve(SOLVERS[solver](**settings), term.velocity, y, term.grid, watch)
             return term.leave(term.grid[-1], y)
 
     def _plain(self, t: float, u: Tensor, _: Tensor) -> tuple[Tensor, tuple[()]]:

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from flow.arguments import whole
 from flow.coordinates import Coordinates
-from flow.integration import Integrator
-from flow.terms import Rate
+from flow.integration import Integrator, Rate
 from torch_utils import seeding
 
 Trace = Literal["exact", "hutchinson"]

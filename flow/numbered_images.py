@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from PIL import Image
 
@@ -47,6 +48,21 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"the range {part.strip()} ends before it starts")
         seeds.update(range(int(first), int(last if dash else first) + 1))
     return sorted(seeds)
+
+
+class Seeds(click.ParamType):
+    """Seeds and ranges of seeds, separated by commas."""
+
+    name = "0-9,20,..."
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> list[int]:
+        """Parse "0-3,7" to [0, 1, 2, 3, 7]."""
+        if isinstance(value, list):
+            return value
+        try:
+            return parse_seeds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def file_of(folder: Path, seed: int, subdirs: bool) -> Path:

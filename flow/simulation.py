@@ -250,33 +250,3 @@ class Simulations:
         assert self.x is not None
         x = self.x[block.start : block.stop]
         return self.flow.to_whitened(x, self.method.start, "unscaled")
-
-
-def latent_summary(flow: Flow, latents: np.ndarray, stop: float) -> dict[str, float]:
-    """How Gaussian the latents of data are, by group of dimensions.
-
-    Args:
-        flow: the flow.
-        latents: scaled_es latents, [n, d].
-        stop: their time.
-
-    Returns:
-        participation ratio, and for kept, compressed and born-compressed dimensions the rms of
-        the whitened latents (1 if Gaussian as assumed) and their mean excess kurtosis (0).
-    """
-    schedule = flow.schedule
-    u = latents / schedule.latent_variance(stop).sqrt().cpu().numpy()
-    born = (schedule.xi < schedule.gamma0).cpu().numpy() & (not schedule.proportional)
-    kept = np.arange(schedule.data_dim) < schedule.dims_to_keep
-    variances = torch.from_numpy(latents.var(0))
-    summary = {
-        "participation_ratio": float(variances.sum() ** 2 / variances.square().sum()),
-        "share_born_compressed": float(born.mean()),
-    }
-    for name, group in {"kept": kept & ~born, "compressed": ~kept & ~born, "born": born}.items():
-        if group.any():
-            v = u[:, group]
-            z = (v - v.mean(0)) / v.std(0).clip(1e-300)
-            summary[f"latent_rms_{name}"] = float(np.sqrt(np.mean(v**2)))
-            summary[f"excess_kurtosis_{name}"] = float(np.mean(z**4) - 3)
-    return summary

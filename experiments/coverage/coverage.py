@@ -158,7 +158,11 @@ def transported(
 def _closed(carrier: Carrier, surface: Surface) -> Boundary:
     for attempt in range(1, UNTANGLE + 2):
         vertices = carrier.stages(surface.z, surface.x, surface.back)
-        regions = {k: _region(v, surface, k) for k, v in vertices.items()}
+        regions = {
+            k: polygon_region(v, surface.simplices) if v.shape[1] == 2
+            else mesh_region(v, surface.simplices, _named(surface.radius, k))
+            for k, v in vertices.items()
+        }  # fmt: skip
         crossed = [k for k, region in regions.items() if region is None]
         if not crossed:
             whole = {k: region for k, region in regions.items() if region is not None}
@@ -170,12 +174,6 @@ def _closed(carrier: Carrier, surface: Surface) -> Boundary:
         f"the boundary of radius {surface.radius:g} crosses itself {_where(crossed[0])}: use a "
         "smaller --boundary_tol, and a smaller --tol if the integration is coarse"
     )
-
-
-def _region(vertices: np.ndarray, surface: Surface, stage: str) -> Region | None:
-    if vertices.shape[1] == 2:
-        return polygon_region(vertices, surface.simplices)
-    return mesh_region(vertices, surface.simplices, _named(surface.radius, stage))
 
 
 def alpha_shapes(
@@ -194,11 +192,10 @@ def alpha_shapes(
         ValueError: if the dimension is neither 2 nor 3, or an alpha shape has no inside.
     """
     d = carrier.flow.schedule.data_dim
-    sets = [
-        random_sphere(d, float(r), points, seeding.generator(seed, "boundary", k))
-        for k, r in enumerate(radii)
-    ]
-    z = np.concatenate(sets)
+    rngs = [seeding.generator(seed, "boundary", k) for k in range(len(radii))]
+    z = np.concatenate(
+        [random_sphere(d, float(r), points, rng) for r, rng in zip(radii, rngs, strict=True)]
+    )
     stages = carrier.stages(z, *carrier.passage(z))
     boundaries = []
     for k, radius in enumerate(radii.tolist()):
@@ -281,9 +278,7 @@ class Report:
             "binomial_standard_error": self.standard_error.tolist(),
             "mean": self.shares[:, k].mean(0).tolist(),
             "two_sd": (2 * self.spread()[k]).tolist(),
-            "by_seed": {
-                str(s): row.tolist() for s, row in zip(self.seeds, self.shares[:, k], strict=True)
-            },
+            "by_seed": dict(zip(map(str, self.seeds), self.shares[:, k].tolist(), strict=True)),
             "largest_change_from_latent": float(change.max()),
         }
 

@@ -51,6 +51,11 @@ class Settings:
     times: int = 0
     how: dict[str, Any] = field(default_factory=dict)
 
+    def asked(self, start: int = 0) -> dict[str, Any]:
+        """Arguments of `log_prob` for samples from number `start` on."""
+        told = {"trace": self.trace, "probes": self.probes, "seed": self.seed, "start": start}
+        return {**self.how, **told}
+
 
 @dataclass
 class Evaluation:
@@ -122,8 +127,7 @@ def _block(flow: Flow, x: Tensor, start: int, settings: Settings) -> Tensor:
     """Columns PARTS, points and latents of one block of data, [n, 5 + 2 d]."""
     x = x.to(flow.device, flow.dtype)
     q, half_width = settings.dequantize, None
-    how = {**settings.how, "trace": settings.trace, "probes": settings.probes}
-    how |= {"seed": settings.seed, "start": start}
+    how = settings.asked(start)
     if q is None:
         point = x
         if settings.noise:

@@ -67,10 +67,8 @@ def integration_error(flow: Flow, x: Tensor, method: Method, settings: Settings)
     """Change of the log density of pilots x [n, d] with twice the steps; None if steps adapt."""
     if method.times is not None or SOLVERS[method.solver]().order is None:
         return None
-    how: dict[str, Any] = {**settings.how, "trace": settings.trace}
-    how |= {"probes": settings.probes, "seed": settings.seed}
-    coarse = log_prob(flow, x, **how).value
-    fine = log_prob(flow, x, **{**how, "steps": 2 * method.steps}).value
+    coarse = log_prob(flow, x, **settings.asked()).value
+    fine = log_prob(flow, x, **{**settings.asked(), "steps": 2 * method.steps}).value
     change = coarse - fine
     return {"mean_nats": float(change.mean()), "rms_nats": float(change.square().mean().sqrt())}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ from experiments.residuals.autocorrelation import (
     Correlation,
     cross_correlation,
 )
-from experiments.residuals.extract import WritingOptions, refuse
+from experiments.residuals.extract import WritingOptions, files_to_make, make_files, refuse
 from experiments.residuals.files import CORRELATIONS, ERRORS, OUTPUTS, RESIDUALS, ArrayFile
 from flow.results import check_results
 from torch_utils import distributed
-from torch_utils.peers import agree, of_rank0
-from torch_utils.work import blocks, compute
+from torch_utils.peers import agree
+from torch_utils.work import compute
 
 LEGENDS = {RESIDUALS: "residuals", OUTPUTS: "network outputs", ERRORS: "network errors"}
 # The released code leaves the D of PRRto30D out.
@@ -176,26 +175,26 @@ def correlate_times(found: Extracted, options: CalcOptions) -> None:
     """Write the correlations of each time, those that are not there yet, in a session."""
     started, n = time.monotonic(), len(found.opened)
     paths = [files.lag_file(options.save_dir, found.data, found.schedule, k) for k in range(n)]
-    shapes = {CORRELATIONS[k]: (found.dim, found.dim) for k in found.keys}
+    shapes: dict[str, tuple[int, ...]] = {
+        CORRELATIONS[k]: (found.dim, found.dim) for k in found.keys
+    }
     how = {"n_samples": found.count, "normalization": options.normalization}
     runs = [how | {"source": f.run} for f in found.opened]
 
-    def done_before() -> list[bool]:
-        return [files.is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)]
+    def lag(k: int) -> dict[str, np.ndarray]:
+        arrays: dict[str, np.ndarray] = {"t": found.times[k]}
+        for key, c in found.correlation(k, options.bs, options.normalization).items():
+            arrays[CORRELATIONS[key]] = c.matrix.float().cpu().numpy()
+            arrays[f"{key}_sd0"], arrays[f"{key}_sd"] = c.sd_a.cpu().numpy(), c.sd_b.cpu().numpy()
+            arrays[_mean(key)] = np.array(c.mean_diagonal)
+        return arrays
 
-    with cli.user_errors():
-        done = of_rank0(done_before)
-    distributed.check_shared(options.save_dir, "--save_dir")
-    todo = [k for k, there in enumerate(done) if not there]
-    for (i,) in blocks(len(todo), 1, "lags"):
-        k = todo[i]
-        arrays = _arrays(found.correlation(k, options.bs, options.normalization))
-        files.save_with_run(paths[k], arrays | {"t": found.times[k]}, runs[k])
-    distributed.barrier()
+    make_files(files_to_make(paths, runs, shapes), paths, runs, lag, options.save_dir, "lags")
     if distributed.is_main():
         results = [ArrayFile(p) for p in paths]
+        means = {k: np.array([float(r.small(_mean(k))) for r in results]) for k in found.keys}  # type: ignore[arg-type]
         stem = Path(options.save_dir) / f"{found.data}_{found.schedule}_autocorrelations"
-        _summarise(stem, found, lambda k, name: results[k].small(name), options, started)
+        _summarise(stem, found, means, options, started)
 
 
 def correlate_toy(found: Extracted, options: CalcOptions) -> None:
@@ -222,22 +221,13 @@ def correlate_toy(found: Extracted, options: CalcOptions) -> None:
         arrays[f"{key}_sd"] = sds[:, i].numpy()
     how = {"n_samples": found.count, "normalization": options.normalization}
     files.save_with_run(path, arrays, how | {"source": source})
-    of = {_mean(key): means[:, i] for i, key in enumerate(found.keys)}
-    _summarise(path.with_suffix(""), found, lambda k, name: of[name][k], options, started)
+    of = {key: means[:, i] for i, key in enumerate(found.keys)}
+    _summarise(path.with_suffix(""), found, of, options, started)
 
 
 def _named(schedule: str) -> str:
     """A schedule as our files name it."""
     return f"{schedule}D" if schedule[-1].isdigit() else schedule
-
-
-def _arrays(correlations: dict[str, Correlation]) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for key, c in correlations.items():
-        arrays[CORRELATIONS[key]] = c.matrix.float().cpu().numpy()
-        arrays[f"{key}_sd0"], arrays[f"{key}_sd"] = c.sd_a.cpu().numpy(), c.sd_b.cpu().numpy()
-        arrays[_mean(key)] = np.array(c.mean_diagonal)
-    return arrays
 
 
 def _mean(key: str) -> str:
@@ -247,15 +237,13 @@ def _mean(key: str) -> str:
 def _summarise(
     stem: Path,
     found: Extracted,
-    value: Callable[[int, str], Any],
+    means: dict[str, np.ndarray],
     options: CalcOptions,
     started: float,
 ) -> None:
     """The .json with the mean diagonals, and their picture."""
-    n = len(found.opened)
-    means = {k: np.array([float(value(i, _mean(k))) for i in range(n)]) for k in found.keys}
     known = bool(np.isfinite(found.times).all())
-    x = found.times if known else np.arange(n)
+    x = found.times if known else np.arange(len(found.opened))
     content = {
         "options": options.record(),
         "n_samples": found.count,

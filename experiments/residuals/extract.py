@@ -147,20 +147,45 @@ def extract_files(
     """
     run, times = {**extraction.run(), **origin}, extraction.times
     shape = (extraction.count, extraction.flow.schedule.data_dim)
-    shapes = dict.fromkeys(extraction.keys, shape)
-    with cli.user_errors():
-        runs = [run | {"t": t} for t in times]
-        done = of_rank0(lambda: [is_done(p, r, shapes) for p, r in zip(paths, runs, strict=True)])
-    check_room(options, 4 * len(shapes) * shape[0] * shape[1], len(paths), done.count(False))
+    runs = [run | {"t": t} for t in times]
+    todo = files_to_make(paths, runs, dict.fromkeys(extraction.keys, shape))
+    check_room(options, 4 * len(extraction.keys) * shape[0] * shape[1], len(paths), len(todo))
     if options.dry_run:
         return None
-    distributed.check_shared(options.save_dir, "--save_dir")
-    todo = [k for k, there in enumerate(done) if not there]
-    for (i,) in blocks(len(todo), 1, "times"):
-        arrays = extraction.at(todo[i]) | {"t": np.array(times[todo[i]])}
-        save_with_run(paths[todo[i]], arrays, runs[todo[i]])
-    distributed.barrier()
+    make_files(
+        todo, paths, runs, lambda k: extraction.at(k) | {"t": np.array(times[k])},
+        options.save_dir, "times",
+    )  # fmt: skip
     return run
+
+
+def files_to_make(
+    paths: list[Path], runs: list[dict[str, Any]], shapes: dict[str, tuple[int, ...]]
+) -> list[int]:
+    """Which of the files are not there yet, as rank 0 sees them; see `files.is_done`.
+
+    Raises:
+        UserError: if one was made from something else.
+    """
+    pairs = list(zip(paths, runs, strict=True))
+    with cli.user_errors():
+        done = of_rank0(lambda: [is_done(path, run, shapes) for path, run in pairs])
+    return [k for k, there in enumerate(done) if not there]
+
+
+def make_files(
+    todo: list[int],
+    paths: list[Path],
+    runs: list[dict[str, Any]],
+    make: Callable[[int], dict[str, np.ndarray]],
+    folder: str,
+    label: str,
+) -> None:
+    """Write the files `todo` with what `make` gives of each, shared among ranks."""
+    distributed.check_shared(folder, "--save_dir")
+    for (i,) in blocks(len(todo), 1, label):
+        save_with_run(paths[todo[i]], make(todo[i]), runs[todo[i]])
+    distributed.barrier()
 
 
 def check_room(options: WritingOptions, size: int, count: int, needed: int) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flow.flow import Flow, ifs_times
-from flow.terms import PaperTerm
+from flow.integration import paper_term
 from tests.helpers import gaussian_flow, gaussian_latent, three_blobs
 from tests.training.test_precond import TOYS, published
 from training.schedule import Schedule
@@ -106,7 +106,7 @@ def test_papers_ode_and_ours_are_one(d, keep):
     (score,) = torch.autograd.grad(flow.model.log_density(x_es, t).sum(), x_es)
     scale, dscale = s.scale(t)
     expected = dscale * x_es - scale * 0.5 * s.gamma(t)[1] * score  # eq. 8 of the paper
-    ours = PaperTerm(flow, lambda t, u, _: (flow.field(u, t), ()), [t]).velocity(t, scale * x_es)
+    ours = paper_term(flow, lambda t, u, _: (flow.field(u, t), ()), [t]).velocity(t, scale * x_es)
     torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-10)
 
 

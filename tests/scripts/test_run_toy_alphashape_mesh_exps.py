@@ -7,7 +7,8 @@ import pytest
 
 import run_toy_alphashape_mesh_exps as script
 import toy_train
-from experiments.coverage.coverage import STAGES, regions
+from experiments.coverage import regions
+from experiments.coverage.coverage import STAGES
 from tests.helpers import run_script
 from tests.image_networks import error_line, good
 from torch_utils import distributed

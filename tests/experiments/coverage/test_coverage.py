@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
+from experiments.coverage import boundaries
 from experiments.coverage.boundaries import bisect, coverage_of_ball, edges_of, refine, sphere
 from experiments.coverage.coverage import (
     STAGES,
     Carrier,
     Report,
     alpha_shapes,
-    boundaries,
     coverages,
     transported,
 )
