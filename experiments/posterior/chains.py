@@ -7,7 +7,6 @@ chain and step, so that a saved chain needs no random state.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from experiments.posterior.chain_store import ChainStore, packed, unpacked
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Draws, Problem, Truth
 from torch_utils import distributed, seeding
+from torch_utils.shared_work import digest
 
 TRAJECTORY_BYTES = 64 * 2**20  # of one chain's trajectories
 FREE = ("chains",)  # settings that do not change a chain
@@ -63,8 +63,9 @@ class Sampler:
         raise NotImplementedError
 
     def outcome(self, state: Any, chain: Chain) -> dict[str, np.ndarray]:
-        """What there is to know of a finished chain beside its draws: name -> array."""
-        return {}
+        """What there is to know of a finished chain beside its draws: the numbers of its state."""
+        numbers = {k: v for k, v in state._asdict().items() if isinstance(v, (int, float))}
+        return {name: np.array(float(value)) for name, value in numbers.items()}
 
     def summary(self, found: dict[str, np.ndarray]) -> Draws:
         """Draws with statistics, evaluations and warnings, of the outcomes of all chains.
@@ -250,12 +251,9 @@ def fingerprint(problem: Problem, options: SamplerOptions) -> str:
 
     The data are rounded first: the last digits of a simulation differ between machines.
     """
-    facts = {name: value for name, value in options.settings().items() if name not in FREE}
-    facts |= {"noise_var": problem.noise_var, "how": problem.how, "shape": tuple(problem.x.shape)}
-    facts |= {"concentration": problem.concentration.tolist()}
-    digest = hashlib.sha256(repr(sorted(facts.items())).encode())
-    digest.update((problem.x.cpu().numpy().round(4) + 0.0).tobytes())
-    return digest.hexdigest()
+    facts: dict[str, Any] = {k: v for k, v in options.settings().items() if k not in FREE}
+    facts |= {"noise_var": problem.noise_var, "how": problem.how}
+    return digest([facts, problem.concentration, problem.x.cpu().numpy().round(4) + 0.0])
 
 
 def record_every(problem: Problem, options: SamplerOptions) -> int:

@@ -169,10 +169,6 @@ class HamiltorchSampler(Sampler):
         acceptance = float(moved.mean()) if len(moved) else 1.0
         return State(acceptance, evaluations), total, {}
 
-    def outcome(self, state: State, chain: Chain) -> dict[str, np.ndarray]:
-        """The numbers of the state."""
-        return {name: np.array(float(value)) for name, value in state._asdict().items()}
-
     def summary(self, found: dict[str, np.ndarray]) -> Draws:
         """The draws, with what there is to know about the chains."""
         statistics = {

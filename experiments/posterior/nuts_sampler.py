@@ -178,24 +178,19 @@ class NutsSampler(Sampler):
         diverged.clear()
         return state, self.options.burn + draw + 1, {"gradients": str(spent)}
 
-    def outcome(self, state: State, chain: Chain) -> dict[str, np.ndarray]:
-        """The numbers of a chain's state."""
-        counts = np.array([state.spent, state.spent_warm, state.diverged])
-        return {"counts": counts, "step_size": np.array(state.step_size)}
-
     def summary(self, found: dict[str, np.ndarray]) -> Draws:
         """The draws, with what there is to know about the chains."""
         target, o = self.target, self.options
-        gradients, while_warm, diverged = found["counts"].sum(0)
         made = o.chains * max(1, o.mcmc_n)
         statistics = {
             "step_size": found["step_size"].tolist(),
-            "gradients_per_draw": float(while_warm / made),
-            "divergent_share": float(diverged / made),
+            "gradients_per_draw": float(found["spent_warm"].sum() / made),
+            "divergent_share": float(found["diverged"].sum() / made),
             "tree_depth_at_most": tree_depth(o.traj_length),
             "logits": "the last is held at 0",
             **of_gradients(self, target.cost),
         }
+        gradients = found["spent"].sum()
         cost = target.setup_evaluations + int(target.cost * len(target.start) * gradients)
         return Draws(found["weights"], statistics=statistics, evaluations=cost)
 
