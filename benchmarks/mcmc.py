@@ -63,7 +63,7 @@ def runs(flow: Flow, n: int, samplers: dict[str, SamplerOptions]) -> dict[str, d
     problem = paper_problem(flow, how=method.how())
     problem, truth = simulate_data(problem, n, SEED)
     return {
-        name: mcmc.run(name, problem, truth, replace(settings, seed=SEED))[1]
+        name: mcmc.run(name, problem, truth, replace(settings, seed=SEED, keep_z=0))[1]
         for name, settings in samplers.items()
     }
 

@@ -7,14 +7,13 @@ chain and step, so that a saved chain needs no random state.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,8 @@ import torch
 from experiments.posterior.chain_store import ChainStore, packed, unpacked
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Draws, Problem, Truth
-from torch_utils import distributed
+from torch_utils import distributed, seeding
+from torch_utils.shared_work import digest
 
 TRAJECTORY_BYTES = 64 * 2**20  # of one chain's trajectories
 FREE = ("chains",)  # settings that do not change a chain
@@ -30,34 +30,56 @@ Facts = dict[str, str]  # to show beside a progress bar
 Progress = Callable[[int, Facts], None]  # told the draws made so far, and facts
 
 
-class Sampler(NamedTuple):
-    """How chains are made, moved, and summed up.
+class Sampler:
+    """How chains begin, move, and are summed up: the base class of all samplers.
+
+    They are made of a problem with data x [n, d], what these were simulated from, options, and a
+    folder (or none) for what is needed to go on after a kill.
 
     Attributes:
-        name: in the files of chains.
-        problem: with data x [n, d], as the sampler integrates it.
-        steps: of a chain.
+        name: in the files of chains, and in the seeds of their random numbers.
         state: the type of a chain's state, a NamedTuple.
-        init: the state to begin with.
-        step: (state, number of the step, chain) -> the next state, iterations done so far and
-            facts. It leaves draws and trajectories with the chain.
-        outcome: of a finished chain: name -> array, beside its draws.
-        summary: these of all chains, [chains, ...], with "weights" -> draws with statistics,
-            evaluations and warnings.
+        problem: as the sampler integrates it.
+        options: of the sampler.
+        steps: of a chain.
     """
 
     name: str
-    problem: Problem
-    steps: int
     state: type
-    init: Callable[[Chain], Any]
-    step: Callable[[Any, int, Chain], tuple[Any, int, Facts]]
-    outcome: Callable[[Any, Chain], dict[str, np.ndarray]]
-    summary: Callable[[dict[str, np.ndarray]], Draws]
+
+    def __init__(self, problem: Problem, options: SamplerOptions, steps: int):
+        self.problem, self.options, self.steps = problem, options, steps
+
+    def init(self, chain: Chain) -> Any:
+        """The state that a chain begins with."""
+        return self.state()
+
+    def step(self, state: Any, number: int, chain: Chain) -> tuple[Any, int, Facts]:
+        """One step of a chain, which gets draws and trajectories.
+
+        Returns:
+            the next state, iterations done so far (burn-in included), and facts.
+        """
+        raise NotImplementedError
+
+    def outcome(self, state: Any, chain: Chain) -> dict[str, np.ndarray]:
+        """What there is to know of a finished chain beside its draws: the numbers of its state."""
+        numbers = {k: v for k, v in state._asdict().items() if isinstance(v, (int, float))}
+        return {name: np.array(float(value)) for name, value in numbers.items()}
+
+    def summary(self, found: dict[str, np.ndarray]) -> Draws:
+        """Draws with statistics, evaluations and warnings, of the outcomes of all chains.
+
+        Args:
+            found: name -> [chains, ...], with "weights".
+        """
+        raise NotImplementedError
+
+    def random(self, chain: int, index: int) -> np.random.Generator:
+        """Random numbers of one step of a chain, or of its beginning."""
+        return seeding.generator(self.options.seed, f"{self.name} chain {chain}", index)
 
 
-# Of a problem with data x [n, d], what these were simulated from, options, and a folder (or none)
-# for what is needed to go on after a kill.
 Build = Callable[[Problem, Truth, SamplerOptions, Path | None], Sampler]
 
 
@@ -68,7 +90,6 @@ class Chain:
 
     Args:
         sampler: of the chain.
-        options: of the run.
         number: of the chain.
         folder: for its files; None for none.
 
@@ -80,10 +101,9 @@ class Chain:
         recorded: trajectories.
     """
 
-    def __init__(
-        self, sampler: Sampler, options: SamplerOptions, number: int, folder: Path | None = None
-    ):
-        self.sampler, self.number, problem = sampler, number, sampler.problem
+    def __init__(self, sampler: Sampler, number: int, folder: Path | None = None):
+        problem, options = sampler.problem, sampler.options
+        self.sampler, self.number = sampler, number
         mark, every = fingerprint(problem, options), record_every(problem, options)
         self.store = ChainStore(folder, sampler.name, number, mark, every)
         self.kept = kept(options)
@@ -173,7 +193,7 @@ def draw(
     began = time.monotonic()
     sampler = build(problem, truth, options, folder)
     numbers = [c for rows in distributed.share(options.chains, 1) for c in rows]
-    chains = [Chain(sampler, options, c, folder) for c in numbers]
+    chains = [Chain(sampler, c, folder) for c in numbers]
 
     def tell(facts: Facts) -> None:
         if progress is not None:
@@ -186,7 +206,7 @@ def draw(
         for chain in chains:
             if chain.steps == step:
                 chain.advance()
-    found = gather([_found(chain, options) for chain in chains], options.chains)
+    found = gather([_found(chain) for chain in chains], options.chains)
     if found is None:
         return Draws(np.empty((0, options.mcmc_n, len(problem.concentration))))
     return replace(
@@ -197,10 +217,10 @@ def draw(
     )
 
 
-def _found(chain: Chain, options: SamplerOptions) -> dict[str, np.ndarray]:
+def _found(chain: Chain) -> dict[str, np.ndarray]:
     """What a finished chain has drawn, and its trajectories where it has recorded all of them."""
     found = {"weights": chain.weights, "z": chain.z} | chain.sampler.outcome(chain.state, chain)
-    total = options.burn + options.mcmc_n
+    total = chain.sampler.options.burn + chain.sampler.options.mcmc_n
     if chain.recorded == len(range(0, total, chain.store.every)):
         found["trajectories"] = chain.store.trajectories(total)
     return found
@@ -231,12 +251,9 @@ def fingerprint(problem: Problem, options: SamplerOptions) -> str:
 
     The data are rounded first: the last digits of a simulation differ between machines.
     """
-    facts = {name: value for name, value in options.settings().items() if name not in FREE}
-    facts |= {"noise_var": problem.noise_var, "how": problem.how, "shape": tuple(problem.x.shape)}
-    facts |= {"concentration": problem.concentration.tolist()}
-    digest = hashlib.sha256(repr(sorted(facts.items())).encode())
-    digest.update((problem.x.cpu().numpy().round(4) + 0.0).tobytes())
-    return digest.hexdigest()
+    facts: dict[str, Any] = {k: v for k, v in options.settings().items() if k not in FREE}
+    facts |= {"noise_var": problem.noise_var, "how": problem.how}
+    return digest([facts, problem.concentration, problem.x.cpu().numpy().round(4) + 0.0])
 
 
 def record_every(problem: Problem, options: SamplerOptions) -> int:
@@ -244,6 +261,15 @@ def record_every(problem: Problem, options: SamplerOptions) -> int:
     parameters = problem.x.numel() + len(problem.concentration)
     size = 4 * parameters * options.traj_length * (options.mcmc_n + options.burn)
     return max(options.thin, math.ceil(size / TRAJECTORY_BYTES))
+
+
+def of_gradients(sampler: Sampler, cost: int) -> dict[str, Any]:
+    """What the results of every gradient sampler say, `cost` evaluations being one gradient."""
+    return {
+        "integration": sampler.problem.how,
+        "evaluations_per_gradient": cost,
+        "trajectory_every": record_every(sampler.problem, sampler.options),
+    }
 
 
 def kept(options: SamplerOptions) -> list[int]:

@@ -33,7 +33,6 @@ Reference: Andrieu, Doucet and Holenstein 2010, "Particle Markov chain Monte Car
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +52,6 @@ from experiments.posterior.posterior import (
 )
 from experiments.posterior.proposals import Proposals, proposal_error, proposals
 from experiments.posterior.sobol import as_normals, as_uniforms, sobol_bits
-from torch_utils import seeding
 
 POINTS = 2048  # candidates inflated together
 EVERY = 50  # most Gibbs draws between reports
@@ -94,54 +92,75 @@ class State(NamedTuple):
     log_like: np.ndarray
 
 
-def flow(
-    problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
-) -> Sampler:
+class FlowSampler(Sampler):
     """Candidates in data space: `proposals` of each datum, renewed as `refresh` says.
 
     Raises:
         ValueError: if a datum cannot be carried to the latent, or few candidates count from the
             beginning.
     """
-    proposed = proposals(problem)
-    steps = plan(options, len(problem.x))
-    return Sampler(
-        "flow", problem, len(steps), State,
-        partial(init, problem, options), partial(step, proposed, options, steps),
-        partial(outcome, problem), partial(summary, proposed, options, steps),
-    )  # fmt: skip
 
+    name, state = "flow", State
 
-def init(problem: Problem, options: SamplerOptions, chain: Chain) -> State:
-    """Weights to begin with; candidates are drawn by the first steps."""
-    (n, d), M, K = problem.x.shape, options.proposals, len(problem.concentration)
-    w = start_weights(K, _random(options, chain.number, 0))
-    bits, z, log_g = np.zeros((n, M, 1 + d), np.uint32), np.zeros((n, M, d)), np.zeros((n, M, K))
-    return State(w, bits, z, log_g, np.zeros((n, K)))
+    def __init__(
+        self, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
+    ):
+        self.proposed = proposals(problem)
+        self.plan = plan(options, len(problem.x))
+        super().__init__(problem, options, len(self.plan))
 
+    def init(self, chain: Chain) -> State:
+        """Weights to begin with; candidates are drawn by the first steps."""
+        (n, d), M, K = self.problem.x.shape, self.options.proposals, chain.weights.shape[1]
+        w, bits = start_weights(K, self.random(chain.number, 0)), np.zeros((n, M, 1 + d), np.uint32)
+        return State(w, bits, np.zeros((n, M, d)), np.zeros((n, M, K)), np.zeros((n, K)))
 
-def step(
-    proposed: Proposals, options: SamplerOptions, steps: list[Step], state: State, number: int,
-    chain: Chain,
-) -> tuple[State, int, Facts]:  # fmt: skip
-    """One step of the plan: Gibbs draws given the candidates, then a block's renewal."""
-    rng = _random(options, chain.number, number + 1)
-    start, stop, renewal = steps[number]
-    if stop > start:
-        like, prior = torch.from_numpy(state.log_like), proposed.problem.concentration
-        w = gibbs_weights(like, prior, stop - start, 0, rng, state.w, SWEEPS)
+    def step(self, state: State, number: int, chain: Chain) -> tuple[State, int, Facts]:
+        """One step of the plan: Gibbs draws given the candidates, then a block's renewal."""
+        rng = self.random(chain.number, number + 1)
+        start, stop, renewal = self.plan[number]
+        if stop > start:
+            like, prior = torch.from_numpy(state.log_like), self.problem.concentration
+            w = gibbs_weights(like, prior, stop - start, 0, rng, state.w, SWEEPS)
 
-        def latents(draws: list[int]) -> np.ndarray:
-            picks = [choose(state.log_g, w[i], rng) for i in draws]
-            return np.stack([state.z[np.arange(len(p)), p] for p in picks])
+            def latents(draws: list[int]) -> np.ndarray:
+                picks = [choose(state.log_g, w[i], rng) for i in draws]
+                return np.stack([state.z[np.arange(len(p)), p] for p in picks])
 
-        chain.draw(start - options.burn, w, latents)
-        state = state._replace(w=w[-1])
-    if renewal is not None:
-        state = renewed(proposed, state, renewal, rng)
-    if stop == 0 and steps[number + 1][1] > 0:
-        check(state, options)
-    return state, stop, {"candidates": f"{(number + 1) / len(steps):.0%}"}
+            chain.draw(start - self.options.burn, w, latents)
+            state = state._replace(w=w[-1])
+        if renewal is not None:
+            state = renewed(self.proposed, state, renewal, rng)
+        if stop == 0 and self.plan[number + 1][1] > 0:
+            check(state, self.options)
+        return state, stop, {"candidates": f"{(number + 1) / self.steps:.0%}"}
+
+    def outcome(self, state: State, chain: Chain) -> dict[str, np.ndarray]:
+        """How good the candidates of a finished chain are for its mean weights."""
+        w = chain.weights.mean(0)
+        error = proposal_error(state.log_g, w, self.problem.concentration)
+        return {"effective": effective_candidates(state.log_g, w), "error": error}
+
+    def summary(self, found: dict[str, np.ndarray]) -> Draws:
+        """The draws, with how many candidates count."""
+        effective, options = found["effective"], self.options  # [chains, n]
+        lowest = float(np.quantile(effective, 0.1))
+        facts = {
+            "candidates": options.proposals,
+            "renewals": options.refresh * options.mcmc_n / PER,
+            "effective_candidates": {
+                "min": float(effective.min()),
+                "10%": lowest,
+                "median": float(np.median(effective)),
+            },
+            "error_of_a_fixed_set_in_posterior_sds": found["error"].mean(0).tolist(),
+        }
+        line, cost = few(effective, options), evaluations(self.proposed, options, self.plan)
+        fatal = lowest < TOO_FEW
+        return Draws(
+            found["weights"], statistics=facts, evaluations=cost,
+            warnings=[line] if line and not fatal else [], fatal=line if fatal else "",
+        )  # fmt: skip
 
 
 def renewed(proposed: Proposals, state: State, renewal: int, rng: np.random.Generator) -> State:
@@ -175,10 +194,6 @@ def check(state: State, options: SamplerOptions) -> None:
         raise ValueError(few(effective, options))
 
 
-def _random(options: SamplerOptions, chain: int, step: int) -> np.random.Generator:
-    return seeding.generator(options.seed, f"flow chain {chain}", step)
-
-
 def plan(options: SamplerOptions, n: int) -> list[Step]:
     """Steps of a chain: draws start..stop, then a block of data to renew, or None.
 
@@ -201,37 +216,6 @@ def plan(options: SamplerOptions, n: int) -> list[Step]:
             steps.append((start, stop, number))
             start = stop
     return steps
-
-
-def outcome(problem: Problem, state: State, chain: Chain) -> dict[str, np.ndarray]:
-    """How good the candidates of a finished chain are for its mean weights."""
-    w = chain.weights.mean(0)
-    effective = effective_candidates(state.log_g, w)
-    return {"effective": effective, "error": proposal_error(state.log_g, w, problem.concentration)}
-
-
-def summary(
-    proposed: Proposals, options: SamplerOptions, steps: list[Step], found: dict[str, np.ndarray]
-) -> Draws:
-    """The draws, with how many candidates count."""
-    effective = found["effective"]  # [chains, n]
-    lowest = float(np.quantile(effective, 0.1))
-    facts = {
-        "candidates": options.proposals,
-        "renewals": options.refresh * options.mcmc_n / PER,
-        "effective_candidates": {
-            "min": float(effective.min()),
-            "10%": lowest,
-            "median": float(np.median(effective)),
-        },
-        "error_of_a_fixed_set_in_posterior_sds": found["error"].mean(0).tolist(),
-    }
-    line, cost = few(effective, options), evaluations(proposed, options, steps)
-    fatal = lowest < TOO_FEW
-    return Draws(
-        found["weights"], statistics=facts, evaluations=cost,
-        warnings=[line] if line and not fatal else [], fatal=line if fatal else "",
-    )  # fmt: skip
 
 
 def few(effective: np.ndarray, options: SamplerOptions) -> str:

@@ -14,7 +14,6 @@ Reference: Inflationary Flows, appendix B.7; https://github.com/AdamCobb/hamilto
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.posterior.chains import Chain, Facts, Sampler, record_every, seeded
+from experiments.posterior.chains import Chain, Facts, Sampler, of_gradients, seeded
 from experiments.posterior.energy import affordable, log_joint
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Draws, Problem, Truth
@@ -32,20 +31,20 @@ INSTALL = "pip install git+https://github.com/AdamCobb/hamiltorch.git"
 STEP_PRESERVING, STEP_REDUCING = 1e-2, 1e-3  # the paper's
 
 
-def library() -> Any:
-    """hamiltorch. Importing it seeds the global generators: seed them after this.
+def hamiltorch() -> Any:
+    """The library. Importing it seeds the global generators: seed them after this.
 
     Raises:
         ValueError: saying how to install it, where it is missing.
     """
     try:
-        import hamiltorch
+        import hamiltorch as library
     except ImportError:
         raise ValueError(
             f"--sampler=hamiltorch needs hamiltorch, which is not installed: {INSTALL} "
             "(or use --sampler=parallel, which needs nothing)"
         ) from None
-    return hamiltorch
+    return library
 
 
 def step_size(problem: Problem, options: SamplerOptions) -> float:
@@ -110,83 +109,72 @@ class State(NamedTuple):
     evaluations: int = 0
 
 
-def hamiltorch(
-    problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
-) -> Sampler:
+class HamiltorchSampler(Sampler):
     """The paper's sampler, from the truth on; a chain is one step, saved when it is finished.
 
     Raises:
         ValueError: if hamiltorch is missing, or there is no burn-in.
     """
-    library()
-    if options.burn < 1:
-        raise ValueError("--burn=0: hamiltorch adapts its step size in burn-in; give at least 1")
-    problem, cost = affordable(problem)
-    start = torch.cat([truth.weights.log(), truth.z.flatten()])
-    return Sampler(
-        "hamiltorch", problem, 1, State,
-        lambda chain: State(), partial(step, problem, options, start),
-        lambda state, chain: {k: np.array(float(v)) for k, v in state._asdict().items()},
-        partial(summary, problem, cost, options),
-    )  # fmt: skip
 
+    name, state = "hamiltorch", State
 
-def step(
-    problem: Problem, options: SamplerOptions, start: Tensor, state: State, number: int,
-    chain: Chain,
-) -> tuple[State, int, Facts]:  # fmt: skip
-    """A whole chain."""
-    K, draws, total = len(problem.concentration), options.mcmc_n, options.burn + options.mcmc_n
-    evaluations = 0
+    def __init__(
+        self, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
+    ):
+        self.library = hamiltorch()
+        if options.burn < 1:
+            raise ValueError(
+                "--burn=0: hamiltorch adapts its step size in burn-in; give at least 1"
+            )
+        problem, self.cost = affordable(problem)
+        self.start = torch.cat([truth.weights.log(), truth.z.flatten()])
+        super().__init__(problem, options, 1)
 
-    def finished(number: int, path: Tensor) -> None:
-        if number < total and chain.store.records(number):
-            chain.record(number, path.cpu().numpy())
-        chain.tell(min(number + 1, total), {})
+    def step(self, state: State, number: int, chain: Chain) -> tuple[State, int, Facts]:
+        """A whole chain."""
+        o, problem, K = self.options, self.problem, chain.weights.shape[1]
+        total, evaluations = o.burn + o.mcmc_n, 0
 
-    recorder = Recorder(options.traj_length, finished)
+        def finished(number: int, path: Tensor) -> None:
+            if number < total and chain.store.records(number):
+                chain.record(number, path.cpu().numpy())
+            chain.tell(min(number + 1, total), {})
 
-    def log_prob(position: Tensor) -> Tensor:
-        nonlocal evaluations
-        recorder.see(position)
-        evaluations += 1
-        z = position[K:].reshape(problem.x.shape)
-        return log_joint(problem, z, torch.log_softmax(position[:K], 0))
+        recorder = Recorder(o.traj_length, finished)
 
-    with seeded(start.device, seeding.integer(options.seed, "hamiltorch", chain.number)):
-        drawn = library().sample(
-            log_prob_func=log_prob,
-            params_init=start,
-            num_samples=total + 1,  # the library counts the start among them
-            num_steps_per_sample=options.traj_length,
-            step_size=step_size(problem, options),
-            burn=options.burn,
-            desired_accept_rate=options.acpt,
-            sampler=library().Sampler.HMC_NUTS,
-        )
-    if len(drawn) < draws:
-        raise ValueError(f"hamiltorch gave {len(drawn)} draws where {draws} were asked for")
-    states = torch.stack([p.detach().cpu() for p in drawn[-draws:]])  # [draws, K + n d]
-    chain.draw(
-        0,
-        torch.softmax(states[:, :K], 1).numpy(),
-        lambda draws: states[draws, K:].reshape(-1, *problem.x.shape).numpy(),
-    )
-    moved = (states[1:] != states[:-1]).any(1).double()
-    acceptance = float(moved.mean()) if len(moved) else 1.0
-    return State(acceptance, evaluations), total, {}
+        def log_prob(position: Tensor) -> Tensor:
+            nonlocal evaluations
+            recorder.see(position)
+            evaluations += 1
+            z = position[K:].reshape(problem.x.shape)
+            return log_joint(problem, z, torch.log_softmax(position[:K], 0))
 
+        with seeded(self.start.device, seeding.integer(o.seed, "hamiltorch", chain.number)):
+            drawn = self.library.sample(
+                log_prob_func=log_prob,
+                params_init=self.start,
+                num_samples=total + 1,  # the library counts the start among them
+                num_steps_per_sample=o.traj_length,
+                step_size=step_size(problem, o),
+                burn=o.burn,
+                desired_accept_rate=o.acpt,
+                sampler=self.library.Sampler.HMC_NUTS,
+            )
+        if len(drawn) < o.mcmc_n:
+            raise ValueError(f"hamiltorch gave {len(drawn)} draws where {o.mcmc_n} were asked for")
+        states = torch.stack([p.detach().cpu() for p in drawn[-o.mcmc_n :]])  # [draws, K + n d]
+        z = states[:, K:].reshape(-1, *problem.x.shape)
+        chain.draw(0, torch.softmax(states[:, :K], 1).numpy(), lambda draws: z[draws].numpy())
+        moved = (states[1:] != states[:-1]).any(1).double()
+        acceptance = float(moved.mean()) if len(moved) else 1.0
+        return State(acceptance, evaluations), total, {}
 
-def summary(
-    problem: Problem, cost: int, options: SamplerOptions, found: dict[str, np.ndarray]
-) -> Draws:
-    """The draws, with what there is to know about the chains."""
-    statistics = {
-        "acceptance": found["acceptance"].tolist(),
-        "step_size_at_start": step_size(problem, options),
-        "integration": problem.how,
-        "evaluations_per_gradient": cost,
-        "trajectory_every": record_every(problem, options),
-    }
-    evaluations = cost * len(problem.x) * int(found["evaluations"].sum())
-    return Draws(found["weights"], statistics=statistics, evaluations=evaluations)
+    def summary(self, found: dict[str, np.ndarray]) -> Draws:
+        """The draws, with what there is to know about the chains."""
+        statistics = {
+            "acceptance": found["acceptance"].tolist(),
+            "step_size_at_start": step_size(self.problem, self.options),
+            **of_gradients(self, self.cost),
+        }
+        evaluations = self.cost * len(self.problem.x) * int(found["evaluations"].sum())
+        return Draws(found["weights"], statistics=statistics, evaluations=evaluations)

@@ -13,22 +13,22 @@ from tqdm import tqdm
 
 from dnnlib.util import atomic_path, write_json
 from experiments.posterior.chains import Build, draw
-from experiments.posterior.flow_sampler import flow
-from experiments.posterior.hamiltorch_sampler import hamiltorch
-from experiments.posterior.nuts_sampler import nuts
+from experiments.posterior.flow_sampler import FlowSampler
+from experiments.posterior.hamiltorch_sampler import HamiltorchSampler
+from experiments.posterior.nuts_sampler import NutsSampler
 from experiments.posterior.options import SamplerOptions
-from experiments.posterior.parallel_sampler import parallel
+from experiments.posterior.parallel_sampler import ParallelSampler
 from experiments.posterior.posterior import Draws, Problem, Truth
-from experiments.posterior.quadrature import quadrature
+from experiments.posterior.quadrature import QuadratureSampler
 from torch_utils import distributed
 from torch_utils.work import STATE
 
 SAMPLERS: dict[str, Build] = {
-    "flow": flow,
-    "quadrature": quadrature,
-    "parallel": parallel,
-    "nuts": nuts,
-    "hamiltorch": hamiltorch,
+    "flow": FlowSampler,
+    "quadrature": QuadratureSampler,
+    "parallel": ParallelSampler,
+    "nuts": NutsSampler,
+    "hamiltorch": HamiltorchSampler,
 }
 TRAJECTORIES = "trajs_outdir"
 INTERVAL = (0.025, 0.975)  # quantiles of the credible intervals

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from experiments.posterior import parallel_sampler
-from experiments.posterior.chains import Chain, Facts, Sampler, record_every, seeded
+from experiments.posterior.chains import Chain, Facts, Sampler, of_gradients, seeded
 from experiments.posterior.energy import LatentTarget, log_joint
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Draws, Problem, Truth
@@ -93,7 +93,7 @@ def pilot(target: LatentTarget, options: SamplerOptions, chain: int) -> tuple[Te
     n, d = target.start.shape
     accept = min(options.acpt ** (1 / n), PILOT_ACCEPT)
     few = replace(options, burn=PILOT, step_size=None, acpt=accept)
-    state = parallel_sampler.init(target, few, chain)
+    state = parallel_sampler.start(target, few, chain)
     for iteration in range(PILOT):
         state = parallel_sampler.advance(target, few, state, chain, iteration)
     w = torch.from_numpy(state.w).to(target.start).clamp_min(1 / n)
@@ -124,20 +124,27 @@ class State(NamedTuple):
     diverged: int = 0
 
 
-class Nuts:
+class NutsSampler(Sampler):
     """The No-U-Turn sampler on weights and latents together.
 
-    Every draw seeds the generator that pyro draws from, so that a saved chain needs no random
-    state, and other users of that generator do not notice.
+    `burn` is warm-up, a step size given is that to begin with, `traj_length` the most leapfrog
+    steps of a draw: 15 are a tree of depth 4. Trajectories hold, for each recorded draw, logits and
+    latents in the order of evaluation. Every draw seeds the generator that pyro draws from, so that
+    a saved chain needs no random state, and other users of that generator do not notice.
 
-    Args:
-        target: the latents' posterior.
-        options: of the sampler.
+    Raises:
+        ValueError: if pyro is missing, or the flow is not finite on the data.
     """
 
-    def __init__(self, target: LatentTarget, options: SamplerOptions):
-        self.target, self.options = target, options
+    name, state = "nuts", State
+
+    def __init__(
+        self, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
+    ):
+        pyro_nuts()
+        self.target = LatentTarget(problem, options.seed)
         self.kernels: dict[int, tuple[Joint, Any]] = {}  # of chains that are warm
+        super().__init__(self.target.problem, options, options.mcmc_n)
 
     def init(self, chain: Chain) -> State:
         """Adapt the step size from where the pilot ended."""
@@ -171,26 +178,19 @@ class Nuts:
         diverged.clear()
         return state, self.options.burn + draw + 1, {"gradients": str(spent)}
 
-    def outcome(self, state: State, chain: Chain) -> dict[str, np.ndarray]:
-        """The numbers of a chain's state."""
-        counts = np.array([state.spent, state.spent_warm, state.diverged])
-        return {"counts": counts, "step_size": np.array(state.step_size)}
-
     def summary(self, found: dict[str, np.ndarray]) -> Draws:
         """The draws, with what there is to know about the chains."""
         target, o = self.target, self.options
-        gradients, while_warm, diverged = found["counts"].sum(0)
         made = o.chains * max(1, o.mcmc_n)
         statistics = {
             "step_size": found["step_size"].tolist(),
-            "gradients_per_draw": float(while_warm / made),
-            "divergent_share": float(diverged / made),
+            "gradients_per_draw": float(found["spent_warm"].sum() / made),
+            "divergent_share": float(found["diverged"].sum() / made),
             "tree_depth_at_most": tree_depth(o.traj_length),
             "logits": "the last is held at 0",
-            "integration": target.problem.how,
-            "evaluations_per_gradient": target.cost,
-            "trajectory_every": record_every(target.problem, o),
+            **of_gradients(self, target.cost),
         }
+        gradients = found["spent"].sum()
         cost = target.setup_evaluations + int(target.cost * len(target.start) * gradients)
         return Draws(found["weights"], statistics=statistics, evaluations=cost)
 
@@ -230,23 +230,3 @@ class Nuts:
 def tree_depth(leapfrog_steps: int) -> int:
     """Doublings of a trajectory of at most so many leapfrog steps, at least one."""
     return max(1, math.floor(math.log2(leapfrog_steps + 1)))
-
-
-def nuts(
-    problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
-) -> Sampler:
-    """The No-U-Turn sampler on weights and latents together.
-
-    `burn` is warm-up, a step size given is that to begin with, `traj_length` the most leapfrog
-    steps of a draw: 15 are a tree of depth 4. Trajectories hold, for each recorded draw, logits and
-    latents in the order of evaluation.
-
-    Raises:
-        ValueError: if pyro is missing, or the flow is not finite on the data.
-    """
-    pyro_nuts()
-    target = LatentTarget(problem, options.seed)
-    own = Nuts(target, options)
-    return Sampler(
-        "nuts", target.problem, options.mcmc_n, State, own.init, own.step, own.outcome, own.summary
-    )

@@ -13,7 +13,6 @@ their number; here nothing depends on it. The posterior is the same.
 from __future__ import annotations
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.posterior.chains import Chain, Facts, Sampler, record_every
+from experiments.posterior.chains import Chain, Facts, Sampler, of_gradients
 from experiments.posterior.energy import LatentTarget
-from experiments.posterior.leapfrog import LENGTH, Point, leapfrog_counts, transition
+from experiments.posterior.leapfrog import LENGTH, DualAveraging, Point, leapfrog_counts, transition
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import (
     SWEEPS,
@@ -33,9 +32,9 @@ from experiments.posterior.posterior import (
     gibbs_weights,
     start_weights,
 )
-from experiments.posterior.step_size import DualAveraging
 from torch_utils import seeding
 
+NAME = "parallel"
 SHORT = 3  # leapfrog steps at most, except in every fifth iteration: few data need more, and a
 LONG_EVERY = 5  # network call for those few takes nearly as long as one for all
 START_STEP = 0.5
@@ -62,26 +61,7 @@ class State(NamedTuple):
     rate: float = math.nan
 
 
-def parallel(
-    problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
-) -> Sampler:
-    """HMC on all latents side by side.
-
-    A step size given is that of whitened latents to begin with, `traj_length` the most leapfrog
-    steps.
-
-    Raises:
-        ValueError: if the flow is not finite on the data.
-    """
-    target = LatentTarget(problem, options.seed)
-    return Sampler(
-        "parallel", target.problem, options.burn + options.mcmc_n, State,
-        lambda chain: init(target, options, chain.number), partial(step, target, options),
-        partial(outcome, options), partial(summary, target, options),
-    )  # fmt: skip
-
-
-def init(target: LatentTarget, options: SamplerOptions, chain: int) -> State:
+def start(target: LatentTarget, options: SamplerOptions, chain: int) -> State:
     """Around f^-1(x) and with weights drawn evenly, so that chains start apart."""
     rng = _random(options, chain, 0)
     w = start_weights(len(target.problem.concentration), rng)
@@ -133,22 +113,64 @@ def advance(
     )
 
 
-def step(
-    target: LatentTarget, options: SamplerOptions, state: State, iteration: int, chain: Chain
-) -> tuple[State, int, Facts]:
-    """`advance`, leaving with the chain what is to be kept."""
-    path: list[Tensor] | None = [] if chain.store.records(iteration) else None
-    after = advance(target, options, state, chain.number, iteration, path)
-    if path is not None:  # those that are done stay where they are
-        path = path + [path[-1]] * (options.traj_length - len(path))
-        places = [target.latents(q).flatten().cpu().numpy() for q in path]
-        chain.record(iteration, np.stack([np.r_[_logits(state.w), z] for z in places]))
-    chain.draw(
-        iteration - options.burn,
-        after.w[None],
-        lambda draws: target.latents(after.point.q)[None].cpu().numpy(),
-    )
-    return after, iteration + 1, {"accept": f"{after.rate:.2f}"}
+class ParallelSampler(Sampler):
+    """HMC on all latents side by side.
+
+    A step size given is that of whitened latents to begin with, `traj_length` the most leapfrog
+    steps.
+
+    Raises:
+        ValueError: if the flow is not finite on the data.
+    """
+
+    name, state = NAME, State
+
+    def __init__(
+        self, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
+    ):
+        self.target = LatentTarget(problem, options.seed)
+        super().__init__(self.target.problem, options, options.burn + options.mcmc_n)
+
+    def init(self, chain: Chain) -> State:
+        """See `start`."""
+        return start(self.target, self.options, chain.number)
+
+    def step(self, state: State, iteration: int, chain: Chain) -> tuple[State, int, Facts]:
+        """`advance`, leaving with the chain what is to be kept."""
+        target, options = self.target, self.options
+        path: list[Tensor] | None = [] if chain.store.records(iteration) else None
+        after = advance(target, options, state, chain.number, iteration, path)
+        if path is not None:  # those that are done stay where they are
+            path = path + [path[-1]] * (options.traj_length - len(path))
+            places = [target.latents(q).flatten().cpu().numpy() for q in path]
+            chain.record(iteration, np.stack([np.r_[_logits(state.w), z] for z in places]))
+        z = target.latents(after.point.q)
+        chain.draw(iteration - options.burn, after.w[None], lambda _: z[None].cpu().numpy())
+        return after, iteration + 1, {"accept": f"{after.rate:.2f}"}
+
+    def outcome(self, state: State, chain: Chain) -> dict[str, np.ndarray]:
+        """Means over the draws of a finished chain, and what its step sizes have become."""
+        return {
+            "means": (state.sums / max(self.options.mcmc_n, 1)).cpu().numpy(),
+            "step_size": state.steps.log_average.exp().cpu().numpy(),
+            "moves": np.array(float(state.moves)),
+        }
+
+    def summary(self, found: dict[str, np.ndarray]) -> Draws:
+        """The draws, with what there is to know about the chains."""
+        acceptance, steps, diverged = found["means"].transpose(1, 0, 2)  # each [chains, n]
+        statistics = {
+            "acceptance": float(acceptance.mean()),
+            "acceptance_of_data": quantiles(acceptance),
+            "step_size_of_data": quantiles(found["step_size"]),
+            "leapfrog_steps": float(steps.mean()),
+            "divergent_share": float(diverged.mean()),
+            **of_gradients(self, self.target.cost),
+        }
+        starts = self.options.chains * len(self.problem.x)
+        gradients = int(found["moves"].sum()) + 3 * starts
+        cost = self.target.setup_evaluations + self.target.cost * gradients
+        return Draws(found["weights"], statistics=statistics, evaluations=cost)
 
 
 def _logits(w: np.ndarray) -> np.ndarray:
@@ -156,34 +178,7 @@ def _logits(w: np.ndarray) -> np.ndarray:
 
 
 def _random(options: SamplerOptions, chain: int, iteration: int) -> np.random.Generator:
-    return seeding.generator(options.seed, f"parallel chain {chain}", iteration)
-
-
-def outcome(options: SamplerOptions, state: State, chain: Chain) -> dict[str, np.ndarray]:
-    """Means over the draws of a finished chain, and what its step sizes have become."""
-    return {
-        "means": (state.sums / max(options.mcmc_n, 1)).cpu().numpy(),
-        "step_size": state.steps.log_average.exp().cpu().numpy(),
-        "moves": np.array(float(state.moves)),
-    }
-
-
-def summary(target: LatentTarget, options: SamplerOptions, found: dict[str, np.ndarray]) -> Draws:
-    """The draws, with what there is to know about the chains."""
-    acceptance, steps, diverged = found["means"].transpose(1, 0, 2)  # each [chains, n]
-    statistics = {
-        "acceptance": float(acceptance.mean()),
-        "acceptance_of_data": quantiles(acceptance),
-        "step_size_of_data": quantiles(found["step_size"]),
-        "leapfrog_steps": float(steps.mean()),
-        "divergent_share": float(diverged.mean()),
-        "integration": target.problem.how,
-        "evaluations_per_gradient": target.cost,
-        "trajectory_every": record_every(target.problem, options),
-    }
-    moves = int(found["moves"].sum()) + 3 * options.chains * len(target.problem.x)
-    cost = target.setup_evaluations + target.cost * moves
-    return Draws(found["weights"], statistics=statistics, evaluations=cost)
+    return seeding.generator(options.seed, f"{NAME} chain {chain}", iteration)
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:

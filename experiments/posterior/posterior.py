@@ -117,11 +117,11 @@ class Problem:
         rows = [torch.autograd.grad(c.sum(), v, retain_graph=True)[0] for c in fz.unbind(1)]
         return torch.stack(rows, 1)
 
-    def inflate(self, x: Tensor, progress: Any = None) -> tuple[Tensor, Tensor]:
+    def inflate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """f^-1(x) and log |det df^-1/dx|: data [n, d] to latents [n, d] and [n]."""
         t0, T = self.flow.ends(**self.how)
         u = self.flow.to_whitened(x, t0, "scaled_es")
-        inflated = inflate_with_volume(self.flow, u, progress=progress, **self.how)
+        inflated = inflate_with_volume(self.flow, u, **self.how)
         z = self.flow.from_whitened(inflated.u, T, "scaled_es")
         volume = self.flow.log_volume(T, "scaled_es") - self.flow.log_volume(t0, "scaled_es")
         return z, inflated.log_det + volume

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,16 +95,10 @@ def tabulate(problem: Problem, points: int, folder: Path | None = None) -> Grid:
 
     parts = Parts(folder, {"of": z, "flow": problem.flow.model, "how": problem.how})
     fz = shared_rows(generate, len(z), problem.flow.block, "tabulating f", parts).to(z)
-    return with_masses(problem.mixture, z, fz, points, cell)
-
-
-def with_masses(mixture: Mixture, z: Tensor, fz: Tensor, points: int, cell: float) -> Grid:
-    """The grid of tabulated values f(z) [G, d]."""
-    d = z.shape[1]
-    mass = mixture.log_components(z).exp() * cell
+    mass = problem.mixture.log_components(z).exp() * cell
     every = torch.arange(points, device=z.device) % 2 == 0
-    second = torch.cartesian_prod(*[every] * d).reshape(-1, d).all(1)
-    return Grid(z, fz, mass, mass * second[:, None] * 2**d)
+    second = torch.cartesian_prod(*[every] * problem.dim).reshape(len(z), -1).all(1)
+    return Grid(z, fz, mass, mass * second[:, None] * 2**problem.dim)
 
 
 def likelihoods(x: Tensor, grid: Grid, noise_var: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,47 +224,50 @@ class State(NamedTuple):
     """A chain has none: it is one step."""
 
 
-def quadrature(
-    problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
-) -> Sampler:
-    """Weights, and latents of the grid, from the exact posterior.
+class QuadratureSampler(Sampler):
+    """Weights, and latents of the grid, from the exact posterior; a chain is one step.
 
     Raises:
         ValueError: for more than 2 dimensions.
     """
-    before = problem.flow.evaluations
-    grid = tabulate(problem, options.grid, folder)
-    calls = problem.flow.evaluations - before
-    mine = len(distributed.share(len(grid.z), problem.flow.block))
-    log_like, coarse, off = shared_likelihoods(problem, grid)
 
-    def summary(found: dict[str, np.ndarray]) -> Draws:
-        apart, outside = resolution(log_like, coarse, problem.concentration), torch.nonzero(off)
+    name, state = "quadrature", State
+
+    def __init__(
+        self, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
+    ):
+        super().__init__(problem, options, 1)
+        before = problem.flow.evaluations
+        self.grid = tabulate(problem, options.grid, folder)
+        mine = len(distributed.share(len(self.grid.z), problem.flow.block))
+        calls = (problem.flow.evaluations - before) / max(1, mine)  # for each point
+        self.evaluations = round(calls * len(self.grid.z))
+        self.log_like, self.coarse, self.off = shared_likelihoods(problem, self.grid)
+
+    def step(self, state: State, number: int, chain: Chain) -> tuple[State, int, Facts]:
+        """A whole chain."""
+        problem, o = self.problem, self.options
+        rng = seeding.generator(o.seed, "quadrature chain", chain.number)
+        start = start_weights(chain.weights.shape[1], rng)
+        w = gibbs_weights(
+            self.log_like, problem.concentration, o.mcmc_n, o.burn, rng, start, SWEEPS
+        )
+        chain.draw(0, w, lambda draws: draw_latents(problem, self.grid, w[draws], rng))
+        return state, o.burn + o.mcmc_n, {}
+
+    def summary(self, found: dict[str, np.ndarray]) -> Draws:
+        """The draws, with how well the grid serves."""
+        apart = resolution(self.log_like, self.coarse, self.problem.concentration)
+        outside = torch.nonzero(self.off).flatten().tolist()
         statistics = {
-            "grid_points": len(grid.z),
+            "grid_points": len(self.grid.z),
             "coarser_grid_differs_by_posterior_sds": apart,
-            "mass_on_grid": grid.mass.sum(0).tolist(),
-            "data_off_the_grid": outside.flatten().tolist(),
+            "mass_on_grid": self.grid.mass.sum(0).tolist(),
+            "data_off_the_grid": outside,
         }
-        where = f" (the first: number {int(outside[0])})" if len(outside) else ""
-        warnings = warnings_of(options.grid, apart, len(outside), len(off), where)
-        cost = round(calls / max(1, mine) * len(grid.z))
-        return Draws(found["weights"], statistics=statistics, evaluations=cost, warnings=warnings)
-
-    return Sampler(
-        "quadrature", problem, 1, State,
-        lambda chain: State(), partial(step, problem, grid, log_like, options),
-        lambda state, chain: {}, summary,
-    )  # fmt: skip
-
-
-def step(
-    problem: Problem, grid: Grid, log_like: Tensor, options: SamplerOptions, state: State,
-    number: int, chain: Chain,
-) -> tuple[State, int, Facts]:  # fmt: skip
-    """A whole chain."""
-    rng = seeding.generator(options.seed, "quadrature chain", chain.number)
-    start, prior = start_weights(log_like.shape[1], rng), problem.concentration
-    w = gibbs_weights(log_like, prior, options.mcmc_n, options.burn, rng, start, SWEEPS)
-    chain.draw(0, w, lambda draws: draw_latents(problem, grid, w[draws], rng))
-    return state, options.burn + options.mcmc_n, {}
+        where = f" (the first: number {outside[0]})" if outside else ""
+        warnings = warnings_of(self.options.grid, apart, len(outside), len(self.off), where)
+        return Draws(
+            found["weights"], statistics=statistics, evaluations=self.evaluations,
+            warnings=warnings,
+        )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ class Linear(Problem):
         """A z, or NaN beyond the wall."""
         return torch.where(z[:, :1] > self.wall, torch.nan, z @ self.matrix.T)
 
-    def inflate(self, x: Tensor, progress: Any = None) -> tuple[Tensor, Tensor]:
+    def inflate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A^-1 x and log |det A^-1|."""
         log_det = -torch.linalg.slogdet(self.matrix)[1]
         return x @ torch.linalg.inv(self.matrix).T, log_det.expand(len(x))

@@ -112,7 +112,7 @@ def test_gather_on_one_process():
 
 def test_a_state_comes_back_as_it_was(tmp_path):
     target = LatentTarget(matrix_problem(3)[0])
-    state = parallel_sampler.init(target, SamplerOptions(), 0)
+    state = parallel_sampler.start(target, SamplerOptions(), 0)
     store = ChainStore(tmp_path, "parallel", 0, "abc")
     store.save(packed(state))
     found = unpacked(parallel_sampler.State, store.load(), target.centre.device)

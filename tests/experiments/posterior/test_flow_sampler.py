@@ -8,7 +8,7 @@ import torch
 
 from experiments.posterior import flow_sampler
 from experiments.posterior.chains import Chain, draw
-from experiments.posterior.flow_sampler import choose, flow, plan
+from experiments.posterior.flow_sampler import FlowSampler, choose, plan
 from experiments.posterior.mcmc import diagnose
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Truth, paper_problem, simulate_data
@@ -55,13 +55,13 @@ def fast(problem, matrix=None):
 
 def run(problem, folder=None, progress=None, **settings):
     options = SamplerOptions(**{"keep_z": 0} | settings)
-    return draw(flow, problem, TRUTH, options, folder, progress)
+    return draw(FlowSampler, problem, TRUTH, options, folder, progress)
 
 
 def test_likelihoods_of_a_linear_flow():
     problem = linear_problem(12, steps=8)
     options = SamplerOptions(proposals=1024)
-    chain = Chain(flow(problem, TRUTH, options), options, 0)
+    chain = Chain(FlowSampler(problem, TRUTH, options), 0)
     chain.begin()
     while plan(options, 12)[chain.steps][1] == 0:
         chain.advance()

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from experiments.posterior.chains import draw
-from experiments.posterior.hamiltorch_sampler import Recorder, hamiltorch
+from experiments.posterior.hamiltorch_sampler import HamiltorchSampler, Recorder
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Problem, paper_mixture, simulate_data
 from tests.experiments.posterior.linear_gaussian import check_draws, exact_posterior, matrix_problem
 from tests.helpers import gaussian_flow
 
-sample = partial(draw, hamiltorch)
+sample = partial(draw, HamiltorchSampler)
 
 
 class Sampler(enum.Enum):

@@ -9,7 +9,7 @@ import torch
 
 from experiments.posterior.chains import draw
 from experiments.posterior.energy import LatentTarget
-from experiments.posterior.nuts_sampler import Joint, nuts, pilot, tree_depth
+from experiments.posterior.nuts_sampler import Joint, NutsSampler, pilot, tree_depth
 from experiments.posterior.options import SamplerOptions
 from tests.experiments.posterior.linear_gaussian import (
     check_draws,
@@ -18,7 +18,7 @@ from tests.experiments.posterior.linear_gaussian import (
     matrix_problem,
 )
 
-sample = partial(draw, nuts)
+sample = partial(draw, NutsSampler)
 
 
 def test_a_missing_library_is_named_with_its_remedy(monkeypatch):

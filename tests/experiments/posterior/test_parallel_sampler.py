@@ -10,10 +10,9 @@ import torch
 from experiments.posterior import parallel_sampler
 from experiments.posterior.chains import Chain, draw
 from experiments.posterior.energy import LatentTarget
-from experiments.posterior.leapfrog import Point, leapfrog_counts, transition
+from experiments.posterior.leapfrog import DualAveraging, Point, leapfrog_counts, transition
 from experiments.posterior.options import SamplerOptions
-from experiments.posterior.parallel_sampler import parallel
-from experiments.posterior.step_size import DualAveraging
+from experiments.posterior.parallel_sampler import ParallelSampler
 from tests.experiments.posterior.linear_gaussian import (
     check_draws,
     exact_posterior,
@@ -21,7 +20,7 @@ from tests.experiments.posterior.linear_gaussian import (
     matrix_problem,
 )
 
-sample = partial(draw, parallel)
+sample = partial(draw, ParallelSampler)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.posterior.chain_store.SAVE_EVERY", 0.0)
     with pytest.raises(Killed):
         sample(problem, truth, settings, tmp_path, kill)
-    chain = Chain(parallel(problem, truth, settings), settings, 0, tmp_path)
+    chain = Chain(ParallelSampler(problem, truth, settings), 0, tmp_path)
     chain.begin()
     assert chain.at
     resumed = sample(problem, truth, settings, tmp_path)

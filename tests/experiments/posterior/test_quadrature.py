@@ -12,18 +12,18 @@ from experiments.posterior.mcmc import diagnose
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Truth, paper_problem
 from experiments.posterior.quadrature import (
+    QuadratureSampler,
     draw_latents,
     grid_points,
     likelihoods,
     most_likely,
-    quadrature,
     resolution,
     tabulate,
 )
 from tests.experiments.posterior.linear import exact_log_like, exact_weights, linear_problem, slope
 from tests.helpers import gaussian_flow
 
-sample = partial(draw, quadrature)
+sample = partial(draw, QuadratureSampler)
 TRUTH = Truth(torch.ones(3), torch.zeros(1), torch.zeros(1, 2))
 
 
