@@ -26,8 +26,8 @@ from experiments.coverage.coverage import (
     coverages,
     transported,
 )
+from experiments.coverage.run import BOUNDARY_TOLERANCE
 from flow.method import angle_method
-from run_toy_alphashape_mesh_exps import BOUNDARY_TOLERANCE
 from training.data.toys import ToySource
 
 NETWORKS = {

@@ -30,15 +30,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import ROOT, report
 from benchmarks.nll import unet_flow
-from calc_roundtrip_mse import round_trips
+from calc_roundtrip_mse import round_trip
 from dnnlib.util import aligned
 from experiments.density.density import Settings, evaluate
 from experiments.residuals.extract import Extraction, extract_here
 from flow.flow import Flow
+from flow.images import Drawn
 from flow.method import Method
 from flow.numbered_images import make_images
+from flow.simulation import gathered
 from torch_utils import distributed
-from torch_utils.shared_work import NOTHING_KEPT
 from training.basis import Basis, eigenbasis
 from training.config import TrainConfig
 from training.data.images import ImageSource
@@ -146,7 +147,10 @@ def round_trip_mse(resolution: int, count: int) -> Work:
     """Round-trip error of images."""
     flow, source = flow_of(resolution), images(resolution, max(COUNTS))
     method = Method("rk4", STEPS, flow.schedule.tmax)
-    return lambda: round_trips(flow, method, source, 0, count, NOTHING_KEPT)
+    drawn = Drawn(flow, source, 0, count)
+    return lambda: gathered(
+        lambda block: round_trip(drawn, method, block), count, flow.block, "round trips"
+    )
 
 
 def likelihood(resolution: int, count: int) -> Work:
