@@ -13,7 +13,7 @@ from dnnlib import cli, plot
 from dnnlib.options import PATH, RunOptions, option, takes
 from dnnlib.util import write_json
 from flow.flow import Flow
-from flow.images import check_class, classes_of, method_for, open_network, shape_of
+from flow.images import check_class, method_for, open_network, shape_of
 from flow.inflation_file import read_melt
 from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender
@@ -89,7 +89,7 @@ def open_donors(flow: Flow, options: GenerateOptions, number: int | None) -> Len
     if options.prev_melt is None:
         return None
     with cli.user_errors("--prev_melt"):
-        melt = read_melt(options.prev_melt, flow, classes_of(flow))
+        melt = read_melt(options.prev_melt, flow)
         if abs(melt.stop - flow.schedule.tmax) > 1e-6 * flow.schedule.tmax:
             raise ValueError(
                 f"{melt.path}: ends at t={melt.stop:g}, not at tmax={flow.schedule.tmax:g}"

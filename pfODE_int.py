@@ -11,7 +11,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import takes
 from flow.image_run import ImageFlowOptions, run
-from flow.images import check_class, classes_of, open_data, open_network
+from flow.images import check_class, open_data, open_network
 from flow.inflation_file import read_melt
 from flow.results import check_gen_source
 from torch_utils import distributed
@@ -36,7 +36,7 @@ def main(options: ImageFlowOptions) -> None:
     melt = None
     if options.prev_melt is not None:
         with cli.user_errors("--prev_melt"):
-            melt = read_melt(options.prev_melt, flow, classes_of(flow))
+            melt = read_melt(options.prev_melt, flow)
     check_inputs(options)
     source = open_data(flow, options.data_root) if "melt" in options.kinds else None
     cli.check_writable(options.save_dir, "--save_dir")

@@ -27,7 +27,8 @@ from benchmarks.image_round_trips import DATA, digits, script
 from dnnlib.arrays import load_npz
 from dnnlib.util import aligned, atomic_path
 from flow.flow import Flow, load_flow
-from flow.images import one_hot, shape_of
+from flow.images import shape_of
+from flow.latents import one_hot
 from flow.method import Method, paper_method
 from flow.numbered_images import block_classes
 from metrics.digit_quality import NOISE, REAL, measure

@@ -7,7 +7,6 @@ whitened states at the ends, see `flow.coordinates`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ class Flow(Integrator):
         check_coordinates(coords)
         t0, T = self.ends(**how)
         u = self.admit(x, t0, "unscaled")
-        u = self._in_blocks(u, lambda b: self.integrate(b, t0, T, **how), how)
+        u = self._in_blocks(self.integrate, u, {"start": t0, "stop": T, **how})
         return self.from_whitened(u, T, coords)
 
     def generate(self, z: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:
@@ -96,17 +95,17 @@ class Flow(Integrator):
         """
         t0, T = self.ends(**how)
         u = self.admit(z, T, coords)
-        u = self._in_blocks(u, lambda b: self.integrate(b, T, t0, **how), how)
+        u = self._in_blocks(self.integrate, u, {"start": T, "stop": t0, **how})
         return self.from_whitened(u, t0, "unscaled")
 
     def round_trip(self, x: Any, **how: Any) -> Tensor:
         """Data to latent and back, [n, d] to [n, d]; exact with solver="reversible"."""
         t0, T = self.ends(**how)
 
-        def there_and_back(u: Tensor) -> Tensor:
-            return self.integrate(self.carry(u, t0, T, **how), T, t0, **how)
+        def there_and_back(u: Tensor, **how: Any) -> Tensor:
+            return self.integrate(self.carry(u, t0, T, **how)[1], T, t0, **how)
 
-        u = self._in_blocks(self.admit(x, t0, "unscaled"), there_and_back, how)
+        u = self._in_blocks(there_and_back, self.admit(x, t0, "unscaled"), how)
         return self.from_whitened(u, t0, "unscaled")
 
     def log_prob(self, x: Any, **how: Any) -> Tensor:
@@ -174,12 +173,6 @@ class Flow(Integrator):
             if error <= tolerance or steps >= limit:
                 return steps, error
             steps, z = 2 * steps, finer
-
-    def _in_blocks(self, u: Tensor, step: Callable[[Tensor], Tensor], how: dict) -> Tensor:
-        """Apply `step` block by block, so that memory stays flat; a callback sees all at once."""
-        if how.get("callback") is not None or len(u) <= self.block:
-            return step(u)
-        return torch.cat([step(b) for b in u.split(self.block)])
 
 
 def ifs_times(steps: int, h: float, backward: bool = False) -> list[float]:

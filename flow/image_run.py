@@ -13,7 +13,7 @@ from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, PATH, SEED, RunOptions, again, option
 from flow.flow import Flow
-from flow.images import Drawn, classes_of, method_for, pixel_errors, shape_of
+from flow.images import Drawn, method_for, pixel_errors, shape_of
 from flow.inflation_file import Melt, run_entry
 from flow.latents import latent_summary
 from flow.method import IMAGE_PILOTS, METHOD_OPTIONS, Method, paper_method, pilots_of
@@ -88,16 +88,12 @@ def run(
     elif kinds == ("roundtrip",) and melt is not None:
         total, x, classes, theirs = len(melt.x), melt.x, melt.classes, melt.method
     method = method_of(flow, x, classes, theirs, options)
-    if melt is not None and abs(melt.stop - method.stop) > 1e-6 * method.stop:
-        raise UserError(
-            f"--prev_melt={melt.path} ends at t={melt.stop:g}, the solver's grid at "
-            f"t={method.stop:g}; name the solver and grid that it was made with"
-        )
+    if melt is not None:
+        check_end(melt, method)
     save_freq = options.save_freq or ENDS_ONLY
     states, dtype = len(kept_steps(method, save_freq)), DTYPES[options.save_dtype]
     size = states * total * flow.schedule.data_dim * len(KEYS) * dtype.itemsize / 2**20
-    for note in flow.schedule.summary():
-        distributed.print0(note)
+    distributed.print0("\n".join(flow.schedule.summary()))
     distributed.print0(
         f"{', '.join(kinds)}: {total} samples, {method.describe()}; {states} states saved, about "
         f"{size:.1f} MiB a file"
@@ -112,7 +108,7 @@ def run(
         flow, method, total, kinds, seed,
         x=x if source is not None else None,
         inflated=None if melt is None else melt.state,
-        classes=classes_of(flow), data_classes=classes, eps=options.eps,
+        data_classes=classes, eps=options.eps,
         donors=donors, gen_source=options.gen_source, gen_class=number,
         save_freq=save_freq, dtype=dtype,
     ).run()  # fmt: skip
@@ -123,9 +119,8 @@ def run(
         return
     for kind, result in results.items():
         record.save(f"{stem}_net_{kind}_results.npz", result.arrays)
-    if options.plot:
-        for name, grid in pictures(flow, results).items():
-            plot.image_grid(f"{stem}_net_{name}.png", grid, COLUMNS)
+    for name, grid in (pictures(flow, results) if options.plot else {}).items():
+        plot.image_grid(f"{stem}_net_{name}.png", grid, COLUMNS)
     record.finish(measured(flow, method, results, x), f"{stem}*")
 
 
@@ -146,6 +141,19 @@ def method_of(
         return theirs
     h, first = theirs.stop / theirs.steps, theirs.start
     return paper_method(flow, theirs.solver, theirs.disc, theirs.steps, h, first)
+
+
+def check_end(melt: Melt, method: Method) -> None:
+    """Check that an earlier inflation ends where a method does.
+
+    Raises:
+        UserError: if it does not.
+    """
+    if abs(melt.stop - method.stop) > 1e-6 * method.stop:
+        raise UserError(
+            f"--prev_melt={melt.path} ends at t={melt.stop:g}, the solver's grid at "
+            f"t={method.stop:g}; name the solver and grid that it was made with"
+        )
 
 
 def measured(

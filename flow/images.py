@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dnnlib.cli import UserError, user_errors
 from flow.flow import Flow, open_flow
-from flow.latents import class_labels, class_number, drawn_of
+from flow.latents import class_labels, class_number, classes_of, drawn_of, one_hot
 from flow.method import IMAGE_PILOTS, Method, image_method, pilots_of
 from flow.options import UNLABELLED, ImageNetworkOptions, ImageSolverOptions
 from flow.results import check_content, check_network
@@ -44,13 +43,6 @@ def shape_of(flow: Flow) -> tuple[int, ...]:
     return tuple(flow.model.shape)  # type: ignore[arg-type, union-attr]
 
 
-def classes_of(flow: Flow) -> int:
-    """Classes that the network is given, 0 for none."""
-    if flow.unlabelled:
-        return 0
-    return int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
-
-
 def check_class(flow: Flow, label: int | str | None) -> int | None:
     """Check --class, a label as the data has it; with "none" the network gets zeros from here on.
 
@@ -76,14 +68,6 @@ def check_class(flow: Flow, label: int | str | None) -> int | None:
 def pilot_classes(flow: Flow) -> np.ndarray | None:
     """Numbers of the classes of pilots, [IMAGE_PILOTS]; None without classes."""
     return np.resize(drawn_of(flow), IMAGE_PILOTS) if classes_of(flow) else None
-
-
-def one_hot(flow: Flow, classes: np.ndarray | None) -> Tensor | None:
-    """Class numbers [n] as the labels that the network takes, [n, classes]."""
-    if classes is None:
-        return None
-    number = torch.from_numpy(classes.astype(np.int64))
-    return torch.nn.functional.one_hot(number, classes_of(flow)).float()
 
 
 def open_data(flow: Flow, path: str | None) -> ImageSource:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dnnlib.arrays import load_npz
 from flow.flow import Flow
-from flow.latents import Lender, class_labels, lender
+from flow.latents import Lender, class_labels, classes_of, lender
 from flow.method import Method
 from flow.steppers import PAPER_SOLVERS
 from torch_utils import distributed
@@ -65,7 +65,7 @@ def run_entry(flow: Flow, method: Method) -> np.ndarray:
     return np.array(json.dumps(entry))
 
 
-def read_melt(path: str | Path, flow: Flow, classes: int) -> Melt:
+def read_melt(path: str | Path, flow: Flow) -> Melt:
     """Read a melt file for a network; no code in the file is run.
 
     Files without `whitened` and `run` are read by their xs_es. Those of the released code have no
@@ -74,7 +74,6 @@ def read_melt(path: str | Path, flow: Flow, classes: int) -> Melt:
     Args:
         path: .npz that holds xs_es and tilde_xs, [states, n, ...], and perhaps t.
         flow: the network's flow.
-        classes: of the network; 0 for none.
 
     Raises:
         ValueError: one line that names the file and what is wrong with it.
@@ -102,21 +101,28 @@ def read_melt(path: str | Path, flow: Flow, classes: int) -> Melt:
         state = flow.to_whitened(arrays["xs_es"][-1], float(t[-1]), "scaled_es").cpu()
     if state.shape[0] != x.shape[1] or state.shape[-1] != d or state.dim() not in (2, 3):
         raise ValueError(f"{path}: whitened {tuple(state.shape)} does not fit tilde_xs {x.shape}")
-    number = arrays.get("classes")
-    if classes:
-        labels = class_labels(flow)
-        if number is None or number.shape != x.shape[1:2] or not np.isin(number, labels).all():
-            raise ValueError(
-                f"{path}: lacks the classes that this conditional network needs; the published "
-                "scripts gave it zero labels, as --class=none does"
-            )
-        number = np.searchsorted(labels, number)
+    number = _class_numbers(path, arrays.get("classes"), x.shape[1], flow)
     if not all(np.isfinite(v).all() for v in (x[0], state.numpy())):
         raise ValueError(f"{path}: holds values that are not finite")
     start = 0.0 if abs(t[0]) < 1e-9 else float(t[0])
     return Melt(
         Path(path), torch.from_numpy(x[0]).double(), state, start, float(t[-1]), number, method
     )
+
+
+def _class_numbers(
+    path: str | Path, found: np.ndarray | None, n: int, flow: Flow
+) -> np.ndarray | None:
+    """Numbers of the classes of n samples, from what the data called them; None without."""
+    if not classes_of(flow):
+        return found
+    labels = class_labels(flow)
+    if found is None or found.shape != (n,) or not np.isin(found, labels).all():
+        raise ValueError(
+            f"{path}: lacks the classes that this conditional network needs; the published "
+            "scripts gave it zero labels, as --class=none does"
+        )
+    return np.searchsorted(labels, found)
 
 
 def _published_times(path: str | Path, shape: tuple[int, ...], flow: Flow) -> np.ndarray:

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flow.arguments import check_coordinates, check_integration, rows
+from flow.arguments import check_coordinates, check_integration
+from flow.arguments import rows as checked_rows
 from flow.coordinates import CoordinateMaps, Coordinates
-from flow.steppers import PAPER_SOLVERS, SOLVERS, solve, value_of
+from flow.steppers import PAPER_SOLVERS, SOLVERS, solve
 from training.arc import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.precond import FieldModel
 
@@ -115,7 +116,7 @@ class Integrator(CoordinateMaps):
         """
         check_coordinates(coords)
         columns = self.columns if coords == "unscaled" else None
-        return self.to_whitened(rows(x, self.schedule.data_dim, columns), t, coords)
+        return self.to_whitened(checked_rows(x, self.schedule.data_dim, columns), t, coords)
 
     def field(self, u: Tensor, t: float) -> Tensor:
         """The network output F(u, t), [n, d]; each call counts as one evaluation."""
@@ -135,7 +136,7 @@ class Integrator(CoordinateMaps):
         """Carry whitened states from time `start` to time `stop`.
 
         Args:
-            u: states [n, d], or what `carry` returned.
+            u: states [n, d], or rows of `carry`.
             start, stop: times in [0, tmax].
             solver: a name of `ANGLE_SOLVERS` (steps of `Arc.grid`), or of `PAPER_SOLVERS`
                 (the paper's, in scaled coordinates, on `times`).
@@ -148,7 +149,7 @@ class Integrator(CoordinateMaps):
         Raises:
             ValueError: naming the argument that cannot be.
         """
-        return value_of(self.carry(u, start, stop, solver, steps, **how))
+        return self.carry(u, start, stop, solver, steps, **how)[0]
 
     def carry(
         self,
@@ -162,8 +163,8 @@ class Integrator(CoordinateMaps):
         rate: Rate | None = None,
         differentiable: bool = False,
         **settings: float,
-    ) -> Tensor:
-        """`integrate` to rows that can be carried on, and exactly back where the solver can.
+    ) -> tuple[Tensor, Tensor]:
+        """`integrate`, with rows that can be carried on, and exactly back where the solver can.
 
         Args:
             u, start, stop, solver, steps: see `integrate`.
@@ -174,7 +175,7 @@ class Integrator(CoordinateMaps):
             settings: passed to the solver (rtol, atol, coupling).
 
         Returns:
-            rows [n, ...], of which `steppers.value_of` is the state.
+            states [n, d] and rows [n, ...].
         """
         check_integration(solver, steps, times, settings, differentiable)
         rate = rate or self._plain
@@ -190,8 +191,15 @@ class Integrator(CoordinateMaps):
 
         with torch.set_grad_enabled(differentiable):
             y = term.enter(u)
-            y = solve(SOLVERS[solver](**settings), term.velocity, y, term.grid, watch)
-            return term.leave(term.grid[-1], y)
+            y, rows = solve(SOLVERS[solver](**settings), term.velocity, y, term.grid, watch)
+            u = term.leave(term.grid[-1], y)
+            return u, u if rows is y else term.leave(term.grid[-1], rows)
+
+    def _in_blocks(self, step: Callable[..., Tensor], u: Tensor, how: dict[str, Any]) -> Tensor:
+        """step(block, **how) of all blocks, so that memory stays flat; a callback sees all rows."""
+        if how.get("callback") is not None or len(u) <= self.block:
+            return step(u, **how)
+        return torch.cat([step(b, **how) for b in u.split(self.block)])
 
     def _plain(self, t: float, u: Tensor, _: Tensor) -> tuple[Tensor, tuple[()]]:
         return self.field(u, t), ()

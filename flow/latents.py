@@ -136,9 +136,26 @@ def seed_latents(
     return donors.lend(flow, u, np.array([int(donors.picks(k, 0, 1)[0]) for k in seeds]))
 
 
+def _label_dim(flow: Flow) -> int:
+    return int(getattr(getattr(flow.model, "model", None), "label_dim", 0))
+
+
+def classes_of(flow: Flow) -> int:
+    """Classes that the network is given, 0 for none."""
+    return 0 if flow.unlabelled else _label_dim(flow)
+
+
+def one_hot(flow: Flow, classes: np.ndarray | None) -> Tensor | None:
+    """Class numbers [n] as the labels that the network takes, [n, classes]."""
+    if classes is None:
+        return None
+    number = torch.from_numpy(classes.astype(np.int64))
+    return torch.nn.functional.one_hot(number, classes_of(flow)).float()
+
+
 def class_labels(flow: Flow) -> np.ndarray:
     """What the data called each class of a network, increasing, int64 [classes]."""
-    classes = int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
+    classes = _label_dim(flow)
     stored = _per_class(flow, "class_labels", classes)
     if stored is None or (np.diff(stored) <= 0).any():
         return np.arange(classes)  # of files that do not say
@@ -147,7 +164,7 @@ def class_labels(flow: Flow) -> np.ndarray:
 
 def drawn_of(flow: Flow) -> np.ndarray:
     """Numbers of the classes that random classes are drawn from: those with training images."""
-    classes = int(getattr(flow.model.model, "label_dim", 0))  # type: ignore[union-attr]
+    classes = _label_dim(flow)
     images = _per_class(flow, "class_images", classes)
     if images is None or not images.any():
         return np.arange(classes)

@@ -97,20 +97,16 @@ def inflate_with_volume(
     if trace not in (None, *get_args(Trace)):
         raise ValueError(f"trace={trace!r} is none of {', '.join(get_args(Trace))}")
     whole("probes", probes, 1)
-    if u.is_inference():
-        u = u.clone()
-    trace = trace or ("exact" if flow.schedule.data_dim <= EXACT_UP_TO else "hutchinson")
-    d, keep = flow.schedule.data_dim, bool(how.get("differentiable"))
-    t0, T = flow.ends(**how)
+    u = u.clone() if u.is_inference() else u
+    d, keep, (t0, T) = flow.schedule.data_dim, bool(how.get("differentiable")), flow.ends(**how)
+    trace = trace or ("exact" if d <= EXACT_UP_TO else "hutchinson")
     latents, volumes = [], []
     for first in range(0, len(u), flow.block):
         block = u[first : first + flow.block]
-        if trace == "exact":
-            rate = _exact(flow, keep)
-        else:
+        rate, columns = _exact(flow, keep), 1
+        if trace == "hutchinson":
             v = _probes(seed, start + first, len(block), probes, d).to(block)
-            rate = _hutchinson(flow, v, keep)
-        columns = 1 if trace == "exact" else probes
+            rate, columns = _hutchinson(flow, v, keep), probes
         y = torch.cat([block, block.new_zeros(len(block), columns)], 1)
         y = flow.integrate(y, t0, T, rate=rate, **how)
         latents.append(y[:, :d])

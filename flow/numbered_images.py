@@ -19,9 +19,9 @@ from PIL import Image
 from dnnlib.cli import UserError
 from dnnlib.util import atomic_path, write_json
 from flow.flow import Flow
-from flow.images import classes_of, one_hot, shape_of
+from flow.images import shape_of
 from flow.integration import IMAGE_BLOCK
-from flow.latents import Lender, drawn_of, seed_latents
+from flow.latents import Lender, classes_of, drawn_of, one_hot, seed_latents
 from flow.method import Method
 from torch_utils import distributed, seeding
 from torch_utils.peers import of_rank0

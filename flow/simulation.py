@@ -15,7 +15,15 @@ from torch import Tensor
 
 from dnnlib import cli
 from flow.flow import Flow
-from flow.latents import Lender, class_labels, drawn_of, lender, random_classes
+from flow.latents import (
+    Lender,
+    class_labels,
+    classes_of,
+    drawn_of,
+    lender,
+    one_hot,
+    random_classes,
+)  # fmt: skip
 from flow.method import Method
 from torch_utils import distributed
 from torch_utils.work import compute
@@ -39,7 +47,8 @@ class Result:
     """Outcome of a simulation.
 
     Attributes:
-        arrays: on rank 0 the arrays of `KEYS`, each [saved states, samples, d], and t [states].
+        arrays: on rank 0 the arrays of `KEYS`, each [saved states, samples, d], t [states], and
+            classes [samples], as the data calls them, of a conditional network.
         final: this rank's final states, see `Flow.carry`, by the first sample of each block.
         evaluations: network evaluations a sample, on rank 0.
     """
@@ -58,7 +67,7 @@ def simulate(
     save_freq: int | None,
     label: str,
     dtype: torch.dtype = torch.float64,
-    labels: Tensor | None = None,
+    classes: np.ndarray | None = None,
 ) -> Result:
     """Integrate `total` samples, block by block, each block on one rank.
 
@@ -71,7 +80,7 @@ def simulate(
         save_freq: see `kept_steps`.
         label: for the progress bar.
         dtype: of the arrays.
-        labels: one-hot classes of all samples, [total, classes]; None for no classes.
+        classes: numbers of the classes of all samples, [total]; None without.
     """
     wanted = set(kept_steps(method, save_freq))
     ends = (method.stop, method.start) if backward else (method.start, method.stop)
@@ -84,14 +93,13 @@ def simulate(
 
     def states(block: range) -> dict[str, Tensor]:
         saved.clear()
-        here = flow.given(None if labels is None else labels[block.start : block.stop])
-        u = here.carry(start(block).to(flow.device), *ends, callback=keep, **method.how())
-        evaluations, final[block.start] = here.evaluations, u
+        mine = None if classes is None else classes[block.start : block.stop]
+        here = flow.given(one_hot(flow, mine))
+        how = {**method.how(), "callback": keep}
+        _, final[block.start] = here.carry(start(block).to(flow.device), *ends, **how)
+        count = torch.full((len(block),), here.evaluations)
         records = [state_record(here, t, u).to(dtype) for t, u in saved]
-        return {
-            "states": torch.stack(records, dim=1),
-            "evaluations": torch.full((len(block),), evaluations),
-        }
+        return {"states": torch.stack(records, dim=1), "evaluations": count}
 
     rows = compute(states, total, flow.block, label)
     if rows is None:
@@ -99,6 +107,7 @@ def simulate(
     table = rows["states"]  # [n, states, keys, d]
     arrays = {k: table[:, :, i].transpose(0, 1).numpy() for i, k in enumerate(KEYS)}
     arrays["t"] = np.array([t for t, _ in saved])
+    arrays |= {} if classes is None else {"classes": class_labels(flow)[classes]}
     return Result(arrays, final, int(rows["evaluations"].max()))
 
 
@@ -150,7 +159,6 @@ class Simulations:
         x: data in its own units, [total, d]; needed to inflate.
         inflated: final states of an earlier inflation, [total, ...]; needed by a round trip
             without inflation.
-        classes: of the network; 0 for none.
         data_classes: numbers of the classes of the data, [total]; None without.
         eps: see `Flow.latents`.
         donors: of an earlier inflation, see `latents.lender`; None for none.
@@ -167,7 +175,6 @@ class Simulations:
     seed: int
     x: Tensor | None = None
     inflated: Tensor | None = None
-    classes: int = 0
     data_classes: np.ndarray | None = None
     eps: float | None = None
     donors: Lender = None
@@ -212,9 +219,9 @@ class Simulations:
             picks = donors.picks(self.seed, 0, self.total)
         if self.gen_class is not None:
             classes = np.full(self.total, self.gen_class)
-        elif self.classes and donors is not None and donors.classes is not None:
+        elif classes_of(self.flow) and donors is not None and donors.classes is not None:
             classes = donors.classes[picks]
-        elif self.classes:
+        elif classes_of(self.flow):
             drawn = drawn_of(self.flow)
             classes = drawn[random_classes(self.seed, 0, self.total, len(drawn))]
 
@@ -234,17 +241,8 @@ class Simulations:
         label: str,
         classes: np.ndarray | None,
     ) -> Result:
-        labels = None
-        if classes is not None:
-            number = torch.from_numpy(classes.astype(np.int64))
-            labels = torch.nn.functional.one_hot(number, self.classes).float()
-        result = simulate(
-            self.flow, self.method, self.total, start, backward, self.save_freq, label,
-            self.dtype, labels,
-        )  # fmt: skip
-        if classes is not None and result.arrays:
-            result.arrays["classes"] = class_labels(self.flow)[classes]
-        return result
+        flow, method, total, every = self.flow, self.method, self.total, self.save_freq
+        return simulate(flow, method, total, start, backward, every, label, self.dtype, classes)
 
     def _data(self, block: range) -> Tensor:
         assert self.x is not None

@@ -42,18 +42,18 @@ class Stepper(NamedTuple):
 
 def solve(
     stepper: Stepper, f: Field, y: Tensor, grid: Sequence[float], watch: Watch | None = None
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Carry y along a grid.
 
     Args:
         stepper: the method.
         f: dy/da.
-        y: values [n, d] at the start of the grid, or what `solve` has returned.
+        y: values [n, d] at the start of the grid, or rows from the end of another.
         grid: positions, increasing or decreasing.
         watch: sees (number, position, values) of every state, the first and the last included.
 
     Returns:
-        `Stepper.rows` at the end of the grid, [n, ...]; its values are `value_of` it.
+        `Stepper.value` and `Stepper.rows` at the end of the grid, [n, d] and [n, ...].
     """
     state = stepper.init(f, grid, y)
     if watch is not None:
@@ -62,11 +62,11 @@ def solve(
         state = stepper.step(f, a, b, state)
         if watch is not None:
             watch(k + 1, b, stepper.value(state))
-    return stepper.rows(state)
+    return stepper.value(state), stepper.rows(state)
 
 
 def value_of(rows: Tensor) -> Tensor:
-    """The values [n, d] of what `solve` returns: [n, d], or [n, 2, d] of the reversible method."""
+    """The values [n, d] of rows [n, d], or [n, 2, d] of the reversible method."""
     return rows if rows.dim() == 2 else rows[:, 0].contiguous()
 
 

@@ -112,7 +112,7 @@ def run(
         return flow.to_whitened(x[: pilots_of(len(x))], 0.0, "unscaled")
 
     method, options = toy_method(flow, pilots, options, TOLERANCE)
-    stem = f"{source.description()['name']}_{flow.schedule.name}_{infix}"
+    stem = f"{options.save_dir}/{source.description()['name']}_{flow.schedule.name}_{infix}"
     states = len(kept_steps(method, options.save_freq))
     size = states * len(x) * flow.schedule.data_dim * 8 * 8 / 2**20
     distributed.print0("\n".join(notes))
@@ -124,7 +124,6 @@ def run(
     made_from = {"network_sha256": flow.digest}
     if flow.digest is None:  # the samples themselves
         made_from = {"data_sha256": source.content_hash()}
-    stem = f"{options.save_dir}/{stem}"
     record = Record.begin(f"{stem}sim_params.json", flow, options, method, made_from)
     outcome = Simulations(
         flow, method, len(x), KINDS, options.seed, x=x, eps=options.eps,
@@ -133,8 +132,8 @@ def run(
     if not distributed.is_main():
         return
     results = {name: result.arrays for name, result in outcome.items()}
-    for name, arrays in results.items():
-        record.save(f"{stem}{name}_results.npz", arrays)
+    for name in results:
+        record.save(f"{stem}{name}_results.npz", results[name])
     melt = results["melt"]
     error = results["roundtrip"]["tilde_xs"][-1] - melt["tilde_xs"][0]
     report = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,7 +160,7 @@ def extract_files(
 
 
 def files_to_make(
-    paths: list[Path], runs: list[dict[str, Any]], shapes: dict[str, tuple[int, ...]]
+    paths: list[Path], runs: list[dict[str, Any]], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[int]:
     """Which of the files are not there yet, as rank 0 sees them; see `files.is_done`.
 

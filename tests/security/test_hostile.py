@@ -222,7 +222,7 @@ def test_what_a_state_lacks_is_said(tmp_path):
 def test_readers_behind_a_network_refuse_too(tmp_path, canary):
     """Files that scripts open only after their network: --prev_melt, --images and --detector."""
     readers = {
-        ".npz": [lambda p: read_melt(p, None, 0), open_stream],
+        ".npz": [lambda p: read_melt(p, None), open_stream],
         ".pt": [lambda p: load_detector(str(p), None, "pixels", torch.device("cpu"))],
     }
     for data in quick(canary).values():
