@@ -223,18 +223,6 @@ device_option = click.option(
     metavar="auto|cpu|cuda|mps",
     help="where to compute",
 )
-plot_option = boolean("--plot", default=True, help="draw pictures of the results")
-sha256_option = click.option(
-    "--sha256", metavar="HEX", help="digest that the network file must have"
-)
-tmax_option = click.option(
-    "--tmax",
-    "--end_time",
-    type=click.FloatRange(min=0, min_open=True),
-    help="end time of the flow [read from the network; older files may lack it]",
-)
-# Beside --network, in every script.
-network_checks = (sha256_option, tmax_option)
 dry_run_option = boolean("-n", "--dry-run", help="print the options and stop")
 
 

@@ -99,6 +99,17 @@ class Options:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NetworkChecks(Options):
+    """What a network file must be, or may lack."""
+
+    sha256: str | None = option(None, metavar="HEX", help="digest that the network file must have")
+    tmax: float | None = option(
+        None, "--end_time", type=POSITIVE,
+        help="end time of the flow [read from the network; older files may lack it]",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeviceOptions(Options):
     """Where to compute."""
 

@@ -13,6 +13,7 @@ from dnnlib.options import (
     POSITIVE,
     DeviceOptions,
     DryRunOptions,
+    NetworkChecks,
     Options,
     again,
     option,
@@ -46,15 +47,10 @@ class ClassNumber(click.ParamType):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkOptions(DeviceOptions):
+class NetworkOptions(NetworkChecks, DeviceOptions):
     """Which network."""
 
     network: str = option(help="network file, or folder of runs (its latest)")
-    sha256: str | None = option(None, metavar="HEX", help="digest that the network file must have")
-    tmax: float | None = option(
-        None, "--end_time", type=POSITIVE,
-        help="end time of the flow [read from the network; older files may lack it]",
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,14 @@ import click
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.download import open_url
+from dnnlib.options import NetworkChecks, asks
 from torch_utils import checkpoint
 from torch_utils.files.safetensors import content_hash, write_safetensors
 from training.network_file import load_network, network_from_dict
 
 FILE = "FILE|URL|FOLDER"
 file_argument = click.argument("file", metavar=FILE)
-file_options = cli.options(file_argument, *cli.network_checks)
+file_options = cli.options(file_argument, asks(NetworkChecks))
 
 
 @cli.group()
@@ -60,7 +61,7 @@ def verify(file: str, sha256: str | None, tmax: float | None) -> None:
 )
 @click.argument("source", metavar=FILE)
 @click.argument("dest", metavar="DEST.pkl|.safetensors", type=click.Path())
-@cli.options(*cli.network_checks)
+@asks(NetworkChecks)
 @click.option("--licence", metavar="TEXT", help="what the file says of its licence  [unchanged]")
 def convert(
     source: str, dest: str, sha256: str | None, tmax: float | None, licence: str | None
