@@ -51,6 +51,7 @@ def enclosed(
     values: Sequence[Measured] = (),
     *,
     kind: str = "Results",
+    command: str = "",
     inputs: Mapping[str, str | os.PathLike | None] | None = None,
     tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]] = (),
     arrays: Sequence[str] = (),
@@ -64,6 +65,7 @@ def enclosed(
         title: one line on what this is the result of.
         values: figures, with their yardsticks.
         kind: chapter that results of this kind are shown in.
+        command: that made it; this process's own if it is empty.
         inputs: what was read, by name: files, whose digests are kept, or digests.
         tables: captions, names of columns, rows of plain values.
         arrays, pictures: names of files, relative to the folder of this one.
@@ -74,7 +76,7 @@ def enclosed(
         "version": 1,
         "kind": kind,
         "title": title,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": machine(),
         "commit": commit(),

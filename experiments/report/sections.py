@@ -17,7 +17,7 @@ from dnnlib.results import KEY
 from experiments.report import files as reading
 from experiments.report.files import PICTURES, is_inside, parsed, read_json, tail
 from experiments.report.training import loss_chart
-from experiments.report.values import is_table, leaves, number, table
+from experiments.report.values import is_table, leaves, number, table, text
 
 FIRST, GALLERY = ("Tables of the papers", "Training"), "Other pictures"  # chapters
 SHAPE = {"kind": str, "title": str, "values": list, "tables": list, "pictures": list, "notes": list}
@@ -55,7 +55,11 @@ class Section:
             for t in e["tables"]
             if isinstance(t, dict) and all(isinstance(t.get(k), list) for k in ("columns", "rows"))
         ]
-        e["headline"] = [v for v in e["values"] if number(v.get("value")) is not None][:2]
+        said = [v for v in e["values"] if number(v.get("value")) is not None][:2]
+        e["headline"] = ", ".join(
+            f"{text(v.get('name'))} {text(v['value'])} {text(v.get('unit', ''))}".strip()
+            for v in said
+        ) or ", ".join(f"{len(t['rows'])} rows" for t in e["tables"])  # fmt: skip
         self.envelope = e
 
 
@@ -88,8 +92,10 @@ def collect(roots: Sequence[Path]) -> tuple[list[Section], list[str]]:
             )
         found += here
     shown: set[Path] = set()
-    for section in sorted(found, key=lambda s: s.envelope["kind"] != "Training"):
-        section.pictures = [p for p in section.pictures if p.resolve() not in shown]
+    for section in sorted(found, key=lambda s: s.envelope["kind"] == FIRST[0]):  # whose they are
+        section.pictures = [
+            p for p in dict.fromkeys(section.pictures) if p.resolve() not in shown
+        ]
         shown |= {p.resolve() for p in section.pictures}
     kinds = [s.envelope["kind"] for s in found]
     chapters = [*dict.fromkeys([*FIRST, *(k for k in kinds if k != GALLERY)]), GALLERY]
@@ -162,9 +168,11 @@ def _training(
     bad = len(lines) - len(records)
     ticks = [r for r in records if number(r.get("kimg")) is not None]
     losses = [r for r in ticks if number(r.get("loss")) is not None]
-    values = dict(leaves(ticks[-1])) if ticks else {}
+    last = dict(ticks[-1]) if ticks else {}
+    values = {k: last.pop(k) for k in ("loss", "kimg") if k in last}
     if losses:
         values["lowest loss of a tick"] = min(r["loss"] for r in losses)
+    values |= dict(leaves(last))
     for name in [n for n in files if n.startswith("network-snapshot-")][-1:]:
         values["latest network"] = name
     hidden = [p for p in pictures if p.name.startswith("samples-")][:-1]

@@ -130,6 +130,7 @@ def write_table(papers: Papers, name: str, outdir: Path) -> dict[str, Any]:
     cells_ = [[row.get(c) for c in columns] for row in rows]
     enclosed = results.enclosed(
         content, about["title"], kind="Tables of the papers", tables=[("", columns, cells_)],
+        command=f"reproduce.py {name} --scale={papers.scale} --seed={papers.seed}",
         pictures=[f"../{p}" for p in content["pictures"]], notes=content["notes"],
     )  # fmt: skip
     write_json(outdir / name / "table.json", enclosed)
