@@ -131,7 +131,14 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> int:
                "--directory"]  # fmt: skip
     targets = [*options["more"], "--", *(f"{name}/table.json" for name in names)]
     if not dry:
-        return subprocess.call([*command, str(outdir), "--quiet", "reason", *targets])
+        code = subprocess.call([*command, str(outdir), "--quiet", "reason", *targets])
+        if code and (outdir / "steps").exists():  # tables of what there is
+            from experiments.reproduce.tables import write_table
+
+            for name in names:
+                write_table(papers, name, outdir)
+        click.echo(f"Results: {outdir}/results.txt")
+        return code
     with tempfile.TemporaryDirectory() as empty:  # a dry run writes nothing
         where = str(outdir) if outdir.exists() else empty
         found = subprocess.run(

@@ -168,7 +168,7 @@ def _training(
     bad = len(lines) - len(records)
     ticks = [r for r in records if number(r.get("kimg")) is not None]
     losses = [r for r in ticks if number(r.get("loss")) is not None]
-    last = dict(ticks[-1]) if ticks else {}
+    last = {k: v for k, v in ticks[-1].items() if k != "timestamp"} if ticks else {}
     values = {k: last.pop(k) for k in ("loss", "kimg") if k in last}
     if losses:
         values["lowest loss of a tick"] = min(r["loss"] for r in losses)

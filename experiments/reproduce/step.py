@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TRAININGS = ("toy_train.py", "train.py")
 PATIENCE = 60.0  # seconds to wait for a command that a killed run has left behind
 STOPPED, OUT_OF_TIME, TAKEN = 143, 124, 75  # exit codes
+SHARE = 0.95  # of the time limit, which may be a queue's: the rest is for saving
 
 
 def command(words: list[str], procs: int, folder: Path) -> list[str]:
@@ -81,7 +82,7 @@ def run(words: list[str], log: Path, minutes: float | None, procs: int, threads:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         try:
-            code = process.wait(60 * minutes if minutes else None)
+            code = process.wait(60 * SHARE * minutes if minutes else None)
         except subprocess.TimeoutExpired:
             stop()
             process.wait()

@@ -22,7 +22,7 @@ TRAILING = ("ratio", "seed", "machine", "commit", "settings")
 
 def locations(row: dict[str, Any], text: str, case: Case) -> list[tuple[str, list[str]]]:
     """Where a number is: of each seed the pattern of a file, below the outdir, and keys in it."""
-    found = []
+    found: list[tuple[str, list[str]]] = []
     for seed in range(case["seeds"]):
         told = {**case, "seed": seed}
         said = text.format(**told).format(**told)  # a case may name the seed
@@ -30,7 +30,8 @@ def locations(row: dict[str, Any], text: str, case: Case) -> list[tuple[str, lis
         where = where or row["file"]
         if "/" not in where:
             where = f"{row['folder'].format(**told)}/{where}"
-        found.append((where, keys.split("|")))
+        if (place := (where, keys.split("|"))) not in found:
+            found.append(place)
     return found
 
 
@@ -63,7 +64,10 @@ def _pick(value: Any, keys: Sequence[str]) -> Any:
 
 
 def cells(papers: Papers, row: dict[str, Any], case: Case, outdir: Path) -> dict[str, Any]:
-    """Plain values of a row of a table, by column; None where a result is missing."""
+    """Plain values of a row of a table, by column; None where a result is missing.
+
+    The error is 2 sd over seeds, as published, where there are several; else the result's own.
+    """
 
     def all_of(text: Any) -> list[tuple[float, dict[str, Any]]]:
         if not isinstance(text, str) or case.get("net", "") is None:
@@ -89,7 +93,7 @@ def cells(papers: Papers, row: dict[str, Any], case: Case, outdir: Path) -> dict
         "published": None if published is None else figure(published),
         "exact": exact,
         "ours": value,
-        "error": statistics.stdev(numbers) if len(numbers) > 1 else mean(row.get("error")),
+        "error": 2 * statistics.stdev(numbers) if len(numbers) > 1 else mean(row.get("error")),
         **{name: mean(text) for name, text in row.get("more", {}).items()},
         "ratio": value / base if value is not None and base else None,
         "seed": ", ".join(dict.fromkeys(s for s in seeds if s)) or None,
