@@ -129,13 +129,16 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> int:
                "--rerun-triggers", "mtime", "params", "input", "--nocolor",
                "--config", *(f"{k}={json.dumps(v)}" for k, v in settings.items()),
                "--directory"]  # fmt: skip
-    targets = [*options["more"], "--", *(f"{name}/table.json" for name in names)]
+    targets = [*options["more"], "--", *(f"{name}/done" for name in names)]
     if not dry:
+        for name in names:  # tables are made anew, of what is there
+            (outdir / name / "done").unlink(missing_ok=True)
         code = subprocess.call([*command, str(outdir), "--quiet", "reason", *targets])
-        if code and (outdir / "steps").exists():  # tables of what there is
+        left = [name for name in names if not (outdir / name / "done").exists()]
+        if code and left and (outdir / "steps").exists():
             from experiments.reproduce.tables import write_table
 
-            for name in names:
+            for name in left:
                 write_table(papers, name, outdir)
         click.echo(f"Results: {outdir}/results.txt")
         return code

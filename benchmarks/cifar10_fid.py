@@ -174,7 +174,11 @@ def main(ctx: click.Context, **options: Any) -> None:
         return
     size = options["size"] or ("full" if torch.cuda.is_available() else "smoke")
     outdir = (options["outdir"] or NETWORKS / f"cifar10-fid-{size}").absolute()
-    data = os.path.abspath(options["data"]) if options["data"] else str(outdir / "cache" / "digits-8x8.zip")
+    data = (
+        os.path.abspath(options["data"])
+        if options["data"]
+        else str(outdir / "cache" / "digits-8x8.zip")
+    )
     if SIZES[size].measure == "FID" and not (options["data"] and Path(data).exists()):
         raise UserError(f"--size={size} --data={options['data']}: name CIFAR-10's zip, see README")
     if not Path(data).exists():

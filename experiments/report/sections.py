@@ -93,9 +93,7 @@ def collect(roots: Sequence[Path]) -> tuple[list[Section], list[str]]:
         found += here
     shown: set[Path] = set()
     for section in sorted(found, key=lambda s: s.envelope["kind"] == FIRST[0]):  # whose they are
-        section.pictures = [
-            p for p in dict.fromkeys(section.pictures) if p.resolve() not in shown
-        ]
+        section.pictures = [p for p in dict.fromkeys(section.pictures) if p.resolve() not in shown]
         shown |= {p.resolve() for p in section.pictures}
     kinds = [s.envelope["kind"] for s in found]
     chapters = [*dict.fromkeys([*FIRST, *(k for k in kinds if k != GALLERY)]), GALLERY]
@@ -118,7 +116,7 @@ def _sections(
                 results[name] = content
     nearest: dict[str, list[Path]] = {name: [] for name in results}
     for p in pictures if results else ():
-        nearest[max(results, key=lambda n: len(os.path.commonprefix([n, p.name])))].append(p)
+        nearest[max(results, key=lambda n: _alike(n, p.name))].append(p)
     for name, content in results.items():
         given = content.pop(KEY, None)
         said = given if isinstance(given, dict) else _plain(content)
@@ -169,7 +167,7 @@ def _training(
     ticks = [r for r in records if number(r.get("kimg")) is not None]
     losses = [r for r in ticks if number(r.get("loss")) is not None]
     last = {k: v for k, v in ticks[-1].items() if k != "timestamp"} if ticks else {}
-    values = {k: last.pop(k) for k in ("loss", "kimg") if k in last}
+    values: dict[str, Any] = {k: last.pop(k) for k in ("loss", "kimg") if k in last}
     if losses:
         values["lowest loss of a tick"] = min(r["loss"] for r in losses)
     values |= dict(leaves(last))
@@ -198,6 +196,11 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
     except ValueError as error:
         problems.append(f"{path} could not be used: {error}")
         return {}
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two names begin with in common."""
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
 
 
 def _date(paths: Sequence[Path]) -> float:

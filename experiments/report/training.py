@@ -18,8 +18,9 @@ WINDOW = 9  # ticks of the running median, as in loss.png
 DECADES = 1.5  # of losses from which their axis is logarithmic
 SOFT = "#5b6670"
 # No text of a folder gets into a drawing; drawings of the same numbers are the same.
-STYLE = dict.fromkeys(["axes.edgecolor", "xtick.color", "ytick.color", "axes.labelcolor"], SOFT)
-STYLE |= {"svg.hashsalt": "report", "text.color": SOFT, "grid.color": SOFT}
+COLOURED = ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color",
+            "ytick.color")  # fmt: skip
+STYLE: Any = {"svg.hashsalt": "report", **dict.fromkeys(COLOURED, SOFT)}
 
 
 def loss_lines(ticks: Sequence[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -57,7 +57,9 @@ def is_table(value: Any) -> bool:
     rows = list(value.values()) if isinstance(value, Mapping) else value
     if not isinstance(rows, list) or not all(isinstance(r, dict) and r for r in rows):
         return False
-    return bool(rows) and (rows is value or len(rows) > 1 and len({tuple(r) for r in rows}) == 1)
+    if rows is value:
+        return bool(rows)
+    return len(rows) > 1 and len({tuple(r) for r in rows}) == 1
 
 
 def table(value: Any, caption: str) -> dict[str, Any]:

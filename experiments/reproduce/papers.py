@@ -203,7 +203,9 @@ class Papers:
     def _bits(self) -> Iterator[Case]:
         ran = self.here["likelihoods"]
         for net, label in ran.items():
-            settings = f"{words(self.here['bits'])}; {trained(self.here['likelihood_training'][net])}"
+            settings = (
+                f"{words(self.here['bits'])}; {trained(self.here['likelihood_training'][net])}"
+            )
             name = self.all["image_sets"][net.split("-")[0]]["name"]
             name += ", augmented" if "augmented" in net else ""
             beside = f"{figure(self.all['published']['bits'][label][:1])} ({label})"

@@ -1,4 +1,4 @@
-"""One command of the suite as a step of the workflow: with a log, a time limit, alone in its folder.
+"""One command of the suite as a step of the workflow: with log and time limit, alone in a folder.
 
     python -m experiments.reproduce.step --log=steps/nets/x.log -- toy_train.py --outdir=nets/x ...
 

@@ -40,8 +40,12 @@ def folders(papers: Papers, table: str) -> list[str]:
     found: dict[str, None] = {}
     for row in papers.all["tables"][table]["rows"]:
         for case in papers.cases(row["each"]):
-            texts = [row.get(k) for k in ("ours", "exact", "error")] + [*row.get("more", {}).values()]
-            for text in [t for t in texts if isinstance(t, str) and case.get("net", "") is not None]:
+            texts = [row.get(k) for k in ("ours", "exact", "error")] + [
+                *row.get("more", {}).values()
+            ]
+            for text in [
+                t for t in texts if isinstance(t, str) and case.get("net", "") is not None
+            ]:
                 found |= {w.rpartition("/")[0]: None for w, _ in locations(row, text, case)}
     return list(found)
 

@@ -63,8 +63,8 @@ def hostile_folder(folder):
         "digests": {HOSTILE: HOSTILE}, "notes": [HOSTILE, 1, {HOSTILE: 1}], "arrays": HOSTILE,
         "values": [{"name": HOSTILE, "value": HOSTILE, "error": HOSTILE, "yardstick": [HOSTILE],
                     "unit": {HOSTILE: 1}}, {"value": 1, "unit": HOSTILE}, 7, {}],
-        "tables": [{"columns": [HOSTILE, {}], "rows": [[HOSTILE, 1, 2], [], [[HOSTILE]], 3]}, HOSTILE,
-                   {"columns": HOSTILE, "rows": HOSTILE}],
+        "tables": [{"columns": [HOSTILE, {}], "rows": [[HOSTILE, 1, 2], [], [[HOSTILE]], 3]},
+                   HOSTILE, {"columns": HOSTILE, "rows": HOSTILE}],
         "pictures": [HOSTILE, "../../../etc/passwd.png", 5, {}],
     }  # fmt: skip
     (folder / "e.json").write_text(json.dumps({KEY: envelope}))

@@ -134,7 +134,7 @@ def test_wrong_settings_are_named(change, says, tmp_path):
     with pytest.raises(ValueError, match=rf"mine.yaml: \$.*{says}"):
         load(path)
     path.write_text("a: [")
-    with pytest.raises(ValueError, match="mine.yaml"):
+    with pytest.raises(ValueError, match=r"mine\.yaml"):
         load(path)
 
 
