@@ -198,7 +198,8 @@ def test_the_job_script_of_a_cluster(suite, tmp_path):
         (tmp_path / "bin" / name).chmod(0o755)
     result, _ = (process := suite(
         "--", "--executor", "slurm", "--jobs", "4", "--cores", "3",
-        "--slurm-init-seconds-before-status-checks", "1", "--default-resources", "slurm_account=me", "slurm_partition=gpu", "mem_mb=2000",
+        "--slurm-init-seconds-before-status-checks", "1",
+        "--default-resources", "slurm_account=me", "slurm_partition=gpu", "mem_mb=2000",
         "--set-resources", "toy_network:gpu=2", "toy_network:runtime=90", "--set-threads",
         "toy_network=3",
         PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}", STUB=str(tmp_path / "stub"),
