@@ -49,8 +49,9 @@ table_options = cli.options(
                  help="processes a command, by torchrun; on a cluster, also its GPUs"),
     click.option("--jobs", type=click.IntRange(min=1),
                  help="commands at a time  [smoke: cores; else 1]"),
-    click.option("--tries", type=click.IntRange(min=0), default=0,
-                 help="times that a training is gone on with after its time limit, or a failure"),
+    click.option("--tries", type=click.IntRange(min=0),
+                 help="times that a training that has failed, or whose time in a queue is up, is "
+                 "gone on with  [20 with --executor, else 0]"),
     click.option("--data", multiple=True, metavar="NAME=PATH",
                  help="cifar10=... or afhqv2=...: zip of dataset_tool.py, or the set as published; "
                  "not needed at smoke  [datasets/{name}-32x32.zip]"),
@@ -118,10 +119,12 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> int:
             )
     cores, procs = os.cpu_count() or 1, options["procs"]
     jobs = options["jobs"] or (cores if scale == "smoke" else 1)
+    queue = "--executor" in options["more"]
+    tries = options["tries"] if options["tries"] is not None else 20 * queue
     settings = {
         "scale": scale, "seed": options["seed"], "data": data, "settings": papers.path,
         "procs": procs, "gpus": 0 if scale == "smoke" else procs, "device": options["device"],
-        "threads": max(1, cores // jobs), "tries": options["tries"],
+        "threads": max(1, cores // jobs), "tries": tries, "queue": queue,
     }  # fmt: skip
     # Locks are the steps' own (experiments/reproduce/step.py): Snakemake's outlive a kill.
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--nolock",

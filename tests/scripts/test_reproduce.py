@@ -207,7 +207,9 @@ def test_the_job_script_of_a_cluster(suite, tmp_path):
     assert process.returncode == 0, result
     scripts = [p.read_text().splitlines() for p in (tmp_path / "stub").glob("sbatch.*")]
     assert len(scripts) == 4  # the table is made here
-    (training,) = [s for s in scripts if "toy_network:set=circles,kind=PRP" in " ".join(s)]
+    (training,) = [s for s in scripts if "toy_network:set=circles,kind=PRP'" in " ".join(s)]
+    jobs = " ".join(p.read_text() for p in (tmp_path / "stub").glob("job.*"))
+    assert "runtime=90" in jobs
     words = " ".join(training)
     for expected in ("-A me", "-p gpu", "-t 90", "--mem 2000", "--cpus-per-task=3"):
         assert expected in words
