@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -136,7 +137,7 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> int:
     if not dry:
         for name in names:  # tables are made anew, of what is there
             (outdir / name / "done").unlink(missing_ok=True)
-        code = subprocess.call([*command, str(outdir), "--quiet", "reason", *targets])
+        code = _call([*command, str(outdir), "--quiet", "reason", *targets])
         left = [name for name in names if not (outdir / name / "done").exists()]
         if code and left and (outdir / "steps").exists():
             from experiments.reproduce.tables import write_table
@@ -158,6 +159,14 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> int:
         click.echo(f"{start} {line}")
     click.echo(found.stderr if found.returncode else "", err=True, nl=False)
     return found.returncode
+
+
+def _call(command: list[str]) -> int:
+    """Run Snakemake; SIGTERM ends it and its commands as Ctrl-C does. Returns its exit code."""
+    process = subprocess.Popen(command, process_group=0)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.killpg(process.pid, signal.SIGINT))
+    return process.wait()
 
 
 def _add(name: str) -> None:

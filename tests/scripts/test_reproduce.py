@@ -9,6 +9,7 @@ import sys
 import time
 
 import click
+import psutil
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -130,7 +131,7 @@ def suite(tmp_path):
         path = {"PYTHONPATH": str(folder)}
         return subprocess.Popen(
             command, cwd=tmp_path, env=os.environ | path | environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     return start
@@ -141,16 +142,39 @@ def journal(out):
     return path.read_text().splitlines() if path.exists() else []
 
 
+def runs(out, name):
+    """Wait until the command of a folder is at work."""
+    deadline = time.time() + 120
+    while name not in journal(out) and time.time() < deadline:
+        time.sleep(0.1)
+    assert name in journal(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_stops_its_commands(suite, tmp_path, number):
+    out = tmp_path / "out"
+    (out / "how").write_text("wait in nets/circles-PRP")
+    process = suite("--jobs=1")
+    runs(out, "nets/circles-PRP")
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not psutil.wait_procs(below, timeout=30)[1]
+    assert not (out / "nets/circles-PRP/done").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on(suite, tmp_path):
     out = tmp_path / "out"
     (out / "how").write_text("wait in nets/circles-PRRto1D")
     process = suite("--jobs=1", "--seed=3")
-    deadline = time.time() + 120
-    while "nets/circles-PRRto1D" not in journal(out) and time.time() < deadline:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)  # its commands have groups of their own, and live on
-    process.communicate()
+    runs(out, "nets/circles-PRRto1D")
+    (snakemake,) = psutil.Process(process.pid).children()
+    process.kill()
+    snakemake.kill()  # its command lives on, and keeps others out of its folder
+    process.wait()
     (out / "how").unlink()
     before = journal(out)
     result, _ = (process := suite("--jobs=1", "--seed=3")).communicate()
