@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import click
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.util import atomic_path
-from experiments.report.collect import collect
 from experiments.report.page import page
+from experiments.report.sections import collect
 
 EXAMPLE = """
 python report.py out --dest=out/report.html --title="Circles"
@@ -25,21 +24,16 @@ python report.py out --dest=out/report.html --title="Circles"
 @click.option("--title", default="Inflationary flows: results", help="its heading")
 @click.option(
     "--max-mb",
-    "max_mb",
     type=click.FloatRange(min=0.1),
     default=30.0,
     help="size that the page may have, MB; the largest pictures are left out first",
 )
 @cli.dry_run_option
-def main(
-    folders: tuple[str, ...], dest: str, title: str, max_mb: float, dry_run: bool
-) -> None:  # fmt: skip
+def main(folders: tuple[str, ...], dest: str, title: str, max_mb: float, dry_run: bool) -> None:
     """Show the results in FOLDERs, and in the folders in them, on one page.
 
-    Training runs, simulations, coverage, posteriors, calibration, likelihood, sample quality,
-    round-trip errors, residual correlations and the tables of reproduce.py are recognised; other
-    results and pictures are shown as they are. The page loads nothing when it is opened, and runs
-    nothing that came from a folder.
+    Training runs, result files and pictures are shown: figures beside their yardsticks, tables,
+    what ran, all options. The page loads nothing and runs nothing when it is opened.
     """
     roots = [Path(f) for f in folders]
     for root in roots:
@@ -51,20 +45,20 @@ def main(
         raise UserError(f"--dest={dest} is a folder; name a file such as {target / 'report.html'}")
     cli.check_writable(target.parent, "--dest")
     with cli.user_errors("FOLDER"):
-        entries, problems = collect(roots)
-    counts = Counter(e.kind for e in entries)
+        sections, problems = collect(roots)
+    counts = Counter(s.envelope["kind"] for s in sections)
     print("; ".join(f"{kind}: {n}" for kind, n in counts.items()))
     if dry_run:
         return
     with cli.user_errors():
-        html, left_out, problems = page(entries, title, roots, problems, round(max_mb * 1e6))
+        html, left_out, problems = page(sections, title, roots, problems, round(max_mb * 1e6))
     with atomic_path(target) as temporary:
         temporary.write_bytes(html.encode())
     for problem in problems:
         print(f"Warning: {problem}")
     if left_out:
         print(f"Warning: {left_out} pictures were left out to stay within --max-mb={max_mb:g}")
-    print(f"Report: {target} ({os.path.getsize(target) / 1e6:.1f} MB)")
+    print(f"Report: {target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -19,12 +19,15 @@ shows that all of it works on the real thing: nothing is learned in that time.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
@@ -35,8 +38,8 @@ from benchmarks.common import NETWORKS, ROOT, report
 from dnnlib import plot
 from dnnlib.cli import UserError
 from dnnlib.util import aligned, format_time, write_json
-from experiments.reproduce import presets
-from experiments.reproduce.runner import NETWORK, Runner, Step
+from experiments.reproduce.papers import figure, load
+from experiments.reproduce.step import OUT_OF_TIME
 
 STATE, MOST_MB = "state.zip", 60.0
 KEPT, GAP = 30, "0.02"
@@ -45,7 +48,17 @@ METHODS = {
     **{f"ab2-{n}": ("--solver=ab2", f"--steps={k}") for n, k in ANGLE.items()},
     "paper-heun-256": ("--n_iters=256",),
 }
-PUBLISHED = {"PRP": presets.FID["cifar10"][3072], f"PRRto{KEPT}D": presets.FID["cifar10"][KEPT]}
+PAPERS = load()
+FID = PAPERS["published"]["fid"]["cifar10"]
+PUBLISHED = {"PRP": figure(FID[3072]), f"PRRto{KEPT}D": figure(FID[KEPT])}
+DIGITS = tuple(PAPERS["scales"]["smoke"]["image_training"]["digits"].split())
+
+
+class Step(NamedTuple):
+    """A command: the folder of its results, and its words without Python's name."""
+
+    folder: str
+    words: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,7 @@ SIZES = {
         ("--tmax=15.01", "--tmax=15.01"), 64, "FID",
     ),
     "smoke": Size(
-        64, presets.DIGITS, tuple(presets.DIGITS_TMAX.values()), 359,  # type: ignore[arg-type]
+        64, DIGITS, tuple(PAPERS["digits_tmax"].values()), 359,  # type: ignore[arg-type]
         "Frechet distance in classifier features",
     ),
 }  # fmt: skip
@@ -91,19 +104,60 @@ def steps(size: str, outdir: Path, data: str, device: str) -> tuple[list[Step], 
     }
     for case, schedule in cases.items():
         folder = outdir / case
-        args = (f"--outdir={folder}", f"--data={data}", *schedule, *s.options, "--seed=0",
-                "--resume=latest")  # fmt: skip
-        trained = Step(case, "train.py", args, NETWORK)
-        trainings.append(trained)
+        words = ("train.py", f"--outdir={folder}", f"--data={data}", *schedule, *s.options,
+                 "--seed=0", "--resume=latest", f"--device={device}")  # fmt: skip
+        trainings.append(Step(case, words))
         for name, how in METHODS.items():
-            args = ("measure", f"--size={size}", f"--network={folder}", f"--data={data}",
-                    f"--dest={outdir / case}-{name}", f"--cache={outdir}/cache",
-                    f"--device={device}", f"--images={s.images}", *how)  # fmt: skip
-            measurements.append(
-                Step(f"{case}-{name}", "-m benchmarks.cifar10_fid", args, "distance.json",
-                     (trained,), parallel=False, device=False)
-            )  # fmt: skip
+            words = ("-m", "benchmarks.cifar10_fid", "measure", f"--size={size}",
+                     f"--network={folder}", f"--data={data}", f"--dest={outdir / case}-{name}",
+                     f"--cache={outdir}/cache", f"--device={device}", f"--images={s.images}",
+                     *how)  # fmt: skip
+            measurements.append(Step(f"{case}-{name}", words))
     return trainings, measurements
+
+
+def is_done(step: Step, outdir: Path) -> bool:
+    """Whether exactly this command has ended well."""
+    record = outdir / "steps" / f"{step.folder}.txt"
+    done = (outdir / step.folder / "done").exists()
+    return done and record.exists() and record.read_text().strip() == shlex.join(step.words)
+
+
+def run(steps: list[Step], outdir: Path, limit: float | None) -> dict[str, str]:
+    """Run the commands that are missing, one after the other.
+
+    Args:
+        steps: trainings before what needs them.
+        outdir: of all results; logs are in steps/.
+        limit: seconds after which no more is done; a training saves its state then.
+
+    Returns:
+        folder -> "kept", "done", "failed" or "stopped", of those that were looked at.
+    """
+    end = time.monotonic() + limit if limit else float("inf")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    states: dict[str, str] = {}
+    for k, step in enumerate(steps, 1):
+        state = "kept"
+        if not is_done(step, outdir):
+            left = (end - time.monotonic()) / 60
+            if left <= 0:
+                break
+            command = [sys.executable, "-m", "experiments.reproduce.step",
+                       f"--log=steps/{step.folder}.log", f"--threads={os.cpu_count()}"]  # fmt: skip
+            command += [f"--minutes={left}"] if limit else []
+            (outdir / step.folder / "done").unlink(missing_ok=True)
+            code = subprocess.call([*command, "--", *step.words], cwd=outdir, env=environment)
+            if code == 0:
+                (outdir / step.folder / "done").touch()
+            state = {0: "done", OUT_OF_TIME: "stopped"}.get(code, "failed")
+        states[step.folder] = state
+        click.echo(f"[{step.folder}] {state} ({k} of {len(steps)})")
+        if state == "failed":
+            click.echo(f"  log: {outdir}/steps/{step.folder}.log", err=True)
+        if state == "failed" and step.words[0] == "train.py":
+            break
+    return states
 
 
 @click.group(invoke_without_command=True)
@@ -119,8 +173,12 @@ def main(ctx: click.Context, **options: Any) -> None:
     if ctx.invoked_subcommand:
         return
     size = options["size"] or ("full" if torch.cuda.is_available() else "smoke")
-    outdir = options["outdir"] or NETWORKS / f"cifar10-fid-{size}"
-    data = options["data"] or str(outdir / "cache" / "digits-8x8.zip")
+    outdir = (options["outdir"] or NETWORKS / f"cifar10-fid-{size}").absolute()
+    data = (
+        os.path.abspath(options["data"])
+        if options["data"]
+        else str(outdir / "cache" / "digits-8x8.zip")
+    )
     if SIZES[size].measure == "FID" and not (options["data"] and Path(data).exists()):
         raise UserError(f"--size={size} --data={options['data']}: name CIFAR-10's zip, see README")
     if not Path(data).exists():
@@ -129,19 +187,19 @@ def main(ctx: click.Context, **options: Any) -> None:
         click.echo("\n".join(unpack(options["state"], outdir, Path(data))))
     trainings, measurements = steps(size, outdir, data, options["device"])
     limit = 60 * options["piece"] if options["piece"] else None
-    runner = Runner(outdir, options["device"], limit=limit, say=click.echo)
-    runner.run([*trainings, *measurements])
+    outdir.mkdir(parents=True, exist_ok=True)
+    states = run([*trainings, *measurements], outdir, limit)
     for step in trainings:
-        for run in (outdir / step.folder).glob("0*-*"):
-            prune(run, runner.is_done(step))
+        for folder in (outdir / step.folder).glob("0*-*"):
+            prune(folder, is_done(step, outdir))
     megabytes = pack(outdir, outdir / STATE) / 1e6
     fits = "" if megabytes <= MOST_MB else f", more than {MOST_MB:g}: use a smaller network"
     click.echo(f"State: {outdir / STATE}, {megabytes:.1f} MB{fits}")
-    states = [o.state for o in runner.outcomes.values()]
-    done, total = sum(s in ("done", "kept") for s in states), len(trainings) + len(measurements)
+    total = len(trainings) + len(measurements)
+    done = sum(s in ("done", "kept") for s in states.values())
     click.echo(f"{done} of {total} commands are done")
     conclude(size, outdir, trainings, done == total)
-    ctx.exit(1 if {"failed", "skipped"} & set(states) else 0)
+    ctx.exit(1 if "failed" in states.values() else 0)
 
 
 @main.command()

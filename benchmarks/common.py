@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
+from dnnlib.results import machine
 from dnnlib.util import write_json
 from flow.flow import Flow, load_flow
-from torch_utils.distributed import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ROOT / "out" / "bench"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import platform
 import secrets
 import socket
 import time
@@ -267,19 +266,3 @@ def data_parallel(module: nn.Module) -> nn.Module:
     ids = [_device] if _device.type == "cuda" else None
     options: dict[str, Any] = {"device_ids": ids, name: False}
     return DDP(module, **options)
-
-
-def machine() -> str:
-    """One line on what the figures were measured on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            x.split(":")[1].strip() for x in cpuinfo.read_text().splitlines() if "model name" in x
-        ]
-        model = names[0] if names else model
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return (
-        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {gpu}, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
-    )

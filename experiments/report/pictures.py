@@ -6,8 +6,8 @@ import base64
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -17,19 +17,15 @@ MAX_WIDTH = 1600  # pixels; wider ones are made smaller
 FORMATS = {"PNG": "image/png", "GIF": "image/gif", "JPEG": "image/jpeg"}
 
 
-@dataclass
-class Embedded:
+class Embedded(NamedTuple):
     """A picture as the page holds it; `data` is None where it did not fit."""
 
-    caption: str
-    name: str
-    bytes: int
     data: str | None
     width: int = 0
     height: int = 0
 
 
-def encode(path: Path) -> tuple[str, int, int]:
+def encode(path: Path) -> Embedded:
     """A picture as a data: address, with its width and height.
 
     Raises:
@@ -50,27 +46,22 @@ def encode(path: Path) -> tuple[str, int, int]:
                 still = getattr(picture, "n_frames", 1) == 1
                 if still and width > MAX_WIDTH:
                     height, width = max(1, round(height * MAX_WIDTH / width)), MAX_WIDTH
-                    raw, kind = _png(picture.resize((width, height), Image.Resampling.LANCZOS))
+                    smaller = io.BytesIO()
+                    resized = picture.resize((width, height), Image.Resampling.LANCZOS)
+                    resized.save(smaller, "PNG", optimize=True)
+                    raw, kind = smaller.getvalue(), FORMATS["PNG"]
     except UnidentifiedImageError:
         raise ValueError("it is no PNG, GIF or JPEG") from None
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"it is damaged: {' '.join(str(error).split())[:100]}") from None
-    return f"data:{kind};base64,{base64.b64encode(raw).decode()}", width, height
+    return Embedded(f"data:{kind};base64,{base64.b64encode(raw).decode()}", width, height)
 
 
-def _png(picture: Image.Image) -> tuple[bytes, str]:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue(), FORMATS["PNG"]
-
-
-def embed(
-    pictures: Sequence[tuple[Path, str]], budget: int
-) -> tuple[dict[Path, Embedded], list[str]]:
+def embed(pictures: Sequence[Path], budget: int) -> tuple[dict[Path, Embedded], list[str]]:
     """Pictures to embed within a number of bytes, the smallest first.
 
     Args:
-        pictures: files and captions.
+        pictures: files.
         budget: bytes that their addresses may have together.
 
     Returns:
@@ -78,16 +69,13 @@ def embed(
     """
     found: dict[Path, Embedded] = {}
     problems = []
-    for path, caption in sorted(pictures, key=lambda p: (p[0].stat().st_size, str(p[0]))):
-        size = path.stat().st_size
+    for path in sorted(pictures, key=lambda p: (p.stat().st_size, str(p))):
         try:
-            data, width, height = encode(path)
+            made = encode(path)
         except ValueError as error:
             problems.append(f"{path} could not be used: {error}")
             continue
-        if len(data) > budget:
-            found[path] = Embedded(caption, path.name, size, None)
-            continue
-        budget -= len(data)
-        found[path] = Embedded(caption, path.name, size, data, width, height)
+        size = len(made.data or "")
+        found[path] = made if size <= budget else Embedded(None)
+        budget -= size if size <= budget else 0
     return found, problems

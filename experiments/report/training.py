@@ -1,98 +1,55 @@
-"""Training runs in a report: the loss as a chart, the options, the last samples."""
+"""How the loss of a training went, as a drawing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from statistics import median
+import base64
+import io
+import math
+from collections.abc import Sequence
 from typing import Any
 
-from dnnlib.util import format_time
-from experiments.report.entry import Curve, Entry, number
-from experiments.report.files import Folder, read_records, tail
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
 MAX_POINTS = 600  # of a chart
 WINDOW = 9  # ticks of the running median, as in loss.png
+DECADES = 1.5  # of losses from which their axis is logarithmic
+SOFT = "#5b6670"
+# No text of a folder gets into a drawing; drawings of the same numbers are the same.
+COLOURED = ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color",
+            "ytick.color")  # fmt: skip
+STYLE: Any = {"svg.hashsalt": "report", **dict.fromkeys(COLOURED, SOFT)}
 
 
-def training(folder: Folder) -> Iterator[Entry]:
-    """A run folder of toy_train.py or train.py."""
-    if not {"training_options.json", "stats.jsonl"} & set(folder.files):
-        return
-    dates = [folder.date(n) for n in ("training_options.json", "stats.jsonl") if n in folder.files]
-    options = folder.read("training_options.json") or {}
-    stats, log = folder.claim("stats.jsonl"), folder.claim("log.txt")
-    records, bad = read_records(stats) if stats else ([], 0)
-    ticks = [r for r in records if number(r.get("kimg")) is not None]
-    entry = Entry("Training", folder.path.name, folder.label, max(dates), details={})
-    if bad:
-        entry.notes.append(f"{bad} lines of stats.jsonl could not be read.")
-    if ticks:
-        describe(entry, ticks)
-    else:
-        entry.headline = "no ticks yet"
-    losses = [r for r in ticks if number(r.get("loss")) is not None]
-    if len(losses) > 1:
-        entry.curves.append(loss_curve(losses))
-        folder.claim("loss.png")  # the same
-    networks = folder.matches(r"network-snapshot-\d+\.pkl")
-    if networks:
-        entry.facts.append(("latest network", networks[-1][0]))
-    samples = [n for n, _ in folder.matches(r"samples-\d+\.png")]
-    for name in samples[:-1]:
-        folder.claim(name)
-    if len(samples) > 1:
-        entry.facts.append(("sample pictures in the folder", len(samples)))
-    entry.pictures = folder.claim_pictures("")
-    if options:
-        entry.details["Options"] = options
-    if log:
-        entry.details["Log"] = tail(log)
-    yield entry
+def loss_lines(ticks: Sequence[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Abscissa [n], kimg, and lines [n] of the loss: each tick, and the running median."""
+    kimg, loss = np.array([(r["kimg"], r["loss"]) for r in ticks], dtype=float).T
+    lines, half = {"each tick": loss}, WINDOW // 2
+    if len(loss) > 2 * WINDOW:  # of fewer, the ends would mislead
+        near = [loss[max(0, i - half) : i + half + 1] for i in range(len(loss))]
+        lines["running median"] = np.array([np.median(values) for values in near])
+    picks = np.linspace(0, len(loss) - 1, min(len(loss), MAX_POINTS)).round().astype(int)
+    return kimg[picks], {name: line[picks] for name, line in lines.items()}
 
 
-def describe(entry: Entry, ticks: list[dict[str, Any]]) -> None:
-    """Headline and facts of a run, from its ticks."""
-    last = ticks[-1]
-    entry.headline = f"{last['kimg']:,.0f} kimg"
-    entry.facts.append(("samples seen, thousands", last["kimg"]))
-    if (loss := number(last.get("loss"))) is not None:
-        entry.headline = f"loss {loss:.4g} at {entry.headline}"
-        best = min(v for r in ticks if (v := number(r.get("loss"))) is not None)
-        entry.facts += [("last loss", loss), ("lowest loss of a tick", best)]
-    speeds = [v for r in ticks if (v := number(r.get("sec_per_kimg"))) is not None]
-    if speeds:
-        entry.facts.append(("seconds per thousand, median", median(speeds)))
-    if (seconds := number(last.get("sec_total"))) is not None:
-        entry.facts.append(("time of the last session", format_time(seconds)))
-    for name, label in (("cpu_mem_gib", "memory, GiB"), ("gpu_mem_gib", "GPU memory, GiB")):
-        peak = max((v for r in ticks if (v := number(r.get(name))) is not None), default=0.0)
-        if peak:
-            entry.facts.append((f"{label}, largest", peak))
-
-
-def loss_curve(records: list[dict[str, Any]]) -> Curve:
-    """The loss over training, with its running median."""
-    losses = [float(r["loss"]) for r in records]
-    lines = {"each tick": losses}
-    half = WINDOW // 2
-    if len(losses) > 2 * WINDOW:  # of fewer, the ends would mislead
-        near = [losses[max(0, i - half) : i + half + 1] for i in range(len(losses))]
-        lines["running median"] = [median(values) for values in near]
-    notes = []
-    for record in records:
-        said = [
-            f"{k} {v:.3g}"
-            for k in ("lr", "sec_per_kimg")
-            if (v := number(record.get(k))) is not None
-        ]
-        notes.append(", ".join(said).replace("sec_per_kimg", "s/kimg"))
-    stride = -(-len(records) // MAX_POINTS)
-    picks = sorted({*range(0, len(records), stride), len(records) - 1})
-    title = "Training loss" + (f" (one tick in {stride})" if stride > 1 else "")
-    return Curve(
-        title,
-        ("kimg", "loss"),
-        [float(records[i]["kimg"]) for i in picks],
-        {name: [values[i] for i in picks] for name, values in lines.items()},
-        [notes[i] for i in picks],
-    )
+def loss_chart(ticks: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """The loss of two ticks or more: SVG as a data: address, and what it shows."""
+    kimg, lines = loss_lines(ticks)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 3.4), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.subplots()
+        for (name, line), colour in zip(lines.items(), ("#7ba3bd", "#17618f"), strict=False):
+            axes.plot(kimg, line, label=name, color=colour, linewidth=1.6)
+        loss = lines["each tick"]
+        if loss.min() > 0 and math.log10(loss.max() / loss.min()) > DECADES:
+            axes.set_yscale("log")
+        axes.set(xlabel="kimg", ylabel="training loss")
+        axes.grid(alpha=0.2)
+        axes.legend(frameon=False)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    address = f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return address, f"Training loss, from {loss[0]:.4g} to {loss[-1]:.4g}"

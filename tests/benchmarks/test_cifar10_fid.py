@@ -9,8 +9,6 @@ from click.testing import CliRunner
 
 from benchmarks import cifar10_fid, cifar10_state
 from benchmarks.evaluations import PAPER, Found, fewest
-from experiments.reproduce import presets
-from experiments.reproduce.runner import Runner
 from tests.commands import parsed
 from tests.image_networks import digits
 from torch_utils import checkpoint
@@ -21,13 +19,12 @@ from training.image_options import basis_of
 @pytest.mark.parametrize("size", list(cifar10_fid.SIZES))
 def test_commands_parse(size, tmp_path):
     trainings, measurements = cifar10_fid.steps(size, tmp_path, "data.zip", "cpu")
-    runner = Runner(tmp_path)
-    trained = [parsed(runner.line(s)) for s in trainings]
+    trained = [parsed(shlex.join(["python", *s.words])) for s in trainings]
     assert [o["dims_to_keep"] for o in trained] == [cifar10_fid.SIZES[size].data_dim, 30]
     assert trained[1]["inflation_gap"] == 0.02
     assert len(measurements) == 10
     for step in measurements:
-        options = parsed(runner.line(step))
+        options = parsed(shlex.join(["python", *step.words]))
         words = shlex.split(" ".join(f"--{k}={options[k]}" for k in ("solver", "steps", "n_iters")
                                      if options[k]))  # fmt: skip
         parsed(f"python gen_fid_samples.py --network=x --save_dir=y {' '.join(words)}")
@@ -98,7 +95,7 @@ def test_the_fewest_evaluations_that_are_as_good():
 @pytest.mark.slow
 def test_the_recipe_in_pieces(tmp_path, monkeypatch):
     """At smoke size, with a budget of seconds; the second call finds everything done."""
-    short = (*(o for o in presets.DIGITS if "duration" not in o), "--duration=0.001")
+    short = (*(o for o in cifar10_fid.DIGITS if "duration" not in o), "--duration=0.001")
     size = cifar10_fid.Size(64, short, cifar10_fid.SIZES["smoke"].tmax, 40, "distance")
     monkeypatch.setitem(cifar10_fid.SIZES, "smoke", size)
     monkeypatch.setattr(cifar10_fid, "report", lambda *_: None)

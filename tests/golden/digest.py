@@ -20,9 +20,11 @@ from safetensors.numpy import load as load_safetensors
 Value = np.ndarray | int | float
 Digests = dict[str, Any]  # of an array {"shape", "dtype", "bits", "stats"}; a number as it is
 
-# Wall times, dates, memory: they differ from run to run.
-CLOCK = re.compile(r"sec_per_kimg|sec_total|(cpu|gpu)_mem_gib|timestamp|.*seconds.*")
-MOMENT = re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d)?|(?<=<dt>seconds</dt>\n)<dd>[\d.]+")
+# Wall times, dates, memory, what ran where: they differ from run to run.
+CLOCK = re.compile(r"sec_per_kimg|sec_total|(cpu|gpu)_mem_gib|timestamp|.*seconds.*|envelope")
+MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d( \d\d:\d\d)?|[\w ]*seconds[\w ]*(&#34;: |</dt>\n<dd>| )[\d.e+-]+"
+)
 # What they write of stats.jsonl and the terminal again.
 LEFT_OUT = re.compile(r"events\.out\..*|log\.txt")
 TOLERANCE = 5e-4  # of numbers from another machine; other instruction sets gave 5e-5

@@ -34,11 +34,11 @@ def test_what_the_scripts_wrote_is_shown(results, tmp_path):
     dest = tmp_path / "below" / "report.html"
     done = run(results, f"--dest={dest}", "--title=My circles & more")
     assert done.exit_code == 0, done.output
-    assert "Training: 1; Simulations: 1" in done.output
+    assert "Training: 1; Results: 1" in done.output
     html = dest.read_text()
     assert "<h1>My circles &amp; more</h1>" in html
     assert "00000-circles-PRP" in html
-    assert 'class="plot"' in html
+    assert "data:image/svg+xml;base64," in html
     assert "data:image/gif;base64," in html
     assert html.count("data:image/png;base64,") >= 4
     assert "&#34;inflation_gap&#34;: 1.0" in html  # the options, in full

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from experiments.report import files as report_files
-from experiments.report.collect import collect
-from experiments.report.entry import flatten, is_rows, number, rows_table, text
+from experiments.report.sections import collect
+from experiments.report.values import is_table, leaves, number, table, text
 
 
 def write(folder, **files):
@@ -31,14 +31,17 @@ def test_values_as_people_read_them():
 
 
 def test_nested_values_have_one_name_each():
-    content = {"a": {"b_c": 1, "d": {"e": 2}}, "list": [{"x": 1}], "options": {"seed": 0}}
-    assert flatten(content, ["options"]) == [("a b c", 1), ("a d e", 2)]
+    content = {"a": {"b_c": 1, "d": {"e": 2}}, "list": [{"x": 1}]}
+    assert list(leaves(content)) == [("a b c", 1), ("a d e", 2), ("list", [{"x": 1}])]
     rows = {"w1": {"p": 1, "c": {"0.5": 2}}, "w2": {"p": 3, "c": {"0.5": 4}}}
-    assert is_rows(rows)
-    assert not is_rows({"w1": {"p": 1}, "w2": {"q": 1}})
-    table = rows_table(rows)
-    assert table.columns == ["", "p", "c 0.5"]
-    assert table.rows == [["w1", 1, 2], ["w2", 3, 4]]
+    assert is_table(rows)
+    assert is_table([{"x": 1}])
+    assert not is_table({"w1": {"p": 1}, "w2": {"q": 1}})
+    assert not is_table([])
+    made = table(rows, "c")
+    assert made["columns"] == ["", "p", "c 0.5"]
+    assert made["rows"] == [["w1", 1, 2], ["w2", 3, 4]]
+    assert table([{"a": 1, "b": None}, {"a": 2, "c": 3}], "")["columns"] == ["a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +58,8 @@ def test_damage_is_a_sentence_and_nothing_else(tmp_path, content, says):
     folder = write(tmp_path, good__json={"options": {"seed": 1}, "results": {"value": 2}})
     data = content if isinstance(content, bytes) else content.encode()
     (folder / "circles_nll.json").write_bytes(data)
-    entries, problems = collect([tmp_path])
-    assert [e.title for e in entries] == ["good"]
+    sections, problems = collect([tmp_path])
+    assert [s.envelope["title"] for s in sections] == ["good"]
     assert len(problems) == 1
     assert "circles_nll.json could not be used" in problems[0]
     assert says in problems[0]
@@ -77,15 +80,15 @@ def test_links_that_lead_outside_are_not_followed(tmp_path):
     run = write(tmp_path / "run", mine_nll__json={"options": {"seed": 1}})
     os.symlink(secret / "other_nll.json", run / "other_nll.json")
     os.symlink(secret, run / "below")
-    assert [e.title for e in collect([run])[0]] == ["mine nll"]
+    assert [s.envelope["title"] for s in collect([run])[0]] == ["mine nll"]
 
 
 def test_numbered_images_and_hidden_files_are_left_alone(tmp_path):
     folder = write(tmp_path, x_nll__json={"options": {"seed": 1}})
     for name in ("000001.png", "img00000001.png", ".x_nll_hidden.png"):
         (folder / name).write_bytes(b"not even a picture")
-    (entry,), problems = collect([tmp_path])
-    assert entry.pictures == []
+    (section,), problems = collect([tmp_path])
+    assert section.pictures == []
     assert problems == []
 
 
@@ -99,8 +102,8 @@ def test_the_end_of_a_log(tmp_path, monkeypatch):
 
 def test_a_folder_within_another_is_shown_once(tmp_path):
     write(tmp_path / "in", x_nll__json={"options": {"seed": 1}})
-    entries, _ = collect([tmp_path, tmp_path / "in"])
-    assert len(entries) == 1
+    sections, _ = collect([tmp_path, tmp_path / "in"])
+    assert len(sections) == 1
 
 
 def test_a_folder_without_results_is_named(tmp_path):

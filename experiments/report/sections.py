@@ -1,0 +1,207 @@
+"""Result folders as sections of a report, each with an envelope: see `dnnlib.results`.
+
+What has no envelope is given one: a .json of before them from its plain keys, a training run from
+its ticks, a folder of pictures. So all are shown in one way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dnnlib.results import KEY
+from experiments.report import files as reading
+from experiments.report.files import PICTURES, is_inside, parsed, read_json, tail
+from experiments.report.training import loss_chart
+from experiments.report.values import is_table, leaves, number, table, text
+
+FIRST, GALLERY = ("Tables of the papers", "Training"), "Other pictures"  # chapters
+SHAPE = {"kind": str, "title": str, "values": list, "tables": list, "pictures": list, "notes": list}
+MAX_VALUES, MAX_ROWS = 200, 500
+
+
+@dataclass
+class Section:
+    """One result in a report.
+
+    Attributes:
+        source: file or folder that it was read from, as people see it.
+        date: when that was last written, seconds since 1970.
+        envelope: what it says; types checked, texts as they came.
+        pictures: files to embed.
+        details: what unfolds: caption -> text, or plain values by name.
+        chart: address of a drawing, and what it shows.
+    """
+
+    source: Path
+    date: float
+    envelope: dict[str, Any]
+    pictures: list[Path] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
+    chart: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        given = self.envelope
+        e = given | {k: v if isinstance(v := given.get(k), t) else t() for k, t in SHAPE.items()}
+        e["kind"] = e["kind"] or "Results"
+        e["title"] = e["title"] or self.source.stem.replace("_", " ")
+        e["values"] = [v for v in e["values"] if isinstance(v, dict)][:MAX_VALUES]
+        e["tables"] = [
+            t | {"rows": [r for r in t["rows"][:MAX_ROWS] if isinstance(r, list)]}
+            for t in e["tables"]
+            if isinstance(t, dict) and all(isinstance(t.get(k), list) for k in ("columns", "rows"))
+        ]
+        said = [v for v in e["values"] if number(v.get("value")) is not None][:2]
+        e["headline"] = ", ".join(
+            f"{text(v.get('name'))} {text(v['value'])} {text(v.get('unit', ''))}".strip()
+            for v in said
+        ) or ", ".join(f"{len(t['rows'])} rows" for t in e["tables"])  # fmt: skip
+        self.envelope = e
+
+
+def collect(roots: Sequence[Path]) -> tuple[list[Section], list[str]]:
+    """Everything that can be shown of folders and the folders in them.
+
+    Args:
+        roots: as the user named them.
+
+    Returns:
+        sections, by chapter, in the order of the roots and then of names; and sentences about files
+        that could not be used.
+
+    Raises:
+        ValueError: naming a folder that holds no results.
+    """
+    found: list[Section] = []
+    problems: list[str] = []
+    seen: set[Path] = set()
+    for root in roots:
+        told = len(problems)
+        new = [(f, files) for f, files in reading.folders(root) if f.resolve() not in seen]
+        seen |= {f.resolve() for f, _ in new}
+        here = [s for f, files in new for s in _sections(f, files, root, problems)]
+        if new and not here:
+            why = "".join(f"; {p}" for p in problems[told : told + 1])
+            raise ValueError(
+                f"{root} holds no results that a report knows: name a run folder, or a folder "
+                f"that one of the scripts wrote to{why}"
+            )
+        found += here
+    shown: set[Path] = set()
+    for section in sorted(found, key=lambda s: s.envelope["kind"] == FIRST[0]):  # whose they are
+        section.pictures = [p for p in dict.fromkeys(section.pictures) if p.resolve() not in shown]
+        shown |= {p.resolve() for p in section.pictures}
+    kinds = [s.envelope["kind"] for s in found]
+    chapters = [*dict.fromkeys([*FIRST, *(k for k in kinds if k != GALLERY)]), GALLERY]
+    return sorted(found, key=lambda s: chapters.index(s.envelope["kind"])), problems
+
+
+def _sections(
+    folder: Path, files: dict[str, Path], root: Path, problems: list[str]
+) -> Iterator[Section]:
+    """Sections of the files that lie in one folder itself; `problems` gets what is wrong."""
+    pictures = [p for p in files.values() if p.suffix.lower() in PICTURES]
+    if {"training_options.json", "stats.jsonl"} & files.keys():
+        yield _training(folder, files, pictures, problems)
+        return
+    results: dict[str, dict] = {}
+    for name, path in files.items():
+        if path.suffix == ".json" and name != "run.json":  # that is progress, not a result
+            content = _read(path, problems)
+            if any(isinstance(content.get(k), dict) for k in (KEY, "options")) or "rows" in content:
+                results[name] = content
+    nearest: dict[str, list[Path]] = {name: [] for name in results}
+    for p in pictures if results else ():
+        nearest[max(results, key=lambda n: _alike(n, p.name))].append(p)
+    for name, content in results.items():
+        given = content.pop(KEY, None)
+        said = given if isinstance(given, dict) else _plain(content)
+        section = Section(files[name], _date([files[name]]), said)
+        for picture in map(str, section.envelope["pictures"]):
+            near = [Path(os.path.normpath(f / picture)) for f in (folder, folder.parent)]
+            there = [p for p in near if p.suffix.lower() in PICTURES and is_inside(p, root)]
+            section.pictures += there[:1]
+            if not there:
+                problems.append(f"{files[name]} names a picture that is not there: {picture}")
+        section.pictures += sorted(nearest[name], key=lambda p: (p.suffix == ".gif", p))
+        section.details = {"Options": content.pop("options", None), "Everything in it": content}
+        yield section
+    if pictures and not results:
+        said = {"kind": GALLERY, "title": str(folder)}
+        yield Section(folder, _date(pictures), said, pictures)
+
+
+def _plain(content: dict[str, Any]) -> dict[str, Any]:
+    """The envelope of a file that has none, from its plain keys."""
+    results = content.get("results")
+    if not isinstance(results, dict):
+        own = ("title", "pictures", "warnings", "notes")
+        shown = {k: v for k, v in content.items() if k not in own}
+        results = {k: v for k, v in shown.items() if not isinstance(v, dict) or is_table(v)}
+    named = [(k, v) for k, v in leaves(results) if k != "warnings"]
+    return {
+        **content,
+        "values": [{"name": k, "value": v} for k, v in named if not is_table(v)],
+        "tables": [table(v, k) for k, v in named if is_table(v)],
+        "notes": results.get("warnings") or content.get("notes"),
+    }
+
+
+def _training(
+    folder: Path, files: dict[str, Path], pictures: list[Path], problems: list[str]
+) -> Section:
+    """A run folder of toy_train.py or train.py."""
+    own = [files[n] for n in ("training_options.json", "stats.jsonl") if n in files]
+    lines, records = [], []
+    if "stats.jsonl" in files:
+        with open(files["stats.jsonl"], "rb") as file:
+            lines = file.read(reading.MAX_TEXT).splitlines()
+    for line in lines:
+        with suppress(ValueError):
+            records.append(parsed(line))
+    bad = len(lines) - len(records)
+    ticks = [r for r in records if number(r.get("kimg")) is not None]
+    losses = [r for r in ticks if number(r.get("loss")) is not None]
+    last = {k: v for k, v in ticks[-1].items() if k != "timestamp"} if ticks else {}
+    values: dict[str, Any] = {k: last.pop(k) for k in ("loss", "kimg") if k in last}
+    if losses:
+        values["lowest loss of a tick"] = min(r["loss"] for r in losses)
+    values |= dict(leaves(last))
+    for name in [n for n in files if n.startswith("network-snapshot-")][-1:]:
+        values["latest network"] = name
+    hidden = [p for p in pictures if p.name.startswith("samples-")][:-1]
+    hidden += [p for p in pictures if p.name == "loss.png" and len(losses) > 1]  # is drawn
+    said = {
+        "kind": "Training", "title": folder.resolve().name,
+        "values": [{"name": k, "value": v} for k, v in values.items()],
+        "notes": [f"{bad} lines of stats.jsonl could not be read."] if bad else [],
+    }  # fmt: skip
+    section = Section(folder, _date(own), said, [p for p in pictures if p not in hidden])
+    section.chart = loss_chart(losses) if len(losses) > 1 else None
+    if "training_options.json" in files:
+        section.details["Options"] = _read(files["training_options.json"], problems)
+    if "log.txt" in files:
+        section.details["Log"] = tail(files["log.txt"])
+    return section
+
+
+def _read(path: Path, problems: list[str]) -> dict[str, Any]:
+    """A .json; empty, and a sentence, if it cannot be used."""
+    try:
+        return read_json(path)
+    except ValueError as error:
+        problems.append(f"{path} could not be used: {error}")
+        return {}
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two names begin with in common."""
+    return next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+
+
+def _date(paths: Sequence[Path]) -> float:
+    return max(float(int(p.stat().st_mtime)) for p in paths)
