@@ -28,7 +28,7 @@ python report.py out --dest=out/report.html --title="Circles"
     default=30.0,
     help="size that the page may have, MB; the largest pictures are left out first",
 )
-@cli.dry_run_option
+@cli.boolean("-n", "--dry-run", help="print what would be shown and stop")
 def main(folders: tuple[str, ...], dest: str, title: str, max_mb: float, dry_run: bool) -> None:
     """Show the results in FOLDERs, and in the folders in them, on one page.
 

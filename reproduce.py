@@ -21,6 +21,7 @@ import click
 
 from dnnlib import cli
 from dnnlib.cli import UserError
+from dnnlib.options import DeviceOptions, asks
 from experiments.reproduce.papers import SCALES, SETTINGS, TABLES, Papers
 
 SNAKEFILE = SETTINGS.with_name("Snakefile")
@@ -60,7 +61,7 @@ table_options = cli.options(
                  help="added to the seeds of all commands"),
     click.option("--settings", type=click.Path(), default=str(SETTINGS), show_default=False,
                  help="settings of your own  [experiments/reproduce/papers.yaml]"),
-    cli.device_option,
+    asks(DeviceOptions),
     cli.boolean("-n", "--dry-run", help="print the commands and stop"),
     click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[-- SNAKEMAKE_OPTIONS]"),
 )  # fmt: skip

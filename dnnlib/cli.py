@@ -216,16 +216,6 @@ def options(*decorators: Callable) -> Callable:
     return apply
 
 
-device_option = click.option(
-    "--device",
-    "--device_name",
-    default="auto",
-    metavar="auto|cpu|cuda|mps",
-    help="where to compute",
-)
-dry_run_option = boolean("-n", "--dry-run", help="print the options and stop")
-
-
 def given(ctx: click.Context) -> set[str]:
     """Names of the parameters that the user gave on the command line."""
     source = click.core.ParameterSource.COMMANDLINE

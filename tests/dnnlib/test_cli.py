@@ -7,12 +7,13 @@ import pytest
 from click.testing import CliRunner
 
 from dnnlib import cli
+from dnnlib.options import DeviceOptions, asks
 
 
 @cli.command("python x.py --some_option=3")
 @click.option("--some_option", type=int, required=True)
 @click.option("--choice", type=click.Choice(["a_b", "c"]))
-@cli.device_option
+@asks(DeviceOptions)
 @click.pass_context
 def script(ctx, **options):
     """Do something."""
