@@ -81,14 +81,11 @@ def check(flow: Flow, options: McmcOptions) -> None:
             f"--network={options.network} has {dim} dimensions; the experiment needs the exact "
             f"change of volume, which is computed up to {EXACT_UP_TO}"
         )
-    tabulated = options.experiment == "sbc" or (
-        options.experiment == "weights" and options.sampler == "quadrature"
-    )
-    if tabulated and dim > 2:
-        what = "--experiment=sbc" if options.experiment == "sbc" else "--sampler=quadrature"
+    other = {"--experiment=sbc": "--experiment=tarp", "--sampler=quadrature": "--sampler=flow"}
+    if options.mode in other and dim > 2:
         raise UserError(
-            f"{what} tabulates the flow on a grid of at most 2 dimensions, this network has {dim}; "
-            f"use {'--experiment=tarp' if what.endswith('sbc') else '--sampler=flow'}"
+            f"{options.mode} tabulates the flow on a grid of at most 2 dimensions, this network "
+            f"has {dim}; use {other[options.mode]}"
         )
     if options.experiment == "sbc" and options.prior != "dirichlet":
         raise UserError(

@@ -113,8 +113,7 @@ class McmcOptions(ToySolverOptions, SamplerOptions, NetworkOptions, RunOptions):
 
     def __post_init__(self) -> None:
         """Refuse options that would have no effect."""
-        mode = f"--experiment={self.experiment}"
-        mode = mode if mode in HEEDED else f"--sampler={self.sampler}"
+        mode = self.mode
         for name in sorted(set().union(*HEEDED.values()) & self.given - HEEDED[mode]):
             heeding = ", ".join(m for m, names in HEEDED.items() if name in names)
             said = getattr(self, name)
@@ -122,6 +121,12 @@ class McmcOptions(ToySolverOptions, SamplerOptions, NetworkOptions, RunOptions):
             raise UserError(
                 f"--{name}={value} has no effect with {mode}, only with {heeding}; leave it out"
             )
+
+    @property
+    def mode(self) -> str:
+        """The option, of `HEEDED`, that says what is done."""
+        mode = f"--experiment={self.experiment}"
+        return mode if mode in HEEDED else f"--sampler={self.sampler}"
 
     def resolved(self) -> McmcOptions:
         """The options with those filled in whose default depends on the experiment."""
