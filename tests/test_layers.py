@@ -98,6 +98,16 @@ def outside() -> set[str]:
     }
 
 
+def missing() -> set[str]:
+    return {
+        f"{module} -> {name}"
+        for module, tree in modules().items()
+        for node in ast.walk(tree)
+        for name in names(node, module)
+        if name.split(".")[0] in PACKAGES and not {name, name.rpartition(".")[0]} & modules().keys()
+    }
+
+
 def crowded() -> set[str]:
     folders = [ROOT, *(p for n in PACKAGES for p in (ROOT / n, *(ROOT / n).rglob("*/")))]
     return {
@@ -112,6 +122,7 @@ RULES = {
     "circles": circles,
     "scripts that import scripts": scripts_of_scripts,
     "product that imports benchmarks or tests": outside,
+    "imports of what is not there": missing,
     "folders of more than 20 modules": crowded,
 }
 

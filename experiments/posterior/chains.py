@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch_utils.shared_work import digest
 
 from experiments.posterior.chain_store import ChainStore, packed, unpacked
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Draws, Problem, Truth
 from torch_utils import distributed, seeding
+from torch_utils.work import digest
 
 TRAJECTORY_BYTES = 64 * 2**20  # of one chain's trajectories
 FREE = ("chains",)  # settings that do not change a chain
