@@ -126,12 +126,11 @@ class Chain:
 
     def advance(self) -> None:
         """One step."""
-        self.state, at, facts = self.sampler.step(self.state, self.steps, self)
+        self.state, self.at, facts = self.sampler.step(self.state, self.steps, self)
         self.steps += 1
         if self.store.due or self.steps == self.sampler.steps:
-            self.at = at
             self.save()
-        self.tell(at, facts)
+        self.progress(facts)
 
     def save(self) -> None:
         """Save everything that the rest of the chain depends on."""
