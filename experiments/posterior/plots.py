@@ -78,8 +78,8 @@ def _pair(
     truth: tuple[float, float],
     mean: tuple[float, float],
 ) -> None:
-    spread = min(np.ptp(x), np.ptp(y))
-    if spread > 0:
+    moving = min(np.ptp(x), np.ptp(y)) > 0
+    if moving and abs(np.corrcoef(x, y)[0, 1]) < 1 - 1e-9:  # else on a line: no density to draw
         (a, b), (c, e) = (_range(v) for v in (x, y))
         X, Y = np.meshgrid(np.linspace(a, b, KDE_POINTS), np.linspace(c, e, KDE_POINTS))
         density = gaussian_kde(np.stack([x, y]))(np.stack([X.ravel(), Y.ravel()])).reshape(X.shape)

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from experiments.posterior import sbc, tarp
+from experiments.posterior import mcmc, plots, sbc, tarp
 from experiments.posterior.options import McmcOptions
 from experiments.posterior.uniformity import assess, band, ecdf
 from tests.experiments.posterior.linear import linear_problem
@@ -78,3 +78,11 @@ def test_coverage_of_latent_posteriors():
     assert exact["share_of_ecdf_outside_band"] < 0.05
     assert flat["kolmogorov_smirnov_p"] < 1e-3
     assert all(len(c) == 256 for c in found.arrays.values())
+
+
+def test_posteriors_on_a_line_are_drawn_without_a_density(tmp_path):
+    share = np.linspace(0.2, 0.8, 60).reshape(2, 30)
+    weights = np.stack([share, 1 - share, np.zeros_like(share)], axis=2)  # the third has collapsed
+    report = {"truth": [0.5, 0.3, 0.2], **mcmc.diagnose(weights)}
+    plots.posterior(tmp_path / "posterior.png", weights, report, "collapsed")
+    assert (tmp_path / "posterior.png").stat().st_size > 0
