@@ -14,6 +14,7 @@ from PIL import Image
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, Options, RunOptions, again, option, takes
+from dnnlib.results import enclosed
 from dnnlib.util import write_json
 from training.data.convert import TRANSFORMS, Plan, convert, picture
 from training.data.image_decode import Reading
@@ -120,7 +121,7 @@ def main(options: ConversionOptions) -> None:
             about = {"options": options.record(), "result": asdict(found), "summary": summed_up}
             try:
                 convert(images, plan, count, target)
-                write_json(f"{beside}-options.json", about)
+                write_json(f"{beside}-options.json", enclosed(about, summed_up, kind="Data sets"))
                 if options.plot:
                     picture(images, plan, count, Path(f"{beside}-images.png"))
             except OSError as error:

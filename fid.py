@@ -11,6 +11,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.host import printable
 from dnnlib.options import option, takes
+from dnnlib.results import Measured, enclosed
 from dnnlib.util import write_json
 from metrics.comparison import ENOUGH, DetectorOptions, distances, lines, measure, warnings
 from metrics.detectors import Detector
@@ -100,7 +101,8 @@ def calc(options: CalcOptions) -> None:
         print("\n".join(lines(result, stream.count)))
         result |= {"images": stream.count, "detector": detector.sha256, "rule": detector.rule}
         about = {"options": options.record(), "results": result, "reference": reference.info}
-        write_json(dest, about)
+        figures = [Measured(k.upper(), result[k]) for k in ("fid", "kid") if k in result]
+        write_json(dest, enclosed(about, f"{stream.count} images", figures, kind="FID"))
         print(f"Results: {dest}")
 
 
@@ -137,7 +139,8 @@ def ref(options: RefOptions) -> None:
         }
         save_reference(dest, Reference(measured, info))
         about = {"options": options.record(), "reference": info}
-        write_json(f"{dest.with_suffix('')}-options.json", about)
+        made = enclosed(about, f"Reference of {stream.count} images", kind="FID")
+        write_json(f"{dest.with_suffix('')}-options.json", made)
         print(f"Reference: {dest} ({dest.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, SEED, Options, option, takes
+from dnnlib.results import enclosed
 from dnnlib.util import write_json
 from metrics.classifier import Judgement, hold_out, judge, train
 from metrics.features import frechet_distance, kernel_distance, statistics_of
@@ -66,7 +67,8 @@ def main(options: QualityOptions) -> None:
     report = measure(real, sets, options.epochs, options.seed)
     print("\n".join(table(report)))
     if options.dest:
-        write_json(options.dest, {"options": options.record(), **report})
+        content = {"options": options.record(), **report}
+        write_json(options.dest, enclosed(content, "Quality of digits", kind="Image quality"))
         print(f"Results: {options.dest}")
 
 

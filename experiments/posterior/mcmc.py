@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dnnlib.results import Measured, enclosed
 from dnnlib.util import atomic_path, write_json
 from experiments.posterior.chains import Build, draw
 from experiments.posterior.flow_sampler import FlowSampler
@@ -176,7 +177,14 @@ def save_draws(folder: Path, draws: Draws) -> None:
 
 def save(folder: Path, draws: Draws, summary: dict[str, Any]) -> None:
     """Write the summary, plain values, and what arviz reads, beside what `run` has written."""
-    write_json(folder / "summary.json", summary)
+    figures = [
+        Measured(f"w{k + 1}", mean, error=error, yardstick=true, source="truth of the simulation")
+        for k, (mean, error, true) in enumerate(
+            zip(summary["mean"], summary["mcse_mean"], summary["truth"], strict=True)
+        )
+    ]
+    content = enclosed(summary, "Posterior of the weights", figures, kind="Posteriors")
+    write_json(folder / "summary.json", content)
     with atomic_path(folder / "posterior.nc") as path:
         inference_data(draws.weights).to_netcdf(str(path))
 

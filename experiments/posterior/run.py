@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dnnlib.results import enclosed
 from dnnlib.util import atomic_path, format_time, write_json
 from experiments.posterior import mcmc
 from experiments.posterior import plots as posterior_plots
@@ -71,7 +72,9 @@ def calibration(
         return
     with atomic_path(folder / f"{name}.npz") as path:
         np.savez(path, **found.arrays)  # type: ignore[arg-type]
-    write_json(folder / f"{name}.json", summary | {"results": found.summary})
+    title = f"{problem.flow.schedule.name}: {name}"
+    content = enclosed(summary | {"results": found.summary}, title, kind="Calibration")
+    write_json(folder / f"{name}.json", content)
     for what, tests in found.tests.items():
         chi = f"chi-square p {tests['chi_square_p']:.3f}, " if name == "sbc" else ""
         print(f"{what}: {chi}{verdict(tests)}")

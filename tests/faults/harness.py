@@ -33,7 +33,7 @@ from dnnlib.util import SCRATCH, write_json
 # What differs between two runs that give the same: times, and how a run was begun.
 NOT_RESULTS = {
     "seconds", "seconds_per_effective_draw", "sec_per_kimg", "sec_total", "timestamp",
-    "cpu_mem_gib", "images_made",
+    "cpu_mem_gib", "images_made", "envelope",
 }  # fmt: skip
 LOGS = ("log.txt", "events.out.tfevents")
 MODULES = (
