@@ -235,7 +235,7 @@ def test_the_walk_through(tmp_path, monkeypatch):
         (kind,) = [k for k in small if command.startswith(k)]
         seen.add(kind)
         words = shlex.split(command)
-        module = words[1].split(".")[1] if words[0] == "-m" else words[0].removesuffix(".py")
+        module = words[1].split(".")[-1] if words[0] == "-m" else words[0].removesuffix(".py")
         main = langevin.main if module == "langevin" else __import__(module).main
         good(main, *(words[2:] if words[0] == "-m" else words[1:]), *small[kind])
     assert seen == set(small)
