@@ -91,7 +91,7 @@ def run(images: Drawn, options: MseOptions) -> None:
     if options.plot:
         before = images.source.pixels[indices].transpose(0, 2, 3, 1)
         draw(before, found["images"].numpy(), errors["mse_unrounded"], stem)
-    record.finish(result, f"{stem}.json", flat=True)
+    record.finish(result, f"{stem}.json", "Round trips", flat=True)
     parts.clear()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from dnnlib import cli, plot
 from dnnlib.options import PATH, RunOptions, option, takes
+from dnnlib.results import enclosed
 from dnnlib.util import write_json
 from flow.flow import Flow
 from flow.images import check_class, method_for, open_network, shape_of
@@ -138,7 +139,8 @@ def run(flow: Flow, donors: Lender, options: GenerateOptions, number: int | None
             "seconds": time.monotonic() - started,
         }
         content = {"identity": identity, "options": shown, "results": results}
-        write_json(folder / OPTIONS_FILE, content)
+        told = enclosed(content, f"{len(seeds)} images", kind="Generated images")
+        write_json(folder / OPTIONS_FILE, told)
         print(f"{evaluations} network evaluations an image")
     if options.plot:  # beside the folder, where it is no sample
         images = np.stack([read_png(path_of(k), shape_of(flow)) for k in seeds[:SHOWN]])

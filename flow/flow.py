@@ -108,6 +108,18 @@ class Flow(Integrator):
         u = self._in_blocks(there_and_back, self.admit(x, t0, "unscaled"), how)
         return self.from_whitened(u, t0, "unscaled")
 
+    @torch.no_grad()
+    def denoise(self, x: Any, t: float) -> Tensor:
+        """The denoiser D(x, t) = E[data | x], in the data's own units, [n, d].
+
+        Args:
+            x: noisy data, the data plus its noise at time t: `coords="unscaled"`, [n, d].
+            t: time, in [0, tmax].
+        """
+        u = self.admit(x, t, "unscaled")
+        cos, sin = (v.to(u) for v in self.schedule.cos_sin(t))
+        return self.model.decode(self.schedule.xi.to(u).sqrt() * (cos * u + sin * self.field(u, t)))
+
     def log_prob(self, x: Any, **how: Any) -> Tensor:
         """Log density of data x [n, d] in its own units, nats, [n]; see `likelihood.log_prob`."""
         return likelihood.log_prob(self, x, **how).value

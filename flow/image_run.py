@@ -121,7 +121,7 @@ def run(
         record.save(f"{stem}_net_{kind}_results.npz", result.arrays)
     for name, grid in (pictures(flow, results) if options.plot else {}).items():
         plot.image_grid(f"{stem}_net_{name}.png", grid, COLUMNS)
-    record.finish(measured(flow, method, results, x), f"{stem}*")
+    record.finish(measured(flow, method, results, x), f"{stem}*", "Simulations")
 
 
 def method_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from dnnlib.cli import UserError
 from dnnlib.options import Options
+from dnnlib.results import Measured, enclosed
 from dnnlib.util import atomic_path, write_json
 from flow.flow import Flow
 from flow.method import Method
@@ -70,14 +72,29 @@ class Record:
         check_results(self.path, self.made_from)
         save_results(Path(path), arrays)
 
-    def finish(self, results: dict[str, Any], shown: str, flat: bool = False) -> dict[str, Any]:
-        """Write and print the results; `flat` puts them beside the document, not within.
+    def finish(
+        self,
+        results: dict[str, Any],
+        shown: str,
+        kind: str,
+        figures: Sequence[Measured] = (),
+        flat: bool = False,
+    ) -> dict[str, Any]:
+        """Write and print the results.
+
+        Args:
+            results: plain values.
+            shown: the files, as a line names them.
+            kind: of results, for a report.
+            figures: those of them that have a yardstick.
+            flat: whether to put the results beside the document, not within.
 
         Returns:
             the results with what they were made from and how long it took.
         """
         results = {**self.made_from, **results, "seconds": time.monotonic() - self.started}
-        write_json(self.path, {**self.document, **(results if flat else {"results": results})})
+        content = {**self.document, **(results if flat else {"results": results})}
+        write_json(self.path, enclosed(content, self.path.stem, figures, kind=kind))
         print(json.dumps(results, indent=2))
         print(f"Results: {shown}", flush=True)
         return results

@@ -144,7 +144,7 @@ def run(
     }
     if options.plot:
         draw(flow, results, stem, options.animate)
-    record.finish(report, f"{stem}*")
+    record.finish(report, f"{stem}*", "Simulations")
 
 
 def draw(flow: Flow, results: dict[str, dict[str, np.ndarray]], stem: str, animate: bool) -> None:

@@ -13,9 +13,11 @@ import numpy as np
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, POSITIVE, SEED, RunOptions, option
+from dnnlib.results import enclosed
 from dnnlib.util import write_json
 from experiments.coverage.boundaries import DIMENSIONS
 from experiments.coverage.coverage import (
+    CAPTIONS,
     KINDS,
     STAGES,
     Boundary,
@@ -160,8 +162,14 @@ def write(stem: Path, report: Report, boundaries: list[Boundary], record: dict[s
         "misplaced_by_edges": [b.misplaced for b in boundaries],
     }
     for stage in STAGES:
-        content = {**report.stage(stage), "boundaries": made, **record}
-        write_json(f"{stem}_coverages_{stage}.json", content)
+        told = report.stage(stage)
+        columns = (told[k] for k in ("radii", "mean", "two_sd", "chi_square"))
+        rows = list(zip(*columns, strict=True))
+        table = ("Share of latents inside", ("radius", "share", "2 sd", "chi-square"), rows)
+        content = {**told, "boundaries": made, **record}
+        title = f"{stem.name}: {CAPTIONS[stage]}"
+        told = enclosed(content, title, kind="Coverage", tables=[table])
+        write_json(f"{stem}_coverages_{stage}.json", told)
     arrays = {
         "radii": report.radii,
         "seeds": np.array(report.seeds),

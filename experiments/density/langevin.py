@@ -222,7 +222,7 @@ def run(flow: Flow, options: LangevinOptions) -> None:
     record.save(f"{stem}.npz", {"ode": pairs["ODE"], "sde": pairs["SDE"], "t": times})
     if options.plot:
         draw(stem, pairs, times, ends, truth)
-    record.finish(result, f"{stem}*")
+    record.finish(result, f"{stem}*", "ODE and SDE")
 
 
 def in_paper_coordinates(flow: Flow, states: Tensor, times: np.ndarray) -> np.ndarray:

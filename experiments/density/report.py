@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dnnlib import density_plot, plot
+from dnnlib.results import Measured
 from experiments.density.density import (
     Evaluation,
     Settings,
@@ -122,7 +123,10 @@ def finish(
             draw_values(found, nats, Path(f"{stem}_values.png"), title)
         else:
             draw_density(flow, found.points, grid, Path(f"{stem}_density.png"), title)
-    record.finish(results, f"{stem}*")
+    nll, error = results["nll_nats"]["mean"], results["nll_nats"]["standard_error"]
+    truth = results.get("true_nll_nats")
+    figures = [Measured("NLL", nll, "nats", error, truth, "true density" if truth else "")]
+    record.finish(results, f"{stem}*", "Likelihood", figures)
     for note in results["warnings"]:
         print(f"Warning: {note}", flush=True)
     if warning and draw:

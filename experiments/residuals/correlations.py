@@ -16,6 +16,7 @@ import torch
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, PATH, RunOptions, option
+from dnnlib.results import enclosed
 from dnnlib.util import write_json
 from experiments.residuals import files
 from experiments.residuals.autocorrelation import (
@@ -253,7 +254,7 @@ def _summarise(
         "source": found.opened[0].run,
         "seconds": time.monotonic() - started,
     }
-    write_json(f"{stem}.json", content)
+    write_json(f"{stem}.json", enclosed(content, stem.name, kind="Residual correlations"))
     if options.plot:
         lines = {LEGENDS[k]: means[k] for k in LEGENDS if k in means}
         low = min(0.0, *(float(np.nanmin(m, initial=0.0)) for m in lines.values()))

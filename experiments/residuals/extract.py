@@ -16,6 +16,7 @@ from torch import Tensor
 from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import SEED, DryRunOptions, option
+from dnnlib.results import enclosed
 from dnnlib.util import write_json
 from experiments.residuals.autocorrelation import NOISES, denoised, noise_rows, space_of
 from experiments.residuals.files import ERRORS, OUTPUTS, RESIDUALS, is_done, save_with_run
@@ -229,7 +230,8 @@ def refuse(options: DryRunOptions, line: str) -> None:
 
 def write_record(path: Path, flow: Flow, options: ExtractOptions, facts: dict[str, Any]) -> None:
     """The .json beside what was extracted."""
-    write_json(path, {**document(flow, options), **facts})
+    content = {**document(flow, options), **facts}
+    write_json(path, enclosed(content, path.stem, kind="Residuals"))
     print(f"Results: {path}", flush=True)
 
 

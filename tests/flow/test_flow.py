@@ -118,6 +118,17 @@ def test_coordinates_are_inverse_maps(coords):
     torch.testing.assert_close(flow.to_whitened(there, 1.0, coords), u)
 
 
+def test_denoiser_of_gaussian_data_in_closed_form():
+    variances = [2.0, 0.7, 0.1]
+    flow = gaussian_flow([1.5, 1.0, 0.2], variances, keep=2)
+    y = torch.randn(50, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    c, gamma = torch.tensor(variances).double(), flow.schedule.gamma(2.0)[0]
+    expected = flow.model.decode(c / (c + gamma) * y)
+    torch.testing.assert_close(
+        flow.denoise(flow.model.decode(y), 2.0), expected, rtol=1e-9, atol=1e-9
+    )
+
+
 def test_wrong_shapes_and_names_are_refused():
     flow, x = three_blobs(3, 2)
     with pytest.raises(ValueError, match="3 dimensions"):
