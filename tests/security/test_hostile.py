@@ -33,7 +33,7 @@ from tests.security import hostile
 from tests.security.bounds import MIB, about_memory, memory_bound
 from torch_utils import checkpoint
 from training import network_file
-from training.networks.image import tool as network_tool
+from training.networks import tool as network_tool
 
 # Script and the option that names a file -> the other options that it needs.
 NETWORK_SCRIPTS = {
