@@ -94,7 +94,7 @@ def test_files(tmp_path):
     paths = rng.standard_normal((2, 4, 5, 3 + 14)).astype(np.float32)
     draws = Draws(weights, z, paths)
     mcmc.save_draws(tmp_path, draws)
-    save(tmp_path, draws, {"mean": 1.0})
+    save(tmp_path, draws, {"truth": [0.5, 0.3, 0.2], **diagnose(weights)})
     with np.load(tmp_path / "sampled_weights.npz") as file:
         np.testing.assert_array_equal(file["weights"], weights)
     with np.load(tmp_path / "sampled_zs.npz") as file:
