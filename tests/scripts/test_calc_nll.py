@@ -217,6 +217,7 @@ def test_dry_run_writes_nothing(place, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_the_walk_through(tmp_path, monkeypatch):
     """Every command of docs/likelihood.md runs, on less training and fewer samples."""
     text = re.sub(r" \\\n\s+", " ", (ROOT / "docs" / "likelihood.md").read_text())

@@ -104,6 +104,7 @@ def test_against_the_flow(place, tmp_path):
     assert set(other["indices"]) != set(arrays["indices"])
 
 
+@pytest.mark.slow
 def test_a_trained_network_loses_no_pixel(place, tmp_path):
     """With the default solver, and exactly with the reversible one; all images, which is said."""
     start = [a for a in arguments(place, tmp_path, "run") if not a.startswith(("--solver", "--st"))]

@@ -72,6 +72,7 @@ def test_published_integration_through_the_flow_and_the_simulations(name):
     assert melt.evaluations == trip.evaluations == 2 * (args["n_iters"] - 1)
 
 
+@pytest.mark.slow
 def test_a_trained_network_at_a_tolerance(place, tmp_path):
     args = ["--data_name=digits", "--data_dim=64", "--dims_to_keep=8", "--plot", "--tol=0.01"]
     output = call(place, tmp_path, *args, network="run")

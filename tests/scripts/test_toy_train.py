@@ -138,7 +138,8 @@ def test_help_shows_a_runnable_example():
     assert "python toy_train.py --outdir=out --data_name=circles" in result.output
 
 
-@pytest.mark.parametrize("name", [pytest.param("moons", marks=pytest.mark.slow), "swirl"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["moons", "swirl"])
 def test_embedded_data_and_edm(tmp_path, name):
     args = [f"--outdir={tmp_path}", f"--data_name={name}", "--duration=0.004", "--batch=500"]
     assert call(*args, "--precond=edm", "--arch=ToyConvUNet", "--no-plot").exit_code == 0

@@ -120,7 +120,8 @@ def test_interrupted_training_is_bit_identical(tmp_path, colour):
         assert torch.equal(whole[name], parts[name]), name
 
 
-@pytest.mark.parametrize("precision", ["--bf16", pytest.param("--fp16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["--bf16", "--fp16"])
 def test_half_precision_trains_like_single(tmp_path, colour, precision):
     args = ["--duration=0.0006", "--augment=0", "--dropout=0", "--no-plot"]
     trained(tmp_path / "full", colour, *args)
@@ -147,10 +148,8 @@ def test_the_eigenbasis_is_computed_once(tmp_path, colour, monkeypatch):
     torch.testing.assert_close(one, two)
 
 
-@pytest.mark.parametrize(
-    "precond",
-    ["edm", pytest.param("vp", marks=pytest.mark.slow), pytest.param("ve", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precond", ["edm", "vp", "ve"])
 def test_other_methods_train_and_generate(tmp_path, digits, precond):
     """Also with constant pixels, and with augmentation there: one variance whitens all of them."""
     args = [f"--precond={precond}", "--augment=0.3", "--duration=0.0005"]
@@ -179,6 +178,7 @@ def test_levels_outside_the_schedule_are_said(tmp_path, digits):
     assert "Warning: 45.9 % of the noise levels of --t_sampling=log_uniform lie outside" in output
 
 
+@pytest.mark.slow
 def test_how_batches_are_prepared_changes_nothing(tmp_path, colour):
     """Threads ahead, pieces, cache: the same weights, bit for bit."""
     args = ["--cond", "--augment=0.3", "--duration=0.0003", "--no-plot", "--batch-gpu=12"]

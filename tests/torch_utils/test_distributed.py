@@ -106,6 +106,11 @@ def test_training_on_two_processes(tmp_path):
     one, two = (trained_by(n, tmp_path / str(n)) for n in (1, 2))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_second_order_on_two_processes(tmp_path):
+    trained_by(1, tmp_path / "1")
     best = ["--weighting=likelihood", "--importance", "--second_order"]
     best += ["--transfer", tmp_path / "1", "--clip=1"]
     one, two = (trained_by(n, tmp_path / f"second-{n}", *best) for n in (1, 2))

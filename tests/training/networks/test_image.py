@@ -287,7 +287,8 @@ def test_channels_last_goes_through(variant):
     torch.testing.assert_close(ours, out, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["ncsnpp", pytest.param("adm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["ncsnpp", "adm"])
 @torch.no_grad()
 def test_compiles_as_one_graph(variant):
     net = small(variant, label_dim=3, label_dropout=0.1)
