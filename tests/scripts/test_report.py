@@ -34,7 +34,7 @@ def test_what_the_scripts_wrote_is_shown(results, tmp_path):
     dest = tmp_path / "below" / "report.html"
     done = run(results, f"--dest={dest}", "--title=My circles & more")
     assert done.exit_code == 0, done.output
-    assert "Training: 1; Results: 1" in done.output
+    assert "Training: 1; Simulations: 1" in done.output
     html = dest.read_text()
     assert "<h1>My circles &amp; more</h1>" in html
     assert "00000-circles-PRP" in html
