@@ -121,7 +121,9 @@ def run(flow: Flow, donors: Lender, options: GenerateOptions, number: int | None
     }
     shown = options.record() | {"seeds": f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"}
     distributed.check_shared(folder, "--save_dir")
-    claim(folder, identity, shown, len(seeds) - len(todo))
+    measured = claim(folder, identity, shown, len(seeds) - len(todo), len(seeds))
+    if not todo and not measured:  # it was killed in between: one block tells what they cost
+        todo = seeds[-1:]
     started = time.monotonic()
 
     def path_of(seed: int) -> Path:

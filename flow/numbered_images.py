@@ -23,7 +23,7 @@ from flow.images import shape_of
 from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender, classes_of, drawn_of, one_hot, seed_latents
 from flow.method import Method
-from torch_utils import distributed, seeding
+from torch_utils import seeding
 from torch_utils.peers import of_rank0
 from torch_utils.work import blocks
 from training.data.images import to_pixels
@@ -81,26 +81,39 @@ def is_complete(path: Path) -> bool:
         return False
 
 
-def claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found: int) -> None:
-    """Check, on rank 0, that images already there are of the same kind, and say what is made.
+def claim(
+    folder: Path, identity: dict[str, Any], options: dict[str, Any], found: int, count: int
+) -> bool:
+    """Check that images already there are of the same kind, and say what is made.
+
+    Every rank calls this; rank 0 looks.
 
     Args:
         folder: of the images.
         identity: what decides the pixels of a seed: network, method, latents.
         options: all options, for the file.
         found: how many of the wanted images are there already.
+        count: how many are wanted.
+
+    Returns:
+        whether what was measured of them is there too.
 
     Raises:
         UserError: if the folder holds images made otherwise, naming the difference.
     """
+    return of_rank0(lambda: _claim(folder, identity, options, found)) == count
+
+
+def _claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found: int) -> int:
+    """How many images there were when something was measured of them."""
     stored: dict[str, Any] | None = None
-    if not distributed.is_main():
-        return
+    measured = 0
     try:
-        stored = json.loads((folder / OPTIONS_FILE).read_text())["identity"]
+        content = json.loads((folder / OPTIONS_FILE).read_text())
+        stored, measured = content["identity"], content.get("results", {}).get("images_in_all", 0)
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"--save_dir={folder}: {OPTIONS_FILE} is damaged; name another") from None
     wanted = json.loads(json.dumps(identity))
     if stored is None and found:
@@ -114,7 +127,9 @@ def claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found
             f"--save_dir={folder} holds images made otherwise ({key}: {_short(stored.get(key))}, "
             f"now {_short(wanted.get(key))}); name another folder"
         )
-    write_json(folder / OPTIONS_FILE, {"identity": identity, "options": options})
+    if stored is None:
+        write_json(folder / OPTIONS_FILE, {"identity": identity, "options": options})
+    return measured
 
 
 def missing_seeds(folder: Path, seeds: list[int], subdirs: bool) -> list[int]:

@@ -110,6 +110,23 @@ def test_the_same_command_goes_on(place, tmp_path):
     assert "72 images, 71 there already" in call(place, out, "--seeds=0-71")
 
 
+def test_what_was_measured_stays_and_is_made_up_for(place, tmp_path):
+    def results():
+        return json.loads(path.read_text())["results"]
+
+    path = tmp_path / "a" / OPTIONS_FILE
+    call(place, tmp_path / "a", "--seeds=0-2", "--no-plot")
+    first = results()
+    call(place, tmp_path / "a", "--seeds=0-2", "--no-plot")
+    assert results() == first  # nothing was left to do
+    content = json.loads(path.read_text())
+    del content["results"]  # as if it had been killed after the last image
+    path.write_text(json.dumps(content))
+    call(place, tmp_path / "a", "--seeds=0-2", "--no-plot")
+    kept = ("evaluations_per_image", "images_in_all")
+    assert {k: results()[k] for k in kept} == {k: first[k] for k in kept}
+
+
 def test_classes(place, tmp_path):
     call(place, tmp_path / "a", "--seeds=0-5", "--no-plot", network="classes.pkl")
     for number in (2, 3):
