@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True, kw_only=True)
     class CountOptions(Options):
-        seed: int = option(0, type=NONNEGATIVE_INT, help="of the data")
+        seed: int = option(0, type=SEED, help="of the data")
 
     @cli.command(EXAMPLE)
     @takes(CountOptions)
@@ -79,9 +79,8 @@ class Options:
 
     def record(self) -> dict[str, Any]:
         """What results say of the options: name -> plain value, in the order of --help."""
-        values = {k: getattr(self, f.name) for k, f in _recorded(type(self)).items()}
-        left = {k for k, f in _recorded(type(self)).items() if _FOUND in f.metadata}
-        return {k: v for k, v in values.items() if v is not None or k not in left}
+        told = {k: (f, getattr(self, f.name)) for k, f in _recorded(type(self)).items()}
+        return {k: v for k, (f, v) in told.items() if v is not None or _KEY in f.metadata}
 
     def chosen(self) -> dict[str, Any]:
         """What is recorded and was named on the command line."""
@@ -159,8 +158,8 @@ def takes(cls: type[Taken]) -> Callable[[Callable[[Taken], Any]], Callable[..., 
 
 def _fields(cls: type) -> list[dataclasses.Field]:
     """The fields that are options, in the order of --help: those of every command come last."""
-    found = [f for f in dataclasses.fields(cls) if _KEY in f.metadata]
-    return sorted(found, key=lambda f: f.name in ("device", "plot", "dry_run"))
+    options = [f for f in dataclasses.fields(cls) if _KEY in f.metadata]
+    return sorted(options, key=lambda f: f.name in ("device", "plot", "dry_run"))
 
 
 def _recorded(cls: type) -> dict[str, dataclasses.Field]:

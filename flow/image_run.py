@@ -17,7 +17,14 @@ from flow.images import Drawn, method_for, pixel_errors, shape_of
 from flow.inflation_file import Melt, run_entry
 from flow.latents import latent_summary
 from flow.method import IMAGE_PILOTS, METHOD_OPTIONS, Method, paper_method, pilots_of
-from flow.options import ImageDataOptions, ImageLatentOptions, ImageSolverOptions, tolerance_option
+from flow.options import (
+    ImageDataOptions,
+    ImageLatentOptions,
+    ImageSolverOptions,
+    image_solver_option,
+    image_steps_option,
+    tolerance_option,
+)
 from flow.results import Record
 from flow.simulation import (
     ENDS_ONLY,
@@ -63,6 +70,8 @@ class ImageFlowOptions(ImageLatentOptions, ImageSolverOptions, ImageDataOptions,
         help="of saved arrays; the final state is float64 in any case",
     )  # fmt: skip
     seed: int = option(0, type=SEED, help="of the choice of images, of latents and classes")
+    solver: str | None = image_solver_option(f"rk4 at --tol={TOLERANCE:g}")
+    steps: int | None = image_steps_option(POINTS)
     tol: float | None = tolerance_option(TOLERANCE)
 
     @property

@@ -127,7 +127,7 @@ def tolerance_option(default: float | None = None) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class SolverOptions(Options):
-    """How to integrate; see `method.choose`."""
+    """How to integrate; see `method.toy_method` and `method.image_method`."""
 
     solver: str | None = option(
         None, type=click.Choice(list(SOLVERS)),
@@ -148,20 +148,30 @@ class ToySolverOptions(SolverOptions):
     h: float | None = option(None, type=POSITIVE, help="time step of the paper's Euler grid")
 
 
+def image_solver_option(default: str) -> Any:
+    """--solver for images, and what a script does where it is not given."""
+    return again(
+        SolverOptions, "solver",
+        help=f"{SOLVER_HELP}  [{default}, fewer evaluations for the same error than the published "
+        "default, heun; heun if --n_iters or --disc is given]",
+    )  # fmt: skip
+
+
+def image_steps_option(points: int) -> Any:
+    """--steps for images, of which the paper's solvers get `points` where it is not given."""
+    return again(
+        SolverOptions, "steps",
+        help="solver steps; without --solver, points of the paper's Heun grid "
+        f"[{points} for the paper's solvers]",
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageSolverOptions(SolverOptions, DryRunOptions):
     """The same for images, with the paper's Heun grids."""
 
-    solver: str | None = again(
-        SolverOptions, "solver",
-        help=f"{SOLVER_HELP}  [ab2 with 33 evaluations, fewer for the same error than the "
-        "published default, heun; heun if --n_iters or --disc is given]",
-    )  # fmt: skip
-    steps: int | None = again(
-        SolverOptions, "steps",
-        help="solver steps; without --solver, points of the paper's Heun grid [256 for the paper's "
-        "solvers]",
-    )  # fmt: skip
+    solver: str | None = image_solver_option("ab2 with 33 evaluations")
+    steps: int | None = image_steps_option(256)
     disc: str | None = option(
         None, type=click.Choice(["ifs", "vp_ode"]),
         help="grid of the paper's solvers: linear from 0, or from 0.01 to tmax [vp_ode]",
