@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,16 +21,19 @@ from torch import Tensor
 
 from flow.arguments import check_integration, whole
 from flow.flow import Flow
+from flow.inference.hmc import Hmc
+from flow.inference.importance import Importance
 from flow.inference.smc import Smc
-from flow.inference.smc import sample as smc
 from flow.inference.target import LogLikelihood, Outcome, Progress, Target, drive
 from flow.latents import class_number, classes_of, one_hot
 from torch_utils import seeding
 
-METHODS = ("smc",)
+SETTINGS: dict[str, type[Smc] | type[Hmc] | type[Importance]] = {
+    "smc": Smc, "hmc": Hmc, "importance": Importance,
+}  # fmt: skip
 HOW: dict[str, Any] = {"solver": "rk4", "steps": 4}  # of vectors
 IMAGE_HOW: dict[str, Any] = {"solver": "ab2", "steps": 16}
-PARTICLES, IMAGE_PARTICLES = 1024, 256
+IMAGE_PARTICLES = 256  # where they are not given, for what a network of images costs
 
 
 class Draws(NamedTuple):
@@ -94,12 +98,11 @@ class Posteriors:
         class_labels: Any = None,
         **how: Any,
     ):
-        self.flow, images = flow, getattr(flow.model, "shape", None) is not None
-        self.how = {**(IMAGE_HOW if images else HOW), **how}
+        self.flow, self.images = flow, getattr(flow.model, "shape", None) is not None
+        self.how = {**(IMAGE_HOW if self.images else HOW), **how}
         check_integration(**integration(self.how))
         self.log_likelihoods = [likelihood(v, flow) for v in log_likelihoods]
         self.labels = labels_of(flow, class_labels, len(self.log_likelihoods))
-        self.particles = IMAGE_PARTICLES if images else PARTICLES
 
     def sample(
         self,
@@ -128,15 +131,13 @@ class Posteriors:
         """
         whole("n", n, 1)
         whole("seed", seed, 0)
-        if method not in METHODS:
-            raise ValueError(f"method={method!r} is none of {', '.join(METHODS)}")
+        chosen = settings_of(method, n, self.images, settings)
         target = Target(self.flow, self.log_likelihoods, self.labels, self.how)
         like, d = self.flow.latents(1, 0), self.flow.schedule.data_dim
         numbers = range(first, first + len(self.log_likelihoods))
         seeds = [seeding.integer(seed, "observation", i) for i in numbers]
-        chosen = Smc(**{"particles": self.particles, **settings}).enough(n)
-        samplers = [smc(s, d, like, chosen) for s in seeds]
-        outcomes = drive(samplers, target, gradients=False, progress=progress)
+        samplers = [chosen.sample(s, d, like) for s in seeds]
+        outcomes = drive(samplers, target, progress)
         notes = self._notes(target)
         facts = {"method": method, "evaluations": target.evaluations // len(outcomes)}
         columns = None if self.flow.columns is None else tuple(self.flow.columns)
@@ -172,6 +173,25 @@ class Posterior:
         """Draw; see `Posteriors.sample`. What comes is the first of a batch's with that seed."""
         (draws,) = self.all.sample(n, seed, method, **settings)
         return draws
+
+
+def settings_of(
+    method: str, n: int, images: bool, settings: dict[str, Any]
+) -> Smc | Hmc | Importance:
+    """The settings of a sampler, with enough particles or chains for n draws.
+
+    Raises:
+        ValueError: naming what it has not.
+    """
+    if method not in SETTINGS:
+        raise ValueError(f"method={method!r} is none of {', '.join(SETTINGS)}")
+    kind = SETTINGS[method]
+    known = [f.name for f in fields(kind)]
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"method={method!r} has no {name}; it has {', '.join(known)}")
+    few = {"particles": IMAGE_PARTICLES} if images and method == "smc" else {}
+    return kind(**{**few, **settings}).enough(n)
 
 
 def likelihood(given: Any, flow: Flow) -> LogLikelihood:
@@ -256,7 +276,7 @@ def compressed(flow: Flow) -> list[str]:
         notes.insert(
             0,
             f"the posterior is that of all {s.data_dim} latents: {s.dims_to_keep} kept, of "
-            f"variance {s.A0**2:g}, and {s.data_dim - s.dims_to_keep} compressed, of variance {low:.3g}"
+            f"variance {s.A0**2:g}, and {len(rest)} compressed, of variance {low:.3g}"
             + (f" to {high:.3g}" if high > 1.001 * low else "")
             + " in the paper's coordinates; z is whitened, of unit variances in the prior",
         )

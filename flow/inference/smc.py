@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flow.inference.target import Outcome, Sampler, Values, effective_size
+from flow.inference.target import Ask, Outcome, Sampler, Values, effective_size
 from torch_utils import seeding
 
-TRIES = 16  # points of an ellipse looked at in a move, after which the particle stays: still exact
+TRIES = 8  # points of an ellipse looked at in a move, after which the particle stays: still exact
 EVERY = 4  # of so many moves, one is on the prior's ellipse
 MOST = 200  # temperatures
 
@@ -46,13 +46,63 @@ class Smc:
         share: effective share of the particles that a temperature leaves.
     """
 
-    particles: int
+    particles: int = 1024
     moves: int = 5
     share: float = 0.7
 
     def enough(self, n: int) -> Smc:
         """With particles enough for n draws."""
         return replace(self, particles=max(self.particles, -(-n // (self.moves + 1))))
+
+    def sample(self, seed: int, d: int, like: Tensor) -> Sampler:
+        """A sampler of one observation, see `target`.
+
+        Args:
+            seed: of all its random numbers.
+            d: dimensions.
+            like: a latent, [1, d]: its dtype and device.
+
+        Raises:
+            ValueError: if no particle of the prior has a likelihood.
+        """
+        M, K = self.particles, self.moves + 1
+        start = torch.from_numpy(seeding.normals(seed, "smc prior", 0, M * K, d)).to(like)
+        pool = yield Ask(start)
+        if not bool(torch.isfinite(pool.log_like).any()):
+            raise ValueError(
+                f"the likelihood is zero at all of {M * K} draws of the prior: is the observation "
+                "in the data's units, and its noise not too small? More particles may find some"
+            )
+        beta, log_evidence, path = 0.0, 0.0, [0.0]
+        accepted: list[float] = []
+        while beta < 1.0:
+            if len(path) > MOST:
+                raise ValueError(
+                    f"{MOST} temperatures have not reached the posterior (now {beta:.3g}): the "
+                    "likelihood is too sharp for this flow; give a larger noise or more particles"
+                )
+            step = next_step(pool.log_like, 1.0 - beta, self.share)
+            before, weights = pool.log_like, torch.softmax(step * pool.log_like, 0)
+            beta = 1.0 if step >= 1.0 - beta else beta + step
+            path.append(beta)
+            rng = seeding.generator(seed, "smc", len(path))
+            here = pool.rows(systematic(weights, M, rng))
+            fitted, prior = Ellipse.fitted(pool.z, weights), Ellipse.of_prior(pool.z)
+            states = [here]
+            for k in range(self.moves):
+                ellipse = prior if k % EVERY == EVERY - 1 else fitted
+                here, share = yield from elliptical(here, beta, ellipse, rng)
+                accepted.append(share)
+                states.append(here)
+            pool = Values(*(torch.cat(v) for v in list(zip(*states, strict=True))[:3]))
+            log_evidence += bridge(step * before, step * pool.log_like)
+        z, x = (v.unflatten(0, (K, M)).transpose(0, 1) for v in (pool.z, pool.x))
+        facts: dict[str, Any] = {
+            "temperatures": path,
+            "moved": float(np.mean(accepted)),
+            "particles": M,
+        }
+        return Outcome(x, z, log_evidence, effective_size(z), facts)
 
 
 class Ellipse(NamedTuple):
@@ -95,56 +145,22 @@ class Ellipse(NamedTuple):
         return -0.5 * white.square().sum(0) - self.L.diagonal().log().sum()
 
 
-def sample(seed: int, d: int, like: Tensor, settings: Smc) -> Sampler:
-    """A sampler of one observation, see `target`.
+def bridge(before: Tensor, after: Tensor) -> float:
+    """Log ratio of two evidences, by Bennett's acceptance ratio, from draws of both targets.
 
     Args:
-        seed: of all its random numbers.
-        d: dimensions.
-        like: a tensor of the dtype and device of latents.
-        settings: of it.
+        before: log ratios of the second target to the first at draws of the first, [n].
+        after: the same at draws of the second, [n].
 
-    Raises:
-        ValueError: if no particle of the prior has a likelihood.
+    Reference: Bennett 1976, "Efficient estimation of free energy differences".
     """
-    M, K = settings.particles, settings.moves + 1
-    pool = yield torch.from_numpy(seeding.normals(seed, "smc prior", 0, M * K, d)).to(like)
-    if not bool(torch.isfinite(pool.log_like).any()):
-        raise ValueError(
-            f"the likelihood is zero at all of {M * K} draws of the prior: is the observation in "
-            "the data's units, and its noise not too small? More particles may find what is likely"
-        )
-    beta, log_evidence, path = 0.0, 0.0, [0.0]
-    accepted: list[float] = []
-    while beta < 1.0:
-        if len(path) > MOST:
-            raise ValueError(
-                f"{MOST} temperatures have not reached the posterior (now {beta:.3g}): the "
-                "likelihood is too sharp for this flow; give a larger noise or more particles"
-            )
-        step = next_step(pool.log_like, 1.0 - beta, settings.share)
-        log_w = step * pool.log_like if step else torch.zeros_like(pool.log_like)
-        log_evidence += float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
-        weights = torch.softmax(log_w, 0)
-        beta = 1.0 if step >= 1.0 - beta else beta + step
-        path.append(beta)
-        rng = seeding.generator(seed, "smc", len(path))
-        here = pool.rows(systematic(weights, M, rng))
-        fitted, prior = Ellipse.fitted(pool.z, weights), Ellipse.of_prior(pool.z)
-        states = [here]
-        for k in range(settings.moves):
-            ellipse = prior if k % EVERY == EVERY - 1 else fitted
-            here, share = yield from elliptical(here, beta, ellipse, rng)
-            accepted.append(share)
-            states.append(here)
-        pool = Values(*(torch.cat(v) for v in list(zip(*states, strict=True))[:3]))
-    z, x = (v.unflatten(0, (K, M)).transpose(0, 1) for v in (pool.z, pool.x))
-    facts: dict[str, Any] = {
-        "temperatures": path,
-        "moved": float(np.mean(accepted)),
-        "particles": M,
-    }
-    return Outcome(x, z, log_evidence, effective_size(z), facts)
+    found = float(torch.logsumexp(before, 0)) - math.log(len(before))
+    low, high = found - 20.0, found + 20.0
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        more = torch.sigmoid(before - middle).sum() > torch.sigmoid(middle - after).sum()
+        low, high = (middle, high) if more else (low, middle)
+    return (low + high) / 2
 
 
 def next_step(log_like: Tensor, most: float, share: float) -> float:
@@ -175,7 +191,7 @@ def systematic(weights: Tensor, n: int, rng: np.random.Generator) -> Tensor:
 
 def elliptical(
     here: Values, beta: float, ellipse: Ellipse, rng: np.random.Generator
-) -> Generator[Tensor, Values, tuple[Values, float]]:
+) -> Generator[Ask, Values, tuple[Values, float]]:
     """One elliptical slice move of every particle.
 
     Each looks at points of an ellipse through it until one is in its slice; those that are not
@@ -200,7 +216,7 @@ def elliptical(
     left = torch.arange(M, device=z.device)
     for k in range(TRIES):
         a = angle[left, None]
-        there = yield ellipse.mean + centred[left] * torch.cos(a) + other[left] * torch.sin(a)
+        there = yield Ask(ellipse.mean + centred[left] * torch.cos(a) + other[left] * torch.sin(a))
         inside = height(there, beta, ellipse) > level[left]
         moved = left[inside]
         z[moved], x[moved], log_like[moved] = (v[inside] for v in there[:3])

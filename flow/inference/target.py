@@ -4,9 +4,9 @@ The prior of whitened latents z is N(0, I), exactly, and x = f(z) is what the fl
 
     p(z | y)  ~  N(z; 0, I) L(f(z)),        p(x | y) is what f makes of it,
 
-for any likelihood L of data x. A sampler of one observation is a generator: it yields latents
-[n, d] and is sent `Values` of them. `drive` runs the samplers of several observations side by side
-and integrates the latents that they ask for together.
+for any likelihood L of data x. A sampler of one observation is a generator: it yields what it asks
+of latents and is sent `Values` of them. `drive` runs the samplers of several observations side by
+side and integrates the latents that they ask for together.
 """
 
 from __future__ import annotations
@@ -42,7 +42,16 @@ class Values(NamedTuple):
 
     def rows(self, which: Tensor) -> Values:
         """Those of some rows."""
-        return Values(*(None if v is None else v[which] for v in self))  # type: ignore[arg-type]
+        slope = None if self.slope is None else self.slope[which]
+        return Values(self.z[which], self.x[which], self.log_like[which], slope)
+
+    def where(self, these: Tensor, others: Values) -> Values:
+        """These rows, bool [n], and the others' elsewhere."""
+        take, slope = these[:, None], None
+        if self.slope is not None and others.slope is not None:
+            slope = torch.where(take, self.slope, others.slope)
+        z, x = torch.where(take, self.z, others.z), torch.where(take, self.x, others.x)
+        return Values(z, x, torch.where(these, self.log_like, others.log_like), slope)
 
 
 class Outcome(NamedTuple):
@@ -63,7 +72,19 @@ class Outcome(NamedTuple):
     facts: dict[str, Any]
 
 
-Sampler = Generator[Tensor, Values, Outcome]
+class Ask(NamedTuple):
+    """What a sampler asks.
+
+    Attributes:
+        z: whitened latents, [n, d].
+        gradients: whether it wants the slopes, too.
+    """
+
+    z: Tensor
+    gradients: bool = False
+
+
+Sampler = Generator[Ask, Values, Outcome]
 Progress = Callable[[int, int], Any]  # told calls of the flow so far, and samplers that are done
 
 
@@ -101,7 +122,7 @@ class Target:
             self.evaluations += flow.evaluations * len(rows)
         return torch.cat(x)[: len(z) - short]
 
-    def values(self, asked: dict[int, Tensor], gradients: bool = False) -> dict[int, Values]:
+    def values(self, asked: dict[int, Tensor], gradients: bool) -> dict[int, Values]:
         """What is known of the latents that samplers ask for, number of observation -> [n, d].
 
         Raises:
@@ -140,23 +161,24 @@ class Target:
 
 
 def drive(
-    samplers: Sequence[Sampler],
-    target: Target,
-    gradients: bool = False,
-    progress: Progress | None = None,
+    samplers: Sequence[Sampler], target: Target, progress: Progress | None = None
 ) -> list[Outcome]:
     """Run samplers, of which number i is of observation i of the target, to their ends."""
     done: dict[int, Outcome] = {}
     asked = {i: next(sampler) for i, sampler in enumerate(samplers)}
     calls = 0
     while asked:
-        answers, asked = target.values(asked, gradients), {}
-        calls += 1
+        answers: dict[int, Values] = {}
+        for gradients in {ask.gradients for ask in asked.values()}:
+            alike = {i: ask.z for i, ask in asked.items() if ask.gradients == gradients}
+            answers |= target.values(alike, gradients)
+        asked = {}
         for i, values in answers.items():
             try:
                 asked[i] = samplers[i].send(values)
             except StopIteration as end:
                 done[i] = end.value
+        calls += 1
         if progress is not None:
             progress(calls, len(done))
     return [done[i] for i in range(len(samplers))]
