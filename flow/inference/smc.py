@@ -82,7 +82,9 @@ class Smc:
                     "likelihood is too sharp for this flow; give a larger noise or more particles"
                 )
             step = next_step(pool.log_like, 1.0 - beta, self.share)
-            before, weights = pool.log_like, torch.softmax(step * pool.log_like, 0)
+            log_w = step * pool.log_like
+            log_evidence += float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
+            weights = torch.softmax(log_w, 0)
             beta = 1.0 if step >= 1.0 - beta else beta + step
             path.append(beta)
             rng = seeding.generator(seed, "smc", len(path))
@@ -95,7 +97,6 @@ class Smc:
                 accepted.append(share)
                 states.append(here)
             pool = Values(*(torch.cat(v) for v in list(zip(*states, strict=True))[:3]))
-            log_evidence += bridge(step * before, step * pool.log_like)
         z, x = (v.unflatten(0, (K, M)).transpose(0, 1) for v in (pool.z, pool.x))
         facts: dict[str, Any] = {
             "temperatures": path,
@@ -143,24 +144,6 @@ class Ellipse(NamedTuple):
         """log N(z; mean, L L^T) less its constant that all Gaussians share, [n]."""
         white = torch.linalg.solve_triangular(self.L, (z - self.mean).T, upper=False)
         return -0.5 * white.square().sum(0) - self.L.diagonal().log().sum()
-
-
-def bridge(before: Tensor, after: Tensor) -> float:
-    """Log ratio of two evidences, by Bennett's acceptance ratio, from draws of both targets.
-
-    Args:
-        before: log ratios of the second target to the first at draws of the first, [n].
-        after: the same at draws of the second, [n].
-
-    Reference: Bennett 1976, "Efficient estimation of free energy differences".
-    """
-    found = float(torch.logsumexp(before, 0)) - math.log(len(before))
-    low, high = found - 20.0, found + 20.0
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        more = torch.sigmoid(before - middle).sum() > torch.sigmoid(middle - after).sum()
-        low, high = (middle, high) if more else (low, middle)
-    return (low + high) / 2
 
 
 def next_step(log_like: Tensor, most: float, share: float) -> float:
