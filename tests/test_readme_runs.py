@@ -38,6 +38,7 @@ QUICK = {
     "calc_net_residuals_autocorrelations.py extracttoys": "--n_samples=50",
     "calc_net_residuals_autocorrelations.py calctoys": "--n_samples=50",
     "calc_net_residuals_autocorrelations.py": "--n_samples=20 --n_time_pts=4",
+    "calc_posterior.py": "--n=20 --particles=16 --count=2 --steps=2",
     "calc_nll.py toys": "--total_samples=50",
     "calc_nll.py net": "--total_samples=4",
     "dataset_tool.py": "",
@@ -136,6 +137,7 @@ def test_the_readme_from_its_first_line_to_its_last(place):
 # What each document takes for granted: lines of the README that come before.
 BEFORE = {
     "faq.md": (r"toy_train.*--data_name=circles.*keep=2", "mkdir", "cp .*circles", "wine"),
+    "inference.md": (),
     "likelihood.md": (),
     "scaling.md": (
         "dataset_tool.*cifar10", "mkdir", "train.*--rho=2", "cp .*cifar10", "fid.py ref"
