@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dnnlib.behind import Behind
 from dnnlib.cli import UserError
 from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed, seeding
@@ -93,6 +94,7 @@ class Trainer:
         self.nimg = 0
         self.watch = Watch(options, run_dir, model, self.optimizer, self.scaler)
         self.stats: StatsWriter | None = None
+        self.files = Behind(ahead=2)  # a network and a state
 
     def train(self) -> None:
         """Train to the configured duration, from the last good state if there is one.
@@ -117,7 +119,7 @@ class Trainer:
             disable=None if distributed.is_main() else True,
         )  # fmt: skip
         stream = closing(self.batches.stream(self.nimg, self.pieces, c.workers))
-        with self.watch, bar, stream as pieces:
+        with self.watch, bar, stream as pieces, self.files:
             self._loop(target, net, pieces, bar)
         if self.stats is not None:
             self.stats.close()
@@ -232,7 +234,8 @@ class Trainer:
             "licence": "Apache-2.0",
         }
         content = network_to_dict(self.ema, self.network, info)
-        checkpoint.save(self.run_dir / checkpoint.SNAPSHOT.format(kimg), "network", content)
+        path = self.run_dir / checkpoint.SNAPSHOT.format(kimg)
+        self.files(checkpoint.save, path, "network", checkpoint.frozen(content))
         plot_loss(self.run_dir / "stats.jsonl", self.run_dir / "loss.png")
         if self.on_snapshot is not None:
             self.on_snapshot(self.ema, self.run_dir, kimg)
@@ -248,7 +251,7 @@ class Trainer:
             "skipped": self.watch.skipped,
             "augmentation": CONVENTION if self.options.augment else None,
         }
-        save_state(self.run_dir, self.nimg, content)
+        self.files(save_state, self.run_dir, self.nimg, checkpoint.frozen(content))
 
     def _restore(self) -> None:
         state = latest_state(self.run_dir)
