@@ -65,7 +65,8 @@ class Trainer:
         self.source, self.model = source, model
         self.on_snapshot = on_snapshot
         self.device = distributed.device()
-        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
+        shared = {id(b): b for b in model.buffers()}  # schedule and basis, which stay as they are
+        self.ema = copy.deepcopy(model, shared).eval().requires_grad_(False)
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=options.lr, betas=(0.9, 0.999), fused=fused
@@ -245,7 +246,7 @@ class Trainer:
             return
         content = {
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": dict(self.ema.named_parameters()),  # its buffers are the model's
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.watch.skipped,
@@ -264,7 +265,7 @@ class Trainer:
             )
         self.nimg, self.watch.skipped = state["nimg"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        self.ema.load_state_dict(state["ema"], strict=False)  # older ones have buffers too
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler", {}))
 
