@@ -57,7 +57,7 @@ def make(name: str, batch: int = BATCH) -> tuple[nn.Module, Callable[[], None], 
     size = {"img_resolution": 32, "in_channels": 3, "out_channels": 3, "augment_dim": 9}
     net = SongUNet(**(PRESETS["ddpmpp"]["kwargs"] | size | {"dropout": 0.0}))
     layout = torch.channels_last if fused else torch.contiguous_format
-    net.to(memory_format=layout)  # type: ignore[call-overload]
+    net.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub lacks this overload
     if compiled:
         net.compile()
     x = torch.randn(batch, 3, 32, 32).to(memory_format=layout)

@@ -23,7 +23,7 @@ from dnnlib.cli import DiskError
 try:
     import fcntl
 except ImportError:  # on Windows, where what killed processes leave stays
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows has no fcntl
 
 S = TypeVar("S")
 T = TypeVar("T")

@@ -182,7 +182,7 @@ class Trainer:
         each: list[Tensor] = []
         for part in self.pieces:
             last = part is self.pieces[-1]
-            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
+            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]  # net is DDP where world > 1
                 pieces.append(next(stream))
                 x, noise, labels = pieces[-1]
                 t = times[part.start : part.stop]

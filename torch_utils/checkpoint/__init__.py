@@ -189,7 +189,7 @@ def agreed_network(path: str | Path, option: str = "--network") -> tuple[str, st
     found = of_rank0(lambda: str(find_network(path)))
     try:
         with open_url(found) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # the stub knows no raw files
     except FileNotFoundError:
         raise ValueError(f"{found}: no such file") from None
     except OSError as error:
