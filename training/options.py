@@ -25,6 +25,7 @@ from dnnlib.options import (
     found,
     option,
 )
+from torch_utils.seeding import BLOCKS, PHILOX
 from training.basis import Basis, eigenbasis
 from training.data.source import Source
 from training.edm_precond import RECIPES
@@ -43,6 +44,7 @@ class TrainOptions(ScheduleOptions, RunOptions):
     Attributes:
         data_sha256: of the content of the data.
         definition: of toy sets, see `training.data.toys`.
+        generator: of random numbers, `seeding.PHILOX`, or BLOCKS, which runs of before have.
         attn_resolutions: those of the network of --transfer.
         augment, dropout, ls, compile, bench, workers: options of images, see `ImageTrainOptions`.
     """
@@ -83,6 +85,7 @@ class TrainOptions(ScheduleOptions, RunOptions):
 
     data_sha256: str | None = found()
     definition: int | None = found()
+    generator: str = found(BLOCKS)
     attn_resolutions: Sequence[int] | None = found()
     augment: float = found(0.0)
     dropout: float = 0.0
@@ -196,6 +199,8 @@ class TrainOptions(ScheduleOptions, RunOptions):
     def begun(self) -> Self:
         """These options of a run that starts: --gamma0 and --tmax span the levels of --precond.
 
+        Its random numbers are those of `torch_utils.philox`.
+
         Raises:
             UserError: if the run folder cannot be made as --desc and --nosubdir say.
         """
@@ -212,12 +217,13 @@ class TrainOptions(ScheduleOptions, RunOptions):
             raise UserError(
                 f"--desc={self.desc} names a folder in --outdir, which --nosubdir makes none of"
             )
+        new = replace(self, generator=PHILOX)
         levels = RECIPES[self.precond].levels
         if levels is None:
-            return self
+            return new
         gamma0 = self.gamma0 if "gamma0" in self.given else levels[0] ** 2
         tmax = max(math.log(levels[1] ** 2 / gamma0), 1.0) / self.rho
-        return replace(self, gamma0=gamma0, tmax=self.tmax if "tmax" in self.given else tmax)
+        return replace(new, gamma0=gamma0, tmax=self.tmax if "tmax" in self.given else tmax)
 
     def _weighted(self) -> Self:
         """These options with --weighting, --importance and --t_sampling that go together."""

@@ -15,6 +15,7 @@ from dnnlib.cli import UserError
 from dnnlib.util import Logger, fill_dir, next_run_dir, write_json
 from torch_utils import checkpoint, distributed
 from torch_utils.peers import agree_on_file, of_rank0
+from torch_utils.seeding import BLOCKS
 from training.data.source import Source
 from training.edm_precond import NOISE_LABELS, RECIPES
 from training.network_file import NETWORKS, attention_of, build, load_network, transfer
@@ -171,7 +172,7 @@ def prepare(options: TrainOptions, source: Source, fresh: bool) -> Start:
     notes = model.schedule.summary(basis.floored) + levels_note(
         model.schedule, options.t_sampling, options.weighting
     )
-    if options.dropout:
+    if options.dropout and options.generator == BLOCKS:
         notes.append("Note: dropout masks depend on the number of processes and --batch-gpu")
     return Start(options, model, network, notes)
 
