@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -46,7 +47,8 @@ class TrainOptions(ScheduleOptions, RunOptions):
         definition: of toy sets, see `training.data.toys`.
         generator: of random numbers, `seeding.PHILOX`, or BLOCKS, which runs of before have.
         attn_resolutions: those of the network of --transfer.
-        augment, dropout, ls, compile, bench, workers: options of images, see `ImageTrainOptions`.
+        augment, dropout, ls, compile, tf32, bench, workers: options of images, see
+            `ImageTrainOptions`.
     """
 
     # Network -> defaults of options that are None. One of None is filled in by `filled` itself.
@@ -60,7 +62,7 @@ class TrainOptions(ScheduleOptions, RunOptions):
     batch_gpu: int | None = option(
         None, type=COUNT,
         help="most samples at once in one process, whatever --batch; results are the same  [images "
-        "64, ToyConvUNet 1024, ToyMLP no limit]",
+        "64, fewer if larger than 32x32; ToyConvUNet 1024, ToyMLP no limit]",
     )  # fmt: skip
     lr: float = option(None, type=POSITIVE, help="learning rate")
     lr_rampup: float = option(None, type=NONNEGATIVE, help="warm-up, Mimg")
@@ -90,7 +92,8 @@ class TrainOptions(ScheduleOptions, RunOptions):
     augment: float = found(0.0)
     dropout: float = 0.0
     ls: float = 2.0**16
-    compile: bool = False
+    compile: bool | None = False
+    tf32: bool = False
     bench: bool = True
     workers: int = 1
 
@@ -131,6 +134,12 @@ class TrainOptions(ScheduleOptions, RunOptions):
             UserError: naming the option, if they do not.
         """
         return self
+
+    def compiles(self, device: str) -> bool:
+        """Whether field and loss are compiled: as --compile says, or on CUDA that has Triton."""
+        if self.compile is not None:
+            return self.compile
+        return device == "cuda" and not self.second_order and find_spec("triton") is not None
 
     # In samples --------------------------------------------------------------------------------
 

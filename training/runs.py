@@ -87,10 +87,24 @@ def run(options: TrainOptions, draw: Callable[[Any], Snapshot]) -> None:
     except (FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise UserError(_out_of_memory(options)) from error
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             reason = str(error).strip().splitlines()[0][:200]
             raise UserError(f"--compile does not work here ({reason}); use --no-compile") from error
         raise
+
+
+def _out_of_memory(options: TrainOptions) -> str:
+    """What to do where a device has not enough memory."""
+    mine = -(-options.batch // distributed.world_size())
+    size = min(options.batch_gpu or mine, mine)
+    if size == 1:
+        return "the GPU's memory is too small for one sample at once; use a smaller network"
+    return (
+        f"the GPU's memory is too small for --batch-gpu={size} samples at once; use --batch-gpu="
+        f"{size // 2}, which trains the same network in smaller pieces (go on with --resume=latest)"
+    )
 
 
 def train(
@@ -216,7 +230,7 @@ def _placed(start: Start, device: torch.device) -> InflationPrecond:
     options, model = start.options, start.model
     torch.backends.cudnn.benchmark = options.bench
     if model.shape is not None:
-        model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
     if device.type == "mps":  # which has no float64
         model = model.float()
     if device.type == "cpu":

@@ -176,7 +176,7 @@ class LikelihoodWeighting:
         Newton's steps on the cumulative spline from linear interpolation between its knots, never
         out of the two knots that a quantile lies between.
         """
-        wanted = q.double().cpu().numpy() * self.total
+        wanted = q.cpu().double().numpy() * self.total
         upper = np.searchsorted(self._shares, wanted).clip(1, len(self._shares) - 1)
         low, high = self._knots[upper - 1], self._knots[upper]
         t = np.interp(wanted, self._shares, self._knots)
@@ -203,7 +203,7 @@ class LikelihoodWeighting:
 
     def _density(self, t: Tensor) -> tuple[float, float]:
         """Mean weight over dimensions at one time, and the density to draw it with."""
-        cos, sin = (v.double().cpu() for v in self.schedule.cos_sin(t))
-        weight = float((self.schedule.rates.abs().double().cpu() * cos.square()).mean())
+        cos, sin = (v.cpu().double() for v in self.schedule.cos_sin(t))
+        weight = float((self.schedule.rates.abs().cpu().double() * cos.square()).mean())
         spread = float((cos + sin).square().mean().reciprocal()) if self.straight else 1.0
         return weight, weight * spread

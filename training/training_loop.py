@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dnnlib.behind import Behind
 from dnnlib.cli import UserError
 from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed, seeding
@@ -79,7 +80,8 @@ class Trainer:
         self.source, self.model = source, model
         self.on_snapshot = on_snapshot
         self.device = distributed.device()
-        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
+        shared = {id(b): b for b in model.buffers()}  # schedule and basis, which stay as they are
+        self.ema = copy.deepcopy(model, shared).eval().requires_grad_(False)
         self.fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=options.lr, betas=(0.9, 0.999), fused=self.fused
@@ -111,6 +113,7 @@ class Trainer:
         self.watch = Watch(options, run_dir, model, self.optimizer, self.scaler)
         self.stats: StatsWriter | None = None
         self._last: Step | None = None  # until it is settled
+        self.files = Behind(ahead=2)  # a network and a state
 
     def train(self) -> None:
         """Train to the configured duration, from the last good state if there is one.
@@ -135,7 +138,7 @@ class Trainer:
             disable=None if distributed.is_main() else True,
         )  # fmt: skip
         stream = closing(self.batches.stream(self.nimg, self.pieces, c.workers))
-        with self.watch, bar, stream as pieces:
+        with self.watch, bar, stream as pieces, self.files:
             self._loop(target, net, pieces, bar)
         if self.stats is not None:
             self.stats.close()
@@ -176,8 +179,12 @@ class Trainer:
             init_scale=self.options.ls,
             enabled=self.options.precision == "fp16",
         )
-        if self.options.compile:
-            self.model.model.compile()
+        if self.options.tf32:
+            distributed.set_tf32(True)
+        self.loss = flow_loss
+        if self.options.compiles(self.device.type):
+            self.loss = torch.compile(flow_loss)
+            self.ema.compile()
 
     # One step ----------------------------------------------------------------------------------
 
@@ -204,9 +211,9 @@ class Trainer:
         taken = Step(self.nimg, [times[part.start : part.stop] for part in self.pieces], [])
         for part, t in zip(self.pieces, taken.times, strict=True):
             last = part is self.pieces[-1]
-            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
+            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]  # net is DDP where world > 1
                 x, noise, labels = next(stream)
-                errors = flow_loss(net, x, t, noise, self.times.weights(t), **labels)
+                errors = self.loss(net, x, t, noise, self.times.weights(t), **labels)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 self.scaler.scale(loss).backward()
             taken.losses.append(errors.detach().sum(1) / self.source.dim)
@@ -215,7 +222,7 @@ class Trainer:
         bad = self.watch.look(total)
         if self.fused:
             if not self.scaler.is_enabled():  # which tells the optimizer itself
-                self.optimizer.found_inf = bad  # type: ignore[attr-defined]
+                self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # as the scaler does
             self.scaler.step(self.optimizer)
         elif self.watch.taken():
             self.scaler.step(self.optimizer)
@@ -272,7 +279,8 @@ class Trainer:
             "licence": "Apache-2.0",
         }
         content = network_to_dict(self.ema, self.network, info)
-        checkpoint.save(self.run_dir / checkpoint.SNAPSHOT.format(kimg), "network", content)
+        path = self.run_dir / checkpoint.SNAPSHOT.format(kimg)
+        self.files(checkpoint.save, path, "network", checkpoint.frozen(content))
         plot_loss(self.run_dir / "stats.jsonl", self.run_dir / "loss.png")
         if self.on_snapshot is not None:
             self.on_snapshot(self.ema, self.run_dir, kimg)
@@ -282,13 +290,13 @@ class Trainer:
             return
         content = {
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": dict(self.ema.named_parameters()),  # its buffers are the model's
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.watch.skipped,
             "augmentation": CONVENTION if self.options.augment else None,
         }
-        save_state(self.run_dir, self.nimg, content)
+        self.files(save_state, self.run_dir, self.nimg, checkpoint.frozen(content))
 
     def _restore(self) -> None:
         state = latest_state(self.run_dir)
@@ -301,7 +309,7 @@ class Trainer:
             )
         self.nimg, self.watch.skipped = state["nimg"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        self.ema.load_state_dict(state["ema"], strict=False)  # older ones have buffers too
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler", {}))
 
