@@ -47,7 +47,8 @@ class OnDevice(Tensor):
 
     def __init__(self, inner: Tensor):
         self.inner = inner
-        Memory.live[id(self)] = weakref.ref(self, lambda _, k=id(self): Memory.live.pop(k, None))
+        key = id(self)
+        Memory.live[key] = weakref.ref(self, lambda _: Memory.live.pop(key, None))
 
     @property
     def device(self) -> torch.device:

@@ -91,6 +91,8 @@ class InflationPrecond(FieldModel):
     Reference: Inflationary Flows, appendix B.2; Karras et al. 2022, table 1; Zheng et al. 2023.
     """
 
+    rotation: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -187,7 +189,8 @@ class InflationPrecond(FieldModel):
 
 def _round_again(model: nn.Module, _: object) -> None:
     """Round W to single precision once more, after another has been loaded."""
-    model.rotation.copy_(model.W)  # type: ignore[operator, arg-type, union-attr]
+    assert isinstance(model, InflationPrecond)
+    model.rotation.copy_(model.W)
 
 
 class DenoiserField(InflationPrecond):
