@@ -125,11 +125,8 @@ def run(flow: Flow, donors: Lender, options: GenerateOptions, number: int | None
     if not todo and not measured:  # it was killed in between: one block tells what they cost
         todo = seeds[-1:]
     started = time.monotonic()
-
-    def path_of(seed: int) -> Path:
-        return file_of(folder, seed, options.subdirs)
-
-    evaluations = make_images(flow, method, todo, path_of, options.eps, donors, number)
+    subdirs = options.subdirs
+    evaluations = make_images(flow, method, todo, folder, subdirs, options.eps, donors, number)
     distributed.barrier()
     if not distributed.is_main():
         return
@@ -145,8 +142,8 @@ def run(flow: Flow, donors: Lender, options: GenerateOptions, number: int | None
         write_json(folder / OPTIONS_FILE, told)
         print(f"{evaluations} network evaluations an image")
     if options.plot:  # beside the folder, where it is no sample
-        images = np.stack([read_png(path_of(k), shape_of(flow)) for k in seeds[:SHOWN]])
-        plot.image_grid(folder.with_name(f"{folder.name}-grid.png"), images, COLUMNS)
+        some = [read_png(file_of(folder, k, subdirs), shape_of(flow)) for k in seeds[:SHOWN]]
+        plot.image_grid(folder.with_name(f"{folder.name}-grid.png"), np.stack(some), COLUMNS)
     print(f"Images: {folder}", flush=True)
 
 

@@ -85,7 +85,7 @@ def quadrature(schedule: Schedule, count: int) -> tuple[Tensor, Tensor]:
     weighting = LikelihoodWeighting(schedule, 0.0, nodes=NODES)
     times = weighting.times((torch.arange(count, dtype=torch.float64) + 0.5) / count)
     cos = schedule.cos_sin(times.to(schedule.xi.device))[0]
-    density = (schedule.rates * cos.square()).mean(1).double().cpu()
+    density = (schedule.rates * cos.square()).mean(1).cpu().double()
     return times, weighting.total / count / density
 
 

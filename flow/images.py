@@ -40,7 +40,7 @@ def open_network(options: ImageNetworkOptions) -> tuple[Flow, str]:
 
 def shape_of(flow: Flow) -> tuple[int, ...]:
     """Channels, height and width of the network's images."""
-    return tuple(flow.model.shape)  # type: ignore[arg-type, union-attr]
+    return tuple(flow.model.shape)  # type: ignore[arg-type, union-attr]  # an image network's shape is a tuple
 
 
 def check_class(flow: Flow, label: int | str | None) -> int | None:

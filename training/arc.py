@@ -31,8 +31,8 @@ class Arc:
         self.growth = growth
         self.rho = float(schedule.rho)
         self.proportional = schedule.proportional
-        self._half_rates = schedule.rates.double().cpu().numpy() / 2
-        self._v0 = np.sqrt(float(schedule.gamma0) / schedule.xi.double().cpu().numpy())
+        self._half_rates = schedule.rates.cpu().double().numpy() / 2
+        self._v0 = np.sqrt(float(schedule.gamma0) / schedule.xi.cpu().double().numpy())
         self.tmax = schedule.tmax
         if self.proportional:
             self.length = self._proportional_angle(self.tmax)

@@ -215,7 +215,7 @@ def _placed(start: Start, device: torch.device) -> InflationPrecond:
     options, model = start.options, start.model
     torch.backends.cudnn.benchmark = options.bench
     if model.shape is not None:
-        model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
     if device.type == "mps":  # which has no float64
         model = model.float()
     if device.type == "cpu":

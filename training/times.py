@@ -157,7 +157,7 @@ class LikelihoodWeighting:
 
     def times(self, q: Tensor) -> Tensor:
         """Quantiles q [n] in [0, 1] of the importance density to times [n], by bisection."""
-        wanted = q.double().cpu().numpy() * self.total
+        wanted = q.cpu().double().numpy() * self.total
         low, high = (np.full(len(wanted), end) for end in self._ends)
         for _ in range(BISECTIONS):
             middle = 0.5 * (low + high)
@@ -183,7 +183,7 @@ class LikelihoodWeighting:
 
     def _density(self, t: Tensor) -> tuple[float, float]:
         """Mean weight over dimensions at one time, and the density to draw it with."""
-        cos, sin = (v.double().cpu() for v in self.schedule.cos_sin(t))
-        weight = float((self.schedule.rates.abs().double().cpu() * cos.square()).mean())
+        cos, sin = (v.cpu().double() for v in self.schedule.cos_sin(t))
+        weight = float((self.schedule.rates.abs().cpu().double() * cos.square()).mean())
         spread = float((cos + sin).square().mean().reciprocal()) if self.straight else 1.0
         return weight, weight * spread

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dnnlib.behind import Behind
 from dnnlib.cli import UserError
 from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed, seeding
@@ -64,7 +65,8 @@ class Trainer:
         self.source, self.model = source, model
         self.on_snapshot = on_snapshot
         self.device = distributed.device()
-        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
+        shared = {id(b): b for b in model.buffers()}  # schedule and basis, which stay as they are
+        self.ema = copy.deepcopy(model, shared).eval().requires_grad_(False)
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=options.lr, betas=(0.9, 0.999), fused=fused
@@ -93,6 +95,7 @@ class Trainer:
         self.nimg = 0
         self.watch = Watch(options, run_dir, model, self.optimizer, self.scaler)
         self.stats: StatsWriter | None = None
+        self.files = Behind(ahead=2)  # a network and a state
 
     def train(self) -> None:
         """Train to the configured duration, from the last good state if there is one.
@@ -117,7 +120,7 @@ class Trainer:
             disable=None if distributed.is_main() else True,
         )  # fmt: skip
         stream = closing(self.batches.stream(self.nimg, self.pieces, c.workers))
-        with self.watch, bar, stream as pieces:
+        with self.watch, bar, stream as pieces, self.files:
             self._loop(target, net, pieces, bar)
         if self.stats is not None:
             self.stats.close()
@@ -182,7 +185,7 @@ class Trainer:
         each: list[Tensor] = []
         for part in self.pieces:
             last = part is self.pieces[-1]
-            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
+            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]  # net is DDP where world > 1
                 pieces.append(next(stream))
                 x, noise, labels = pieces[-1]
                 t = times[part.start : part.stop]
@@ -232,7 +235,8 @@ class Trainer:
             "licence": "Apache-2.0",
         }
         content = network_to_dict(self.ema, self.network, info)
-        checkpoint.save(self.run_dir / checkpoint.SNAPSHOT.format(kimg), "network", content)
+        path = self.run_dir / checkpoint.SNAPSHOT.format(kimg)
+        self.files(checkpoint.save, path, "network", checkpoint.frozen(content))
         plot_loss(self.run_dir / "stats.jsonl", self.run_dir / "loss.png")
         if self.on_snapshot is not None:
             self.on_snapshot(self.ema, self.run_dir, kimg)
@@ -242,13 +246,13 @@ class Trainer:
             return
         content = {
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": dict(self.ema.named_parameters()),  # its buffers are the model's
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.watch.skipped,
             "augmentation": CONVENTION if self.options.augment else None,
         }
-        save_state(self.run_dir, self.nimg, content)
+        self.files(save_state, self.run_dir, self.nimg, checkpoint.frozen(content))
 
     def _restore(self) -> None:
         state = latest_state(self.run_dir)
@@ -261,7 +265,7 @@ class Trainer:
             )
         self.nimg, self.watch.skipped = state["nimg"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        self.ema.load_state_dict(state["ema"], strict=False)  # older ones have buffers too
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler", {}))
 

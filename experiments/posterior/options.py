@@ -133,4 +133,4 @@ class McmcOptions(ToySolverOptions, SamplerOptions, NetworkOptions, RunOptions):
     def resolved(self) -> McmcOptions:
         """The options with those filled in whose default depends on the experiment."""
         own = DEFAULTS[self.experiment].items()
-        return replace(self, **{k: v for k, v in own if k not in self.given})  # type: ignore[arg-type]
+        return replace(self, **{k: v for k, v in own if k not in self.given})  # type: ignore[arg-type]  # own are this class's own fields

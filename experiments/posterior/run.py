@@ -71,7 +71,7 @@ def calibration(
     if not distributed.is_main():
         return
     with atomic_path(folder / f"{name}.npz") as path:
-        np.savez(path, **found.arrays)  # type: ignore[arg-type]
+        np.savez(path, **found.arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own argument
     title = f"{problem.flow.schedule.name}: {name}"
     content = enclosed(summary | {"results": found.summary}, title, kind="Self-consistency")
     write_json(folder / f"{name}.json", content)
