@@ -38,6 +38,7 @@ class FieldModel(nn.Module):
     mean: Tensor
     scale: Tensor
     W: Tensor
+    rotation: Tensor
 
     def __init__(self, schedule: Schedule, basis: Basis):
         super().__init__()
@@ -171,6 +172,7 @@ class InflationPrecond(FieldModel):
         return v @ self._rotation(v.dtype).T if self.space == "IS" else v
 
     def _rotation(self, dtype: torch.dtype) -> Tensor:
+        """W as a network of this dtype takes it."""
         return self.rotation if dtype == self.rotation.dtype != self.W.dtype else self.W.to(dtype)
 
     def _noise_labels(self, t: Tensor, dtype: torch.dtype) -> Tensor:
@@ -183,9 +185,9 @@ class InflationPrecond(FieldModel):
         return 999.0 * t.to(dtype)
 
 
-def _round_again(model: nn.Module, _: object) -> None:
+def _round_again(model: InflationPrecond, _: object) -> None:
     """Round W to single precision once more, after another has been loaded."""
-    model.rotation.copy_(model.W)  # type: ignore[operator, arg-type, union-attr]
+    model.rotation.copy_(model.W)
 
 
 class DenoiserField(InflationPrecond):
