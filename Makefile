@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo demo-images test test-all lint format bench bench-full clean
+.PHONY: help venv demo demo-images docs test test-all lint format bench bench-full clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,12 @@ demo-images: venv  ## the same on real images, 8x8 digits; pictures in out/demo-
 	  --images=$(IMAGES)/generated-PRRto8D --dest=$(IMAGES)/quality.json
 	@echo; echo "Look at these:"; ls $(IMAGES)/*.png
 
+docs: venv  ## docs/ as a site with a search, site/index.html; fails on a dead link
+	$(BIN)/python -c 'import material' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m docs.options --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Look at site/index.html"
+
 test: venv  ## the test suite (CPU, no downloads)
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
@@ -74,4 +80,4 @@ bench-full: venv  ## every benchmark in its full size, hours; tables go to bench
 	for b in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$b || exit 1; done
 
 clean:  ## remove what the commands made
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out site

@@ -103,8 +103,8 @@ def measure(name: str) -> tuple[list[object], list[object], list[str], list[Line
     lines = [
         Line(f"{label}: counting {POINTS:,} points, s", f"{max(counting):.2f}",
              f"loop{' (prepared)' if flat else ''} {min(loops):.0f}", faster, LEAST_FASTER),
-        Line(f"{label}: largest error, binomial standard errors", f"{errors.max():.2f}",
-             f"bound {MOST_ERRORS:g}", MOST_ERRORS / errors.max(), 1.0),
+        Line(f"{label}: largest change of coverage, there and back, points", f"{change[2]:.3f}",
+             f"bound {MOST_CHANGE:g}", MOST_CHANGE / max(change[2], 1e-9), 1.0),
     ]  # fmt: skip
     return first, second, [label, *found.lines()], lines
 

@@ -65,8 +65,8 @@ class KnownOptions(NetworkOptions):
     """What the network knows itself, and is compared with; see `results.check_network`."""
 
     data_name: str | None = option(None, help="name of the data [that of the network]")
-    data_dim: int | None = option(None, help="[read from the network]")
-    dims_to_keep: int | None = option(None, help="[read from the network]")
+    data_dim: int | None = option(None, help="dimensions of data [read from the network]")
+    dims_to_keep: int | None = option(None, help="kept dimensions [read from the network]")
     end_vars: float | None = option(None, help="variance of kept latents [read from the network]")
 
 

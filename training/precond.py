@@ -38,7 +38,6 @@ class FieldModel(nn.Module):
     mean: Tensor
     scale: Tensor
     W: Tensor
-    rotation: Tensor
 
     def __init__(self, schedule: Schedule, basis: Basis):
         super().__init__()
@@ -91,6 +90,8 @@ class InflationPrecond(FieldModel):
 
     Reference: Inflationary Flows, appendix B.2; Karras et al. 2022, table 1; Zheng et al. 2023.
     """
+
+    rotation: Tensor
 
     def __init__(
         self,
@@ -185,8 +186,9 @@ class InflationPrecond(FieldModel):
         return 999.0 * t.to(dtype)
 
 
-def _round_again(model: InflationPrecond, _: object) -> None:
+def _round_again(model: nn.Module, _: object) -> None:
     """Round W to single precision once more, after another has been loaded."""
+    assert isinstance(model, InflationPrecond)
     model.rotation.copy_(model.W)
 
 
