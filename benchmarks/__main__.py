@@ -27,6 +27,7 @@ BENCHMARKS: dict[str, list[str]] = {
     "mcmc": ["--quick"],
     "correlations": [],
     "basis": [],
+    "batches": [],
     "frechet": [],
     "unet": ["--quick"],
 }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ MAX_JSON = 2**24  # bytes of a .json
 MAX_TEXT = 2**25  # bytes read of a .jsonl
 MAX_LOG = 2**15  # bytes shown of a log
 MAX_FILES = 200_000  # looked at below one folder
+MAX_ITEMS = 12  # of a list that is shown as text
+MAX_LENGTH = 2000  # characters of a value
 PICTURES = (".png", ".gif", ".jpg", ".jpeg")
 # Images of data sets and generated ones, made by the thousand: 000123.png, img00000123.png.
 NUMBERED = re.compile(r"(img)?\d{5,}\.\w+")
@@ -79,3 +82,32 @@ def tail(path: Path) -> str:
         file.seek(max(0, size - MAX_LOG))
         shown = file.read(MAX_LOG).decode("utf-8", "replace")
     return shown if size <= MAX_LOG else "…" + shown.partition("\n")[2]
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def text(value: Any) -> str:
+    """A plain value as people read it."""
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        value = [f"{k}: {text(v)}" for k, v in value.items()]
+    if isinstance(value, list | tuple):
+        left = len(value) - MAX_ITEMS
+        shown = [text(v) for v in value[:MAX_ITEMS]] + ([f"… ({left} more)"] if left > 0 else [])
+        value = ", ".join(shown) or "none"
+    try:
+        said = str(value)
+    except ValueError:
+        return "a very long number"
+    return said if len(said) <= MAX_LENGTH else said[:MAX_LENGTH] + "…"

@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from experiments.report.files import text
 from experiments.report.pictures import embed
 from experiments.report.sections import Section
-from experiments.report.values import text
 
 HERE = Path(__file__).parent
 MAX_DETAIL = 100_000  # characters of what unfolds
