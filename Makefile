@@ -72,7 +72,7 @@ format: venv  ## apply the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-BENCHMARKS := toy_training integrators nll coverage mcmc correlations basis frechet unet \
+BENCHMARKS := toy_training integrators nll mcmc correlations basis batches frechet unet \
 	image_round_trips evaluations likelihood scaling
 bench: venv  ## time to answer, about 20 minutes: benchmarks/results/bench.txt
 	$(BIN)/python -m benchmarks

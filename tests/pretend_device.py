@@ -92,7 +92,7 @@ def dispatch(f: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if not on_device:
         return found
     if f._schema.name.endswith("_") and there:  # in place
-        return there[0]
+        return there[0] if f._schema.returns else None
     found = tree_map(lambda x: OnDevice(x) if isinstance(x, Tensor) else x, found)
     Memory.peak = max(Memory.peak, Memory.held())
     return found

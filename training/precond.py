@@ -124,6 +124,7 @@ class InflationPrecond(FieldModel):
         t: Tensor,
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        **keys: Tensor,
     ) -> Tensor:
         """The vector field F(u, t) in whitened eigenbasis coordinates.
 
@@ -132,6 +133,7 @@ class InflationPrecond(FieldModel):
             t: times, [n]; or [1], which costs less, where they are all equal.
             class_labels: one-hot labels [n, classes] or None.
             augment_labels: what augmentation did, [n, a], or None.
+            keys: "dropout_keys" of the samples, [n], in the training of networks that drop.
 
         Returns:
             F in the dtype of u, [n, d].
@@ -142,7 +144,7 @@ class InflationPrecond(FieldModel):
         if self.shape is not None:
             v = v.reshape(-1, *self.shape)
         with torch.autocast(v.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            answer = self.model(v, noise_labels, class_labels, augment_labels)
+            answer = self.model(v, noise_labels, class_labels, augment_labels, **keys)
         answer = answer.to(dtype).reshape(u.shape)
         if self.space == "IS":
             answer = answer @ self._rotation(dtype)
