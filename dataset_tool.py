@@ -19,12 +19,12 @@ from dnnlib.util import write_json
 from training.data.convert import TRANSFORMS, Plan, convert, picture
 from training.data.image_decode import Reading
 from training.data.image_sets import open_source
+from training.data.published import SETS, fetched, files, is_name
 from training.data.scan import RefusedImagesError, check_reading, report, scan, summary
 
 EXAMPLE = """
 python dataset_tool.py --source=digits --dest=datasets/digits-8x8.zip
-python dataset_tool.py --source=downloads/cifar10/cifar-10-python.tar.gz \\
-    --dest=datasets/cifar10-32x32.zip
+python dataset_tool.py --source=cifar10 --dest=datasets/cifar10-32x32.zip
 python dataset_tool.py --source=downloads/afhqv2 --dest=datasets/afhqv2-32x32.zip --resolution=32x32
 """
 
@@ -47,11 +47,16 @@ class ConversionOptions(Options):
     """What becomes of which images."""
 
     source: str = option(
-        metavar="PATH|digits",
+        metavar="PATH|NAME",
         help="folder or .zip of images, CIFAR-10 .tar.gz, MNIST images .gz (labels file beside "
-        "it), LSUN lmdb folder, or the word digits",
+        f"it), LSUN lmdb folder; or digits, or what is downloaded by name: {', '.join(SETS)}",
     )
     dest: str = option(metavar="PATH", help=".zip file, or folder, to write")
+    mirror: str | None = option(
+        None,
+        metavar="URL",
+        help="folder to download from, with the published file names  [the official address]",
+    )
     resolution: tuple[int, int] | None = option(
         None, type=Resolution(), metavar="WxH", help="size of the result  [that of the images]"
     )
@@ -101,9 +106,12 @@ def main(options: ConversionOptions) -> None:
     how = Reading(options.frames, options.depth)
     with cli.user_errors():
         plan = Plan(options.resolution, options.transform, options.channels)
+    source = located(options)
+    if source is None:
+        return
     with warnings.catch_warnings(), cli.user_errors("--source"):
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # listed with the others
-        with open_source(options.source, how) as images:
+        with open_source(source, how) as images:
             count = min(len(images.names), options.max_images or len(images.names))
             try:
                 found = scan(images, plan, count)
@@ -129,6 +137,35 @@ def main(options: ConversionOptions) -> None:
     print(f"Done. Data set: {target}: {summed_up}")
 
 
+def located(options: ConversionOptions) -> str | None:
+    """The path of the source, downloaded if it is a name; None if a dry run only says so.
+
+    Raises:
+        UserError: if it cannot be had, or --mirror has no effect.
+    """
+    name = options.source
+    if not is_name(name):
+        if options.mirror:
+            raise UserError(f"--mirror: only sets with a name are downloaded: {', '.join(SETS)}")
+        return name
+    wanted = files(name, options.mirror)
+    if options.dry_run and not all(file.path.is_file() for file in wanted):
+        for file in wanted:
+            size = f"{file.bytes / 1e6:.1f} MB" if file.bytes else "size unknown"
+            print(f"Would download {file.url} ({size}) to {file.path}")
+        return None
+    print(f"{name}: {SETS[name]['about']}", flush=True)
+    try:
+        path, lines = fetched(name, options.mirror)
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"--source={name}: {error}; run it again to go on, or name another --mirror=URL, or "
+            f"fetch {', '.join(file.path.name for file in wanted)} by other means: --source=FILE"
+        ) from None
+    print("\n".join(lines), flush=True)
+    return str(path)
+
+
 def check_dest(source: str, dest: str) -> Path:
     """The path to write to.
 
@@ -150,7 +187,7 @@ def check_dest(source: str, dest: str) -> Path:
         raise UserError(f"--dest={dest}: the folder is not empty; name another or empty it")
     origin = Path(source).resolve()
     inside = target.suffix != ".zip" and origin in target.resolve().parents
-    if source != "digits" and (target.resolve() == origin or inside):
+    if source != "digits" and not is_name(source) and (target.resolve() == origin or inside):
         raise UserError(f"--dest={dest}: lies in --source={source}; name another place")
     cli.check_writable(target.parent, "--dest")
     return target

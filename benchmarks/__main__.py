@@ -24,10 +24,10 @@ BENCHMARKS: dict[str, list[str]] = {
     "toy_training": ["--quick"],
     "integrators": ["--quick"],
     "nll": ["--quick"],
-    "coverage": ["--quick"],
     "mcmc": ["--quick"],
     "correlations": [],
     "basis": [],
+    "batches": [],
     "frechet": [],
     "unet": ["--quick"],
 }

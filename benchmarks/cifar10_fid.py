@@ -89,7 +89,7 @@ SIZES = {
         ("--tmax=15.01", "--tmax=15.01"), 64, "FID",
     ),
     "smoke": Size(
-        64, DIGITS, tuple(PAPERS["digits_tmax"].values()), 359,  # type: ignore[arg-type]
+        64, DIGITS, tuple(PAPERS["digits_tmax"].values()), 359,  # type: ignore[arg-type]  # the table has as many as the field
         "Frechet distance in classifier features",
     ),
 }  # fmt: skip

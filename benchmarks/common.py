@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from dnnlib.results import machine
+from benchmarks.sources import WHOLE, digest
+from dnnlib.results import commit, machine
 from dnnlib.util import write_json
 from flow.flow import Flow, load_flow
 
@@ -116,7 +117,9 @@ def report(
         quick: leave the committed result of the whole benchmark as it is.
     """
     today = datetime.date.today().isoformat()
-    text = "\n\n".join([f"{title}\n{today}; {machine()}", *parts]) + "\n"
+    measured = digest(WHOLE.get(name, name))
+    head = f"{title}\n{today}; {machine()}; commit {commit()}\nsources {measured}"
+    text = "\n\n".join([head, *parts]) + "\n"
     print(text)
     folder = NETWORKS / "quick" if quick else RESULTS
     folder.mkdir(parents=True, exist_ok=True)

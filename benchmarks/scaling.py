@@ -138,8 +138,7 @@ def generation(resolution: int, count: int) -> Work:
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            made = lambda k: Path(folder) / f"{k}.png"  # noqa: E731
-            make_images(flow, method, list(range(count)), made, None, None, None)
+            make_images(flow, method, list(range(count)), Path(folder), False, None, None, None)
 
     return work
 

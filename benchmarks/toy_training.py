@@ -31,7 +31,6 @@ from benchmarks.common import (
 from dnnlib.util import aligned
 from flow.exact import MixtureField
 from flow.flow import Flow, load_flow
-from torch_utils import checkpoint
 from training.data.toys import ToySource, exact_mixture
 
 POINTS = 8000
@@ -39,17 +38,9 @@ SAMPLES = 20_000
 # "rescaled" is the schedule of the paper's coverage and HMC networks, whose latents are Gaussian
 # in every dimension; "orig" leaves the compressed one as it is in the data.
 LIMITS = {"PRP": 0.005, "PRR to 1-D, rescaled": 0.015, "PRR to 1-D, orig": 0.015}
-QUICK = 2, 1  # networks and baselines
-LEAST_RATIO, MOST_DISTANCE = 10.0, 1.5
+QUICK = 2  # networks
+MOST_DISTANCE = 1.5
 SECONDS = 120.0
-BASELINES = {
-    # The published settings, and the same network with a learning rate that suits two minutes.
-    "ToyConvUNet, as published": ["--arch=ToyConvUNet", "--duration=0.032768", "--tick=8"],
-    "ToyConvUNet, batch 256, lr 1e-3": [
-        "--arch=ToyConvUNet", "--duration=0.15", "--batch=256", "--lr=1e-3", "--tick=5",
-        "--lr_decay=cosine", "--ema=0.01", "--clip=1",
-    ],
-}  # fmt: skip
 
 
 class Truth:
@@ -135,27 +126,15 @@ def sample_quality(flow: Flow, truth: Truth) -> list[tuple[str, float]]:
     return figures
 
 
-def equal_quality(truth: Truth, run: Path, records: list[dict], error: float) -> float:
-    """Seconds after which the snapshots of a run are as good as `error`."""
-    seconds = {round(r["kimg"]): r["sec_total"] for r in records}
-    for path in checkpoint.numbered(run, checkpoint.SNAPSHOT):
-        kimg = int(path.stem.split("-")[-1])
-        if truth.error(load_flow(path, "cpu")) <= error:
-            return min(seconds.items(), key=lambda item: abs(item[0] - kimg))[1]
-    return float("nan")
-
-
 @click.command()
 @quick_option
 def main(quick: bool) -> None:
     """Train, measure, and write the tables."""
-    networks, baselines = QUICK if quick else (len(LIMITS), len(BASELINES))
-    rows, quality, runs, lines = [], [], {}, []
-    for name, limit in list(LIMITS.items())[:networks]:
+    rows, quality, lines = [], [], []
+    for name, limit in list(LIMITS.items())[: QUICK if quick else None]:
         run, wall, records = train(name, [*RECIPES[name], "--snap=1", "--tick=125"])
         flow = load_flow(run, "cpu")
         truth = Truth(flow)
-        runs[name] = (truth, run, records)
         error, seconds = truth.error(flow), records[-1]["sec_total"]
         kept = "yes" if error <= limit and wall <= SECONDS else "NO"
         rows.append((name, f"{records[-1]['kimg'] / 1000:.1f}", f"{seconds:.0f}", f"{wall:.0f}",
@@ -168,26 +147,6 @@ def main(quick: bool) -> None:
         lines.append(Line(f"{name}: energy distance of samples", f"{made:.4f}",
                           f"true sets {true:.4f}", true / made, 1 / MOST_DISTANCE))  # fmt: skip
         quality += [(name, what, f"{v:.5f}", f"{v / true:.2f}") for what, v in figures]
-    costs = []
-    truth, run, records = runs["PRP"]
-    speed = 1000 * records[-1]["kimg"] / records[-1]["sec_total"]
-    for name, options in list(BASELINES.items())[:baselines]:
-        base, _, base_records = train(name, [*RECIPES["PRP"], *options])
-        error, seconds = truth.error(load_flow(base, "cpu")), base_records[-1]["sec_total"]
-        base_speed = 1000 * base_records[-1]["kimg"] / seconds
-        ours = equal_quality(truth, run, records, error)
-        costs.append((name, f"{base_speed:.0f}", f"{speed / base_speed:.0f}", f"{seconds:.0f}",
-                      f"{error:.3f}", f"{ours:.1f}", f"{seconds / ours:.0f}"))  # fmt: skip
-        what = "PRP: seconds to the error that the yardstick has reached"
-        lines.append(
-            Line(
-                what,
-                f"{ours:.1f}",
-                f"{name} {seconds:.0f} (error {error:.2f})",
-                seconds / ours,
-                LEAST_RATIO,
-            )
-        )
     header = ("network", "Mimg", "train s", "command s", "error", "target", "error/target", "met")
     report(
         "toy_training",
@@ -198,10 +157,6 @@ def main(quick: bool) -> None:
             f"Energy distance of {SAMPLES} generated to {SAMPLES} true points, beside that of true "
             "sets\n(target: ratio <= 1.5)\n"
             + aligned(("network", "samples", "energy distance", "ratio to true sets"), quality),
-            "Cost to equal quality, PRP: ToyMLP's first snapshot that is as good (a lower bound of "
-            "the\nratio: snapshots are 0.1 Mimg apart and the baseline is far from trained)\n"
-            + aligned(("baseline", "samples/s", "ToyMLP faster by", "seconds", "error",
-                     "ToyMLP seconds to it", "cost ratio"), costs),
         ],
         lines,
         quick,

@@ -68,12 +68,12 @@ class _OneLineErrors:
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the command line; see click."""
-        return super().parse_args(ctx, _flags_without_value(ctx, args))  # type: ignore[misc]
+        return super().parse_args(ctx, _flags_without_value(ctx, args))  # type: ignore[misc]  # the mixin's super() is click's Command
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run what the command is for; see click, which ends without a word where nobody reads."""
         try:
-            return super().invoke(ctx)  # type: ignore[misc]
+            return super().invoke(ctx)  # type: ignore[misc]  # as above
         except BrokenPipeError as error:
             host.drop_stdout()
             raise UserError(UNREAD) from error
@@ -86,7 +86,7 @@ class _OneLineErrors:
             if company is not None:
                 company.join()
             _check_current_folder()
-            result = super().main(*args, **kwargs)  # type: ignore[misc]
+            result = super().main(*args, **kwargs)  # type: ignore[misc]  # as above
             sys.stdout.flush()
             if company is not None:
                 company.leave()

@@ -23,7 +23,7 @@ from dnnlib.cli import DiskError
 try:
     import fcntl
 except ImportError:  # on Windows, where what killed processes leave stays
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows has no fcntl
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def scratch_dir(path: str | os.PathLike) -> Iterator[Path]:
         if lock is not None:
             os.close(lock)
         folder = Path(tempfile.mkdtemp(SCRATCH, f".{path.name}.", path.parent))
-        lock = _locked(folder, exclusive=False)
+        lock = locked(folder, exclusive=False)
     try:
         yield folder
     finally:
@@ -104,7 +104,7 @@ def scratch_dir(path: str | os.PathLike) -> Iterator[Path]:
             os.close(lock)
 
 
-def _locked(folder: Path, exclusive: bool, wait: bool = True) -> int | None:
+def locked(folder: Path, exclusive: bool, wait: bool = True) -> int | None:
     """A lock on a folder, which lasts until it is closed; None where it is not to be had."""
     if fcntl is None:
         return None
@@ -128,7 +128,7 @@ def _sweep(folder: Path) -> None:
         return
     _swept.add(here)
     for path in folder.glob(f".*.????????{SCRATCH}"):
-        lock = _locked(path, exclusive=True, wait=False)
+        lock = locked(path, exclusive=True, wait=False)
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
@@ -246,7 +246,7 @@ def next_run_dir(
     with writing(outdir / description):
         outdir.mkdir(parents=True, exist_ok=True)
         while True:
-            lock = _locked(outdir, exclusive=True)
+            lock = locked(outdir, exclusive=True)
             try:
                 path = _new_run_dir(outdir, description, files or {})
             finally:

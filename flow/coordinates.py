@@ -37,13 +37,13 @@ class CoordinateMaps:
 
     def to_whitened(self, x: Tensor | np.ndarray, t: float, coords: Coordinates) -> Tensor:
         """States x [n, d] of the named coordinates at time t to whitened ones."""
-        x = torch.as_tensor(x, device=self.device)
+        x = torch.as_tensor(x)
         if x.dim() != 2 or x.shape[1] != self.schedule.data_dim:
             raise ValueError(
                 f"this flow has {self.schedule.data_dim} dimensions; got an array of shape "
                 f"{tuple(x.shape)}, not [n, {self.schedule.data_dim}]"
             )
-        x = x.to(self.dtype)
+        x = x.to(self.dtype).to(self.device)  # which may have no float64
         if coords == "whitened":
             return x
         if coords == "unscaled":
@@ -75,9 +75,9 @@ class CoordinateMaps:
         """log |det| of `from_whitened` at time t: densities in `coords` are smaller by it."""
         if coords == "whitened":
             return 0.0
-        volume = self.stretch(t, coords).double().log().sum()
+        volume = self.stretch(t, coords).cpu().double().log().sum()
         if coords == "unscaled":
-            volume = volume + self.model.scale.to(self.dtype).log().sum()
+            volume = volume + self.model.scale.to(self.dtype).log().sum().cpu()
         return float(volume)
 
     def stretch(self, t: float, coords: Coordinates) -> Tensor:

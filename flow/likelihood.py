@@ -23,7 +23,7 @@ from torch import Tensor
 from flow.arguments import whole
 from flow.coordinates import Coordinates
 from flow.integration import Integrator, Rate
-from torch_utils import seeding
+from torch_utils import philox
 
 Trace = Literal["exact", "hutchinson"]
 EXACT_UP_TO = 16  # dimensions for which the exact trace is the default
@@ -179,5 +179,5 @@ def _hutchinson(flow: Integrator, probes: Tensor, keep: bool) -> Rate:
 
 def _probes(seed: int, start: int, n: int, probes: int, d: int) -> Tensor:
     """Rademacher probes of samples start..start+n, [n, probes, d]."""
-    signs = seeding.rademacher(seed, "probes", start, start + n, probes * d)
+    signs = philox.signs(seed, "probes", start, start + n, probes * d)
     return signs.reshape(n, probes, d)

@@ -1,14 +1,16 @@
 """One image a seed: seed k gives the same pixels whatever else is asked for, in files that resume.
 
-The network works on whole blocks of seeds, 0..63, 64..127, and so on, however few of a block are
-wanted: the rounding of a convolution depends on its batch size, and on nothing else in the batch.
+The network works on whole blocks of seeds, such as 0..63, 64..127, and so on, however few of a
+block are wanted: the rounding of a convolution depends on its batch size, and on nothing else in
+the batch. Of another batch size (--bs), a seed's latent is the same, and pixels may differ by one
+level where rounding decides.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ import click
 import numpy as np
 from PIL import Image
 
+from dnnlib.behind import blocks_of_files
 from dnnlib.cli import UserError
-from dnnlib.util import atomic_path, write_json
+from dnnlib.util import write_json
 from flow.flow import Flow
 from flow.images import shape_of
-from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender, classes_of, drawn_of, one_hot, seed_latents
 from flow.method import Method
 from torch_utils import seeding
@@ -141,7 +143,8 @@ def make_images(
     flow: Flow,
     method: Method,
     seeds: list[int],
-    path_of: Callable[[int], Path],
+    folder: Path,
+    subdirs: bool,
     eps: float | None,
     donors: Lender,
     number: int | None,
@@ -152,7 +155,7 @@ def make_images(
         flow: the flow.
         method: how to integrate.
         seeds: wanted, increasing.
-        path_of: seed -> file.
+        folder, subdirs: see `file_of`.
         eps: see `Flow.latents`.
         donors: see `latents.lender`; None for the schedule's Gaussian latents.
         number: class to generate; None for one drawn by each seed (or that of its donor).
@@ -160,17 +163,19 @@ def make_images(
     Returns:
         network evaluations an image.
     """
-    needed = sorted({k // IMAGE_BLOCK for k in seeds})
+    n = flow.block
+    needed = sorted({k // n for k in seeds})
     wanted, evaluations = set(seeds), 0
-    for (i,) in blocks(len(needed), 1, f"blocks of {IMAGE_BLOCK} images"):
-        whole = range(needed[i] * IMAGE_BLOCK, (needed[i] + 1) * IMAGE_BLOCK)
-        here = flow.given(one_hot(flow, block_classes(flow, whole, donors, number)))
-        u = seed_latents(here, whole, eps, donors, method.stop)
-        x = here.generate(u, coords="whitened", **method.how())
-        evaluations = max(evaluations, here.evaluations)
-        for k, image in zip(whole, to_pixels(x, shape_of(flow)), strict=True):
-            if k in wanted:
-                write_png(path_of(k), image)
+    with blocks_of_files(folder) as write:
+        for (i,) in blocks(len(needed), 1, f"blocks of {n} images"):
+            whole = range(needed[i] * n, (needed[i] + 1) * n)
+            here = flow.given(one_hot(flow, block_classes(flow, whole, donors, number)))
+            u = seed_latents(here, whole, eps, donors, method.stop)
+            x = here.generate(u, coords="whitened", **method.how())
+            evaluations = max(evaluations, here.evaluations)
+            made = zip(whole, to_pixels(x, shape_of(flow)), strict=True)
+            kept = {file_of(folder, k, subdirs): image for k, image in made if k in wanted}
+            write({path: partial(save_png, image) for path, image in kept.items()})
     return evaluations
 
 
@@ -188,10 +193,9 @@ def block_classes(
     return drawn[[int(seeding.generator(k, "classes").integers(len(drawn))) for k in seeds]]
 
 
-def write_png(path: Path, image: np.ndarray) -> None:
-    """Write an image, uint8 [H, W, C] with 1 (grey) or 3 channels, atomically."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary)
+def save_png(image: np.ndarray, path: Path) -> None:
+    """Write an image, uint8 [H, W, C] with 1 (grey) or 3 channels."""
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(path)
 
 
 def read_png(path: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -34,7 +34,7 @@ def document(flow: Flow, options: Options, method: Method | None = None) -> dict
 def save_results(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays as an .npz, atomically."""
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own argument
 
 
 @dataclass(frozen=True)

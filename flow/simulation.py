@@ -49,7 +49,8 @@ class Result:
     Attributes:
         arrays: on rank 0 the arrays of `KEYS`, each [saved states, samples, d], t [states], and
             classes [samples], as the data calls them, of a conditional network.
-        final: this rank's final states, see `Flow.carry`, by the first sample of each block.
+        final: this rank's final states, see `Flow.carry`, by the first sample of each block, on
+            the CPU.
         evaluations: network evaluations a sample, on rank 0.
     """
 
@@ -85,20 +86,22 @@ def simulate(
     wanted = set(kept_steps(method, save_freq))
     ends = (method.stop, method.start) if backward else (method.start, method.stop)
     final: dict[int, Tensor] = {}
-    saved: list[tuple[float, Tensor]] = []
-
-    def keep(k: int, t: float, u: Tensor) -> None:
-        if k in wanted:
-            saved.append((t, u))
+    times: list[float] = []
 
     def states(block: range) -> dict[str, Tensor]:
-        saved.clear()
         mine = None if classes is None else classes[block.start : block.stop]
-        here = flow.given(one_hot(flow, mine))
+        here, beside = (flow.given(one_hot(flow, mine)) for _ in range(2))
+        records: list[Tensor] = []
+        times.clear()
+
+        def keep(k: int, t: float, u: Tensor) -> None:  # nothing of it stays on the device
+            if k in wanted:
+                records.append(state_record(beside, t, u).to(dtype).cpu())
+                times.append(t)
+
         how = {**method.how(), "callback": keep}
-        _, final[block.start] = here.carry(start(block).to(flow.device), *ends, **how)
+        final[block.start] = here.carry(start(block).to(flow.device), *ends, **how)[1].cpu()
         count = torch.full((len(block),), here.evaluations)
-        records = [state_record(here, t, u).to(dtype) for t, u in saved]
         return {"states": torch.stack(records, dim=1), "evaluations": count}
 
     rows = compute(states, total, flow.block, label)
@@ -106,7 +109,7 @@ def simulate(
         return Result({}, final, 0)
     table = rows["states"]  # [n, states, keys, d]
     arrays = {k: table[:, :, i].transpose(0, 1).numpy() for i, k in enumerate(KEYS)}
-    arrays["t"] = np.array([t for t, _ in saved])
+    arrays["t"] = np.array(times)
     arrays |= {} if classes is None else {"classes": class_labels(flow)[classes]}
     return Result(arrays, final, int(rows["evaluations"].max()))
 

@@ -6,8 +6,9 @@ import re
 
 from tests.helpers import ROOT
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS = {p.name: p.read_text() for p in DOCUMENTS}
+DOCS = ROOT / "docs"
+TEXTS = {"README.md": (ROOT / "README.md").read_text()}  # and docs/, by path there
+TEXTS |= {p.relative_to(DOCS).as_posix(): p.read_text() for p in sorted(DOCS.rglob("*.md"))}
 PREFIX = r"(?:OMP_NUM_THREADS=1 )?(?:srun )?"
 PROGRAM = r"(?:python|torchrun) "
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from flow.exact import MixtureField
 from flow.flow import Flow
+from tests import forked
 from training.basis import Basis
 from training.edm_precond import Scalings
 from training.precond import InflationPrecond
@@ -97,19 +98,24 @@ def three_blobs(d: int, keep: int, **schedule) -> tuple[Flow, Tensor]:
 
 
 def run_script(
-    *args: object, processes: int = 1, timeout: float = 300
+    *args: object, processes: int | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess:
-    """Run a Python file of this suite, under torchrun if there are several processes."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    """Run a Python file of this suite.
+
+    Args:
+        args: the file, or Python's own options, and what follows.
+        processes: 1 or more are forked, ranks as those of torchrun; None is a new interpreter.
+        timeout: in seconds.
+    """
+    words = [*map(str, args)]
+    if processes is not None:
+        return forked.run_script(words, processes, timeout)
     return subprocess.run(
-        [*command, *map(str, args)],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=env,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         timeout=timeout,
         check=False,
     )

@@ -19,6 +19,7 @@ from torch.distributed.run import get_args_parser
 
 import dataset_tool
 import toy_train
+from docs.options import written
 from tests.documents import TEXTS, commands, joined
 from tests.helpers import ROOT
 from tests.image_fixtures import write_cifar
@@ -84,19 +85,26 @@ def place(tmp_path_factory):
     gaps = np.where(np.arange(13) < 3, np.nan, 0.5)
     np.savetxt(folder / "wine-incomplete.csv", [gaps, gaps[::-1]], delimiter=",")
     (folder / "seen.csv").write_text("0.3,\n,-1.0\n")
+    (folder / "x0.csv").write_text("0.3,\n-1.2,\n")
     digits = folder / "datasets/digits-8x8.zip"
     (folder / "out/digits").mkdir()
     untrained(folder / "out/digits/network-snapshot-000001.pkl", digits, 64, gamma0=1.6e-6)
     shutil.copy(folder / "networks/network.pkl", folder / "net.pkl")
+    shutil.copy(folder / "networks/network.pkl", folder / "networks/images.pkl")
+    for run, name in (("00000-circles-PRP", "circles"), ("00002-wine-PRRto3D", "wine")):
+        shutil.copytree(folder / "out" / run, folder / "out" / name / run)
+    (folder / "out/cifar10").mkdir()
+    name = "network-snapshot-000001.pkl"
+    shutil.copy(folder / "networks/network.pkl", folder / "out/cifar10" / name)
     states = np.zeros((2, 3, 2))
     np.savez(folder / "results.npz", tilde_xs=states, xs=states)
     return folder
 
 
-def test_the_readme_has_the_published_commands():
+def test_the_page_has_the_published_command():
     published = "torchrun --rdzv_endpoint=0.0.0.0:29501 toy_train.py --outdir=out "
     published += "--data_name=circles --data_dim=2 --dims_to_keep=2 --tmax=7.01"
-    assert ("README.md", published) in COMMANDS
+    assert ("scripts/toy_train.md", published) in COMMANDS
 
 
 def test_no_command_is_overlooked():
@@ -111,6 +119,49 @@ def test_no_command_is_overlooked():
         makes = begun.count("make") + begun.count("pip")
         assert len(begun) - makes <= ours, name
     assert {n for n, _ in COMMANDS} >= {"README.md", "faq.md", "likelihood.md", "scaling.md"}
+
+
+def test_every_script_has_a_page_and_its_options_are_those_of_help():
+    """If this fails: python -m docs.options."""
+    pages = {name for name in TEXTS if name.startswith("scripts/")}
+    assert pages >= {f"scripts/{path.stem}.md" for path in ROOT.glob("*.py")}
+    differ = [name for name, text in TEXTS.items() if written(text) != text]
+    assert not differ, differ
+
+
+def test_a_list_of_options_is_that_of_help():
+    text = "<!-- options: fid.py calc --num --max-mb -->\nold\n<!-- end -->"
+    with pytest.raises(KeyError, match="--max-mb"):
+        written(text)
+    _, line, _ = written(text.replace(" --max-mb", "")).splitlines()
+    assert line.startswith("- `--num INTEGER RANGE`: ")
+
+
+def test_the_readme_is_short():
+    assert len(TEXTS["README.md"].splitlines()) <= 150
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_a_dead_link_is_an_error(tmp_path):
+    pytest.importorskip("material", reason="pip install '.[docs]'")
+    for name in ("docs", "mkdocs.yml"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    env = os.environ | {"PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+
+    def build():
+        command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True,
+                              check=False)  # fmt: skip
+
+    done = build()
+    assert done.returncode == 0, done.stderr
+    assert "--save_dtype" in (tmp_path / "site/scripts/pfODE_int.html").read_text()
+    with open(tmp_path / "docs/faq.md", "a") as file:
+        file.write("\n[nowhere](nowhere.md)\n")
+    done = build()
+    assert done.returncode == 1
+    assert "nowhere.md" in done.stderr
 
 
 @pytest.mark.parametrize(("document", "command"), COMMANDS)
@@ -151,6 +202,8 @@ def test_python_example(document, code, place, monkeypatch):
     names = {"x": np.random.default_rng(0).standard_normal((10, dim))}
     exec(code, names)
     if document == "README.md":
+        assert names["x"].shape == names["z"].shape == (1000, 2)
+    if document == "python.md":
         assert names["x"].shape == (1000, 2)
         assert names["z"].shape == names["u"].shape == (10, 2)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import dataset_tool
@@ -31,6 +32,7 @@ DETECTOR = "--detector=tiny.pt --detector-input=pixels"
 QUICK = {
     "toy_train.py": "--duration=0.06 --batch=500 --tick=20",
     "toy_pfODE_int.py": "--total_samples=60",
+    "toy_MCMC_exps.py --outdir=out/posterior": "--gt_n=20 --mcmc_n=20 --burn=5 --chains=2",
     "toy_MCMC_exps.py --outdir=mcmc-tmp": "--gt_n=20 --mcmc_n=20 --burn=5 --chains=2",
     "toy_MCMC_exps.py --outdir=mcmc-sbc": "--sims=10 --sim_n=10",
     "toy_MCMC_exps.py": "--sims=10",
@@ -57,7 +59,8 @@ QUICK = {
 # What would take minutes, or is of another machine.
 LEFT_OUT = ("-m benchmarks.",)
 MACHINES = {"--nproc_per_node=8": "--nproc_per_node=2", "--nnodes=4": "--nnodes=1",
-            "endpoint=node0:29501": "endpoint=localhost:0"}  # fmt: skip
+            "endpoint=node0:29501": "endpoint=localhost:0",
+            "--source=cifar10 ": "--source=downloads/cifar10/cifar-10-python.tar.gz "}  # fmt: skip
 LAUNCHER = re.compile(r"(?:OMP_NUM_THREADS=1 )?(?:python|torchrun(?: --\S+)*) ")
 
 
@@ -116,17 +119,40 @@ def demo_images(folder: Path) -> None:
     good(gen_fid_samples.main, f"--network={network}", f"--save_dir={made}", "--seeds=0-19")
 
 
+def run_all(place: Path, text: str, name: str) -> None:
+    """Everything of a document that is to be pasted, its Python too."""
+    for line in shell_lines(text):
+        if (quick := quickened(line)) is not None:
+            run(place, quick)
+    for k, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.S)):
+        path = place / f"{Path(name).stem}_{k}.py"
+        given = "import numpy as np\nx = np.random.standard_normal((10, 2))\n"
+        path.write_text(given + code)
+        run(place, f"python {path.name}")
+
+
 def test_the_readme_from_its_first_line_to_its_last(place):
+    run_all(place, TEXTS["README.md"], "README.md")
+    pictures = {p.relative_to(place).parts[1] for p in place.glob("out/**/*.png")}
+    assert pictures >= {"wine", "circles", "wine-flow", "posterior", "cifar10", "cifar10-flow"}
+    assert (place / "out/report.html").exists()
+
+
+def in_menu_order() -> list[str]:
+    """The pages on scripts, as the menu of the site has them."""
+    menu = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    parts = [part for part in menu if isinstance(part, dict)]
+    pages = [page for part in parts for under in part.values() for page in under]
+    return [p for p in pages if p.startswith("scripts/") or p == "python.md"]
+
+
+def test_the_pages_from_the_first_to_the_last(place):
+    """In the order of the menu, each on what those before it made."""
     demo_images(place)
-    for line in shell_lines(TEXTS["README.md"]):
-        quick = quickened(line)
-        assert quick is not None, line
-        run(place, quick)
-    (place / "x.py").write_text("import numpy as np\nx = np.random.standard_normal((10, 2))\n")
-    (code,) = re.findall(r"```python\n(.*?)```", TEXTS["README.md"], re.S)
-    with open(place / "x.py", "a") as file:
-        file.write(code)
-    run(place, "python x.py")
+    pages = in_menu_order()
+    assert set(pages) >= {name for name in TEXTS if name.startswith("scripts/")}
+    for page in pages:
+        run_all(place, TEXTS[page], page)
     pictures = {p.relative_to(place).parts[0] for p in place.rglob("*.png")}
     assert pictures >= {"out", "mcmc-tmp", "mcmc-sbc", "mcmc-tarp", "toy_mesh_exps-tmp"}
     assert len(list(place.glob("net_outputs-tmp/*_time*.npz"))) == 4
@@ -134,24 +160,23 @@ def test_the_readme_from_its_first_line_to_its_last(place):
     assert list(place.glob("mse-tmp/*_Roundtrip_MSE_42seed_*.json"))
 
 
-# What each document takes for granted: lines of the README that come before.
+# What other documents take for granted: lines of those pages, in that order.
 BEFORE = {
     "faq.md": (r"toy_train.*--data_name=circles.*keep=2", "mkdir", "cp .*circles", "wine"),
     "inference.md": (),
-    "likelihood.md": (),
     "scaling.md": (
         "dataset_tool.*cifar10", "mkdir", "train.*--rho=2", "cp .*cifar10", "fid.py ref"
     ),
-    "file-formats.md": (),
-    "from-the-released-code.md": (),
-    "theory.md": (),
 }  # fmt: skip
+OTHERS = [n for n in TEXTS if n != "README.md" and n not in in_menu_order()]
 
 
-@pytest.mark.parametrize("document", [n for n in TEXTS if n != "README.md"])
-def test_the_documents(document, place):
-    lines = shell_lines(TEXTS["README.md"])
-    before = [next(x for x in lines if re.search(p, x)) for p in BEFORE[document]]
+@pytest.mark.parametrize("document", OTHERS)
+def test_the_other_documents(document, place):
+    lines = [line for page in in_menu_order() for line in shell_lines(TEXTS[page])]
+    before = [next(x for x in lines if re.search(p, x)) for p in BEFORE.get(document, ())]
+    if document == "scaling.md":  # its networks/network.pkl is of images
+        before.append("cp networks/images.pkl networks/network.pkl")
     for line in [*before, *shell_lines(TEXTS[document])]:
         quick = quickened(line)
         if quick is not None:

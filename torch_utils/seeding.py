@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 1024
+# How a run of training draws by position: `torch_utils.philox`, or, as runs before it, blocks.
+PHILOX, BLOCKS = "philox", "blocks"
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> np.random.Generator:

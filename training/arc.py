@@ -31,8 +31,8 @@ class Arc:
         self.growth = growth
         self.rho = float(schedule.rho)
         self.proportional = schedule.proportional
-        self._half_rates = schedule.rates.double().cpu().numpy() / 2
-        self._v0 = np.sqrt(float(schedule.gamma0) / schedule.xi.double().cpu().numpy())
+        self._half_rates = schedule.rates.cpu().double().numpy() / 2
+        self._v0 = np.sqrt(float(schedule.gamma0) / schedule.xi.cpu().double().numpy())
         self.tmax = schedule.tmax
         if self.proportional:
             self.length = self._proportional_angle(self.tmax)
@@ -70,8 +70,11 @@ class Arc:
 
     def times(self, q: Tensor) -> Tensor:
         """Times at which the shares q [n] of the whole arc are covered, [n]."""
-        times = [self.time(a) for a in (q.double() * self.length).tolist()]
-        return torch.tensor(times, dtype=torch.float64)
+        a = q.cpu().double().numpy() * self.length
+        if self.proportional:
+            return torch.from_numpy(-2.0 * np.log(np.cos(a)) / self.rho)
+        t = self._t(np.clip(a, 0.0, self.length))
+        return torch.from_numpy(np.clip(t, 0.0, self.tmax))
 
     def turn(self, a: float) -> np.ndarray:
         """dphi/da at arc length a, float64 [d]; zero where a dimension's noise does not grow."""

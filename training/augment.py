@@ -12,15 +12,18 @@ networks with limited data", appendix B.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from torch_utils import seeding
+from torch_utils import philox, seeding
+from torch_utils.seeding import PHILOX
 
 LABELS = 9  # flip x, flip y, scale, rotation (2), anisotropy (2), translation (2)
 CONVENTION = "published"  # what a network file says of its labels
@@ -53,8 +56,18 @@ class AugmentPipe:
     aniso_sd: float = 0.2
     translate_sd: float = 0.125
 
-    def draws(self, seed: int, start: int, stop: int) -> Tensor:
-        """Random numbers for images start..stop of a seed's stream, [stop - start, 15]."""
+    def draws(self, seed: int, start: int, stop: int, generator: str = PHILOX) -> Tensor:
+        """Random numbers for images start..stop of a seed's stream, float64 [stop - start, 15].
+
+        Args:
+            seed: of the stream.
+            start, stop: range of images.
+            generator: PHILOX, or BLOCKS for runs of before.
+        """
+        if generator == PHILOX:
+            uniform = philox.uniforms(seed, "augment", start, stop, _OPERATIONS + 5)
+            normal = philox.normals(seed, "augment by", start, stop, _VALUES - 5)
+            return torch.cat([uniform, normal], 1)  # which promotes
 
         def draw(n: int, rng: np.random.Generator) -> np.ndarray:
             uniform = rng.random((n, _OPERATIONS + 5))
@@ -63,17 +76,13 @@ class AugmentPipe:
 
         return torch.from_numpy(seeding.rows(draw, seed, "augment", start, stop))
 
-    def __call__(self, images: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Augment a batch.
+    def changes(self, draws: Tensor, side: tuple[int, int]) -> Changes:
+        """What is done to images of height and width `side`.
 
         Args:
-            images: [n, c, h, w].
             draws: from `draws`, [n, 15].
-
-        Returns:
-            images of the same shape and dtype, and labels [n, 9].
+            side: of the images.
         """
-        draws = draws.to(images.device, torch.float64)
         gates = draws[:, :_OPERATIONS] < self.p  # [n, 6]
         u, normal = draws[:, _OPERATIONS : _OPERATIONS + 5], draws[:, _OPERATIONS + 5 :]
         flip_x = u[:, 0] < 0.5
@@ -90,17 +99,38 @@ class AugmentPipe:
             ],
             dim=1,
         )  # fmt: skip
-        images = _flip(_flip(images, flip_x, -1), flip_y, -2)
-        moved = gates[:, 2:].any(dim=1)
-        if bool(moved.any()):
-            scale = _diagonal(2 ** (self.scale_sd * grow), 2 ** (self.scale_sd * grow))
-            squeeze = 2 ** (self.aniso_sd * stretch)
-            aniso = _rotation(-axis) @ _diagonal(squeeze, 1 / squeeze) @ _rotation(axis)
-            forward = aniso @ _rotation(-turn) @ scale  # of positions (x, y down), [n, 2, 2]
-            changed = _warp(images[moved], forward[moved], self.translate_sd * shift[moved])
-            images = images.clone()
-            images[moved] = changed
-        return images, labels.to(images.dtype)
+        scale = _diagonal(2 ** (self.scale_sd * grow), 2 ** (self.scale_sd * grow))
+        squeeze = 2 ** (self.aniso_sd * stretch)
+        aniso = _rotation(-axis) @ _diagonal(squeeze, 1 / squeeze) @ _rotation(axis)
+        forward = aniso @ _rotation(-turn) @ scale  # of positions (x, y down), [n, 2, 2]
+        moved = gates[:, 2:].any(dim=1).nonzero()[:, 0]
+        maps = _maps(forward[moved], self.translate_sd * shift[moved], side)
+        return Changes(flip_x, flip_y, moved, maps, labels.float())
+
+
+class Changes(NamedTuple):
+    """What augmentation does to n images: computed on the CPU, done on any device.
+
+    Attributes:
+        flip_x, flip_y: which are mirrored, bool [n].
+        moved: numbers of those that are moved, [m].
+        maps: their affine maps, see `_warp`, float32 [m, 2, 3].
+        labels: what is done, float32 [n, 9].
+    """
+
+    flip_x: Tensor
+    flip_y: Tensor
+    moved: Tensor
+    maps: Tensor
+    labels: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images [n, c, h, w], changed, in their dtype; nothing waits for the device."""
+        images = _flip(_flip(images, self.flip_x, -1), self.flip_y, -2)
+        if not len(self.moved):
+            return images
+        changed = _warp(images.index_select(0, self.moved), self.maps)
+        return images.index_copy(0, self.moved, changed)
 
 
 def _flip(images: Tensor, which: Tensor, dim: int) -> Tensor:
@@ -116,7 +146,24 @@ def _diagonal(x: Tensor, y: Tensor) -> Tensor:
     return torch.diag_embed(torch.stack([x, y], -1))
 
 
-def _warp(images: Tensor, forward: Tensor, shift: Tensor) -> Tensor:
+def _maps(forward: Tensor, shift: Tensor, side: tuple[int, int]) -> Tensor:
+    """Affine maps as `_warp` wants them, float32 [n, 2, 3].
+
+    Args:
+        forward: linear parts of the maps, of pixel positions (x, y) from the centre, [n, 2, 2].
+        shift: what follows them, in image sides, [n, 2].
+        side: height and width of the images.
+    """
+    size = torch.tensor(side[::-1], dtype=forward.dtype)
+    inverse = torch.linalg.inv(forward)  # grid_sample asks where each output pixel comes from
+    # Pixel i lies at 2 i of the fine grid: position p from the centre is (2 p - 1/2)/side there.
+    outer, inner = size + 2 * _RIM, 3 * size - 2
+    linear = inverse * outer / inner[:, None]
+    offset = (inverse @ (0.25 - shift * size)[..., None])[..., 0]
+    return torch.cat([linear, ((2 * offset - 0.5) / inner)[..., None]], dim=2).float()
+
+
+def _warp(images: Tensor, maps: Tensor) -> Tensor:
     """Move images by affine maps of positions, reflecting at the border, without aliasing.
 
     Images go to twice the resolution by the wavelet filter, are sampled there bilinearly, and come
@@ -126,8 +173,7 @@ def _warp(images: Tensor, forward: Tensor, shift: Tensor) -> Tensor:
 
     Args:
         images: [n, c, h, w].
-        forward: linear parts of the maps, of pixel positions (x, y) from the centre, [n, 2, 2].
-        shift: what follows them, in image sides, [n, 2].
+        maps: from `_maps`, [n, 2, 3].
 
     Returns:
         images of the same shape and dtype.
@@ -135,15 +181,8 @@ def _warp(images: Tensor, forward: Tensor, shift: Tensor) -> Tensor:
     _, _, h, w = images.shape
     x = nnf.pad(images.float(), [w - 1, w - 1, h - 1, h - 1], mode="reflect")
     x = _doubled(_doubled(x, 3), 2)
-    size = torch.tensor([w, h], dtype=forward.dtype, device=forward.device)
-    inverse = torch.linalg.inv(forward)  # grid_sample asks where each output pixel comes from
-    # Pixel i lies at 2 i of the fine grid: position p from the centre is (2 p - 1/2)/side there.
-    outer, inner = size + 2 * _RIM, 3 * size - 2
-    linear = inverse * outer / inner[:, None]
-    offset = (inverse @ (0.25 - shift * size)[..., None])[..., 0]
-    theta = torch.cat([linear, ((2 * offset - 0.5) / inner)[..., None]], dim=2).float()
     shape = [*images.shape[:2], 2 * (h + 2 * _RIM), 2 * (w + 2 * _RIM)]
-    x = nnf.grid_sample(x, nnf.affine_grid(theta, shape, align_corners=False), align_corners=False)
+    x = nnf.grid_sample(x, nnf.affine_grid(maps, shape, align_corners=False), align_corners=False)
     return _halved(_halved(x, 3), 2).to(images.dtype)
 
 
@@ -151,7 +190,13 @@ def _taps(x: Tensor, dim: int) -> Tensor:
     """The filter along a dimension of images, for each channel."""
     shape = [1, 1, 1, 1]
     shape[dim] = len(_SYM6)
-    return x.new_tensor(_SYM6).reshape(shape).expand(x.shape[1], -1, -1, -1)
+    return _filter(x.device).reshape(shape).expand(x.shape[1], -1, -1, -1)
+
+
+@functools.lru_cache
+def _filter(device: torch.device) -> Tensor:
+    """The low-pass filter on a device, copied there once, float32 [12]."""
+    return torch.tensor(_SYM6, device=device)
 
 
 def _doubled(x: Tensor, dim: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,7 +22,10 @@ SCALE_FLOOR = 2.0**-10  # of fp16's loss scale: a loss that overflows even there
 
 
 class Watch:
-    """Decides at every step, alike on all ranks, whether to take it and whether to stop after it.
+    """Decides of every step, alike on all ranks, whether it is taken and whether it was the last.
+
+    The device decides whether to take a step; the process learns of it one step late, so that it
+    never waits for a device that has nothing left to do.
 
     While it is entered, SIGTERM and the first SIGINT are noted and do not end the process.
 
@@ -50,6 +54,7 @@ class Watch:
         self.skipped = 0
         self.stopped: str | None = None
         self._signal: str | None = None
+        self._flags: Copied | None = None  # of the last step: not finite, to stop
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Watch:
@@ -68,14 +73,18 @@ class Watch:
             # Who presses Ctrl-C again means it. (torchrun hands one on that its workers had.)
             signal.signal(number, self._before[number])
 
-    def may_take(self, loss: Tensor) -> bool:
-        """Clip the gradient, and see whether it and the loss are finite on all ranks.
+    def look(self, loss: Tensor) -> Tensor:
+        """Clip the gradient, and begin to find out if it and the loss are finite on all ranks.
 
         In fp16 a gradient that overflows is no fault: the scaler passes over the step and lowers
         its scale. It is one once the scale has fallen to `SCALE_FLOOR`.
 
         Args:
             loss: this rank's, scalar.
+
+        Returns:
+            on the device, 1 if the step is not to be taken, or else 0, alike on all ranks; `taken`
+            says the same once the device has come that far.
         """
         if self.options.clip:
             self.scaler.unscale_(self.optimizer)
@@ -83,16 +92,26 @@ class Watch:
         else:
             grads = [p.grad for p in self.model.parameters() if p.grad is not None]
             norm = nn.utils.get_total_norm(grads)
-        fine = torch.isfinite(norm + loss)
-        if self.scaler.is_enabled() and self.scaler.get_scale() > SCALE_FLOOR:
-            fine = torch.ones_like(fine)
-        fine_everywhere, stop = agree(fine, self._signal is not None)
+        bad = ~torch.isfinite(norm + loss)
+        if self.scaler.is_enabled():
+            bad = bad & (self.scaler.scale(torch.ones_like(loss)) <= SCALE_FLOOR)
+        stop = torch.full_like(bad, self._signal is not None)
+        flags = distributed.all_sum_(torch.stack([bad, stop]).float()).clamp(max=1)
+        self._flags = Copied(flags)
+        return flags[0]
+
+    def taken(self) -> bool:
+        """Whether the last step that was looked at was fine everywhere; waits for the device."""
+        assert self._flags is not None
+        bad, stop = self._flags.values()
         if stop:
             self.stopped = self._signal or "a signal to another process"
-        return fine_everywhere
+        return not bad
 
-    def skip(self, nimg: int, pieces: list[Piece], t: list[Tensor], losses: list[Tensor]) -> None:
-        """Leave a step out, or stop if there have been too many; every rank calls this.
+    def skip(
+        self, nimg: int, pieces: Iterable[Piece], t: list[Tensor], losses: list[Tensor]
+    ) -> None:
+        """Count a step that was left out, or stop if there have been too many; all ranks call this.
 
         Args:
             nimg, pieces, t, losses: see `save_batch`.
@@ -102,8 +121,6 @@ class Watch:
         """
         c, at = self.options, f"at {nimg / 1000:.1f} kimg"
         self.skipped += 1
-        if self.scaler.is_enabled():
-            self.scaler.update(self.scaler.get_scale())
         path = None
         if self.skipped in (1, c.skip_nonfinite + 1):
             path = save_batch(self.run_dir, nimg, pieces, t, losses)
@@ -126,24 +143,31 @@ class Watch:
         )
 
 
-def agree(fine: Tensor, stop: bool) -> tuple[bool, bool]:
-    """Whether a step is fine on all ranks, and whether any is to stop.
-
-    One small sum over ranks, and on a GPU one wait for the step's gradient.
+class Copied:
+    """Numbers on their way from a device, which whoever sent them does not wait for.
 
     Args:
-        fine: boolean scalar on this rank's device.
-        stop: whether this rank is to stop.
+        values: on the device, [n].
     """
-    if distributed.world_size() == 1:
-        return bool(fine), stop
-    flags = torch.stack([~fine, torch.as_tensor(stop, device=fine.device)]).float()
-    bad, stopping = distributed.all_sum_(flags).tolist()
-    return not bad, stopping > 0
+
+    def __init__(self, values: Tensor):
+        self._arrived: torch.cuda.Event | None = None
+        self._there = values
+        if values.device.type == "cuda":
+            self._there = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._there.copy_(values, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def values(self) -> list[float]:
+        """The numbers, once they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._there.tolist()
 
 
 def save_batch(
-    run_dir: Path, nimg: int, pieces: list[Piece], t: list[Tensor], losses: list[Tensor]
+    run_dir: Path, nimg: int, pieces: Iterable[Piece], t: list[Tensor], losses: list[Tensor]
 ) -> Path | None:
     """Write the batch whose loss or gradient is not finite, all ranks' parts; all must call this.
 
@@ -158,6 +182,7 @@ def save_batch(
         the file, on rank 0; None elsewhere. It holds "nimg", and for each sample its "positions" in
         the stream, "x", "t", "noise", "loss" and labels.
     """
+    pieces = list(pieces)
     mine = {
         "x": [p[0] for p in pieces],
         "noise": [p[1] for p in pieces],

@@ -23,9 +23,10 @@ from training.options import TrainOptions
 from training.schedule_options import ScheduleOptions
 
 STILL = 1e-3  # share of the mean variance below which a pixel counts as constant
+PIECE, PIXELS = 64, 64 * 32 * 32  # most images, and pixels, at once where --batch-gpu is not given
 # The paper's settings for CIFAR-size images.
 SETTINGS = {
-    "batch": 512, "batch_gpu": 64, "lr": 1e-3, "lr_rampup": 10.0, "lr_decay": "none", "clip": 0.0,
+    "batch": 512, "lr": 1e-3, "lr_rampup": 10.0, "lr_decay": "none", "clip": 0.0,
     "ema": 0.5, "duration": 200.0, "tick": 50.0, "snap": 50, "dump": 50,
 }  # fmt: skip
 
@@ -89,13 +90,21 @@ class ImageTrainOptions(TrainOptions, ImageOptions):
     inflation_gap: float = again(ScheduleOptions, "inflation_gap", 0.02)
     tmax: float = again(ScheduleOptions, "tmax", 15.01)
     space: str = again(ScheduleOptions, "space", "IS")
-    dropout: float = option(0.13, type=click.FloatRange(0, 1, max_open=True))
+    dropout: float = option(
+        0.13, type=click.FloatRange(0, 1, max_open=True), help="share of features left out"
+    )
     augment: float = option(
         None, type=click.FloatRange(0, 1),
         help="probability of each augmentation [0.12; 0 for data with constant pixels]",
     )  # fmt: skip
     ls: float = option(2.0**16, type=POSITIVE, help="first loss scale of --fp16")
-    compile: bool = option(False, help="compile the network")
+    compile: bool | None = option(
+        None, help="compile field and loss, and the average's field  [yes on CUDA, no elsewhere]"
+    )
+    tf32: bool = option(
+        False,
+        help="let CUDA compute float32 with ten bits of mantissa in training: faster, coarser",
+    )
     bench: bool = option(
         True, help="let cuDNN try its algorithms first (its choice can change the last digits)"
     )
@@ -188,6 +197,16 @@ class ImageTrainOptions(TrainOptions, ImageOptions):
     def basis(self, source: Any) -> Basis:
         """See `TrainOptions.basis`; it is computed only once."""
         return basis_of(source)
+
+    def resolved(self, source: Any) -> Self:
+        """See `TrainOptions.resolved`."""
+        options = super().resolved(source)
+        if options.tf32 and distributed.pick_device(options.device).type != "cuda":
+            raise UserError("--tf32 is of CUDA; leave it out or give --device=cuda")
+        if options.batch_gpu is None:
+            _, height, width = source.shape
+            options = replace(options, batch_gpu=max(1, min(PIECE, PIXELS // (height * width))))
+        return options
 
     def for_basis(self, basis: Basis) -> Self:
         """See `TrainOptions.for_basis`."""

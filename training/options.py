@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,6 +26,7 @@ from dnnlib.options import (
     found,
     option,
 )
+from torch_utils.seeding import BLOCKS, PHILOX
 from training.basis import Basis, eigenbasis
 from training.data.source import Source
 from training.edm_precond import RECIPES
@@ -43,8 +45,10 @@ class TrainOptions(ScheduleOptions, RunOptions):
     Attributes:
         data_sha256: of the content of the data.
         definition: of toy sets, see `training.data.toys`.
+        generator: of random numbers, `seeding.PHILOX`, or BLOCKS, which runs of before have.
         attn_resolutions: those of the network of --transfer.
-        augment, dropout, ls, compile, bench, workers: options of images, see `ImageTrainOptions`.
+        augment, dropout, ls, compile, tf32, bench, workers: options of images, see
+            `ImageTrainOptions`.
     """
 
     # Network -> defaults of options that are None. One of None is filled in by `filled` itself.
@@ -58,7 +62,7 @@ class TrainOptions(ScheduleOptions, RunOptions):
     batch_gpu: int | None = option(
         None, type=COUNT,
         help="most samples at once in one process, whatever --batch; results are the same  [images "
-        "64, ToyConvUNet 1024, ToyMLP no limit]",
+        "64, fewer if larger than 32x32; ToyConvUNet 1024, ToyMLP no limit]",
     )  # fmt: skip
     lr: float = option(None, type=POSITIVE, help="learning rate")
     lr_rampup: float = option(None, type=NONNEGATIVE, help="warm-up, Mimg")
@@ -83,11 +87,13 @@ class TrainOptions(ScheduleOptions, RunOptions):
 
     data_sha256: str | None = found()
     definition: int | None = found()
+    generator: str = found(BLOCKS)
     attn_resolutions: Sequence[int] | None = found()
     augment: float = found(0.0)
     dropout: float = 0.0
     ls: float = 2.0**16
-    compile: bool = False
+    compile: bool | None = False
+    tf32: bool = False
     bench: bool = True
     workers: int = 1
 
@@ -128,6 +134,12 @@ class TrainOptions(ScheduleOptions, RunOptions):
             UserError: naming the option, if they do not.
         """
         return self
+
+    def compiles(self, device: str) -> bool:
+        """Whether field and loss are compiled: as --compile says, or on CUDA that has Triton."""
+        if self.compile is not None:
+            return self.compile
+        return device == "cuda" and not self.second_order and find_spec("triton") is not None
 
     # In samples --------------------------------------------------------------------------------
 
@@ -196,6 +208,8 @@ class TrainOptions(ScheduleOptions, RunOptions):
     def begun(self) -> Self:
         """These options of a run that starts: --gamma0 and --tmax span the levels of --precond.
 
+        Its random numbers are those of `torch_utils.philox`.
+
         Raises:
             UserError: if the run folder cannot be made as --desc and --nosubdir say.
         """
@@ -212,12 +226,13 @@ class TrainOptions(ScheduleOptions, RunOptions):
             raise UserError(
                 f"--desc={self.desc} names a folder in --outdir, which --nosubdir makes none of"
             )
+        new = replace(self, generator=PHILOX)
         levels = RECIPES[self.precond].levels
         if levels is None:
-            return self
+            return new
         gamma0 = self.gamma0 if "gamma0" in self.given else levels[0] ** 2
         tmax = max(math.log(levels[1] ** 2 / gamma0), 1.0) / self.rho
-        return replace(self, gamma0=gamma0, tmax=self.tmax if "tmax" in self.given else tmax)
+        return replace(new, gamma0=gamma0, tmax=self.tmax if "tmax" in self.given else tmax)
 
     def _weighted(self) -> Self:
         """These options with --weighting, --importance and --t_sampling that go together."""

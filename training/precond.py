@@ -91,6 +91,8 @@ class InflationPrecond(FieldModel):
     Reference: Inflationary Flows, appendix B.2; Karras et al. 2022, table 1; Zheng et al. 2023.
     """
 
+    rotation: Tensor
+
     def __init__(
         self,
         model: nn.Module,
@@ -112,6 +114,9 @@ class InflationPrecond(FieldModel):
         self.shape = shape
         self.amp_dtype: torch.dtype | None = None  # of the network's inside, where not its own
         self.time_input = time_input or getattr(model, "time_input", "published")
+        if space == "IS":  # W as a network in single precision takes it, rounded once
+            self.register_buffer("rotation", self.W.float(), persistent=False)
+            self.register_load_state_dict_post_hook(_round_again)
 
     def forward(
         self,
@@ -119,6 +124,7 @@ class InflationPrecond(FieldModel):
         t: Tensor,
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        **keys: Tensor,
     ) -> Tensor:
         """The vector field F(u, t) in whitened eigenbasis coordinates.
 
@@ -127,6 +133,7 @@ class InflationPrecond(FieldModel):
             t: times, [n]; or [1], which costs less, where they are all equal.
             class_labels: one-hot labels [n, classes] or None.
             augment_labels: what augmentation did, [n, a], or None.
+            keys: "dropout_keys" of the samples, [n], in the training of networks that drop.
 
         Returns:
             F in the dtype of u, [n, d].
@@ -137,10 +144,10 @@ class InflationPrecond(FieldModel):
         if self.shape is not None:
             v = v.reshape(-1, *self.shape)
         with torch.autocast(v.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            answer = self.model(v, noise_labels, class_labels, augment_labels)
+            answer = self.model(v, noise_labels, class_labels, augment_labels, **keys)
         answer = answer.to(dtype).reshape(u.shape)
         if self.space == "IS":
-            answer = answer @ self.W.to(dtype)
+            answer = answer @ self._rotation(dtype)
         return field_of(answer).to(u.dtype)
 
     def _question(
@@ -165,7 +172,11 @@ class InflationPrecond(FieldModel):
 
     def _seen(self, v: Tensor) -> Tensor:
         """Eigenbasis coordinates in those of the network, [n, d]."""
-        return v @ self.W.to(v.dtype).T if self.space == "IS" else v
+        return v @ self._rotation(v.dtype).T if self.space == "IS" else v
+
+    def _rotation(self, dtype: torch.dtype) -> Tensor:
+        """W as a network of this dtype takes it."""
+        return self.rotation if dtype == self.rotation.dtype != self.W.dtype else self.W.to(dtype)
 
     def _noise_labels(self, t: Tensor, dtype: torch.dtype) -> Tensor:
         if self.time_input == "features":
@@ -175,6 +186,12 @@ class InflationPrecond(FieldModel):
             sigma = self.schedule.gamma(t)[0][..., 0].sqrt()
             return NOISE_LABELS[self.time_input](sigma).to(dtype)
         return 999.0 * t.to(dtype)
+
+
+def _round_again(model: nn.Module, _: object) -> None:
+    """Round W to single precision once more, after another has been loaded."""
+    assert isinstance(model, InflationPrecond)
+    model.rotation.copy_(model.W)
 
 
 class DenoiserField(InflationPrecond):
@@ -243,8 +260,10 @@ class Conditioned(FieldModel):
     """
 
     def __init__(self, model: InflationPrecond, class_labels: Tensor):
-        super().__init__(model.schedule, model.basis)
-        self.model = model
+        nn.Module.__init__(self)  # with the same tensors, of which W may have a gigabyte
+        for name in ("mean", "scale", "W"):
+            self.register_buffer(name, getattr(model, name))
+        self.schedule, self.model = model.schedule, model
         self.space = model.space
         self.class_labels = class_labels.to(model.W.device)
 

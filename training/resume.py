@@ -218,7 +218,7 @@ def latest_state(run_dir: Path) -> dict[str, Any] | None:
     """
     content, path, flaw = _search(run_dir) if distributed.is_main() else (None, None, None)
     keys: list[str]
-    path, flaw, keys = distributed.broadcast((path, flaw, list(content or [])))  # type: ignore[misc]
+    path, flaw, keys = distributed.broadcast((path, flaw, list(content or [])))  # type: ignore[misc]  # a broadcast returns what was sent
     if flaw is not None:
         raise UserError(flaw)
     if path is None:

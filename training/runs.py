@@ -15,6 +15,7 @@ from dnnlib.cli import UserError
 from dnnlib.util import Logger, fill_dir, next_run_dir, write_json
 from torch_utils import checkpoint, distributed
 from torch_utils.peers import agree_on_file, of_rank0
+from torch_utils.seeding import BLOCKS
 from training.data.source import Source
 from training.edm_precond import NOISE_LABELS, RECIPES
 from training.network_file import NETWORKS, attention_of, build, load_network, transfer
@@ -86,10 +87,24 @@ def run(options: TrainOptions, draw: Callable[[Any], Snapshot]) -> None:
     except (FloatingPointError, ValueError) as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise UserError(_out_of_memory(options)) from error
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             reason = str(error).strip().splitlines()[0][:200]
             raise UserError(f"--compile does not work here ({reason}); use --no-compile") from error
         raise
+
+
+def _out_of_memory(options: TrainOptions) -> str:
+    """What to do where a device has not enough memory."""
+    mine = -(-options.batch // distributed.world_size())
+    size = min(options.batch_gpu or mine, mine)
+    if size == 1:
+        return "the GPU's memory is too small for one sample at once; use a smaller network"
+    return (
+        f"the GPU's memory is too small for --batch-gpu={size} samples at once; use --batch-gpu="
+        f"{size // 2}, which trains the same network in smaller pieces (go on with --resume=latest)"
+    )
 
 
 def train(
@@ -171,7 +186,7 @@ def prepare(options: TrainOptions, source: Source, fresh: bool) -> Start:
     notes = model.schedule.summary(basis.floored) + levels_note(
         model.schedule, options.t_sampling, options.weighting
     )
-    if options.dropout:
+    if options.dropout and options.generator == BLOCKS:
         notes.append("Note: dropout masks depend on the number of processes and --batch-gpu")
     return Start(options, model, network, notes)
 
@@ -215,7 +230,7 @@ def _placed(start: Start, device: torch.device) -> InflationPrecond:
     options, model = start.options, start.model
     torch.backends.cudnn.benchmark = options.bench
     if model.shape is not None:
-        model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
     if device.type == "mps":  # which has no float64
         model = model.float()
     if device.type == "cpu":

@@ -64,7 +64,7 @@ def default_rho(g: Tensor) -> float:
 
 def participation_ratio(variances: Tensor) -> float:
     """Participation ratio (sum v)^2 / sum v^2 of variances [d]: the effective dimension."""
-    v = variances.double()
+    v = variances.cpu().double()
     return float(v.sum() ** 2 / v.square().sum())
 
 

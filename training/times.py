@@ -19,12 +19,13 @@ import torch
 from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
-from torch_utils import seeding
+from torch_utils import philox, seeding
+from torch_utils.seeding import PHILOX
 from training.arc import Arc
 from training.edm_precond import LEVELS
 from training.schedule import Schedule
 
-BISECTIONS = 60
+NEWTON = 4  # steps, which double the digits of what interpolation gives
 
 
 class Times:
@@ -79,12 +80,25 @@ class Times:
         elif t_sampling in LEVELS:
             self.at = lambda q: sigma_times(schedule, LEVELS[t_sampling](q)[0])
 
-    def batch(self, seed: int, nimg: int, size: int) -> Tensor:
-        """Stratified random times of the batch that starts at sample nimg, [size]."""
-        rng = seeding.generator(seed, "times", nimg)
-        q = torch.from_numpy((rng.permutation(size) + rng.random()) / size)
-        xi = self.schedule.xi
-        return self.at(q).to(xi.dtype).to(xi.device)
+    def batch(self, seed: int, nimg: int, size: int, generator: str = PHILOX) -> Tensor:
+        """Stratified random times of the batch that starts at sample nimg, [size].
+
+        Args:
+            seed: of the run.
+            nimg: first sample.
+            size: of the batch.
+            generator: PHILOX, or BLOCKS for runs of before.
+        """
+        if generator == PHILOX:
+            strata = philox.order(seed, "strata", nimg, size)
+            offset = float(philox.uniforms(seed, "offset", nimg, nimg + 1, 1))
+        else:
+            rng = seeding.generator(seed, "times", nimg)
+            strata, offset = rng.permutation(size), rng.random()
+        t = self.at(torch.from_numpy((strata + offset) / size)).to(self.schedule.xi.dtype)
+        if self.schedule.xi.device.type == "cuda":
+            t = t.pin_memory()
+        return t.to(self.schedule.xi.device, non_blocking=True)
 
 
 def _turning(schedule: Schedule, t: Tensor) -> Tensor:
@@ -152,18 +166,24 @@ class LikelihoodWeighting:
         self.mean = make_interp_spline(t, weight, k=5).integrate(t[0], t[-1]) / (t[-1] - t[0])
         spline = make_interp_spline(t, density, k=5)
         self.total = float(spline.integrate(t[0], t[-1]))
-        self._cumulative, self._ends = spline.antiderivative(), (t[0], t[-1])
+        self._cumulative, self._density_at, self._knots = spline.antiderivative(), spline, t
+        self._shares = self._cumulative(t) - self._cumulative(t[0])
         self._span = t[-1] - t[0]
 
     def times(self, q: Tensor) -> Tensor:
-        """Quantiles q [n] in [0, 1] of the importance density to times [n], by bisection."""
-        wanted = q.double().cpu().numpy() * self.total
-        low, high = (np.full(len(wanted), end) for end in self._ends)
-        for _ in range(BISECTIONS):
-            middle = 0.5 * (low + high)
-            below = self._cumulative(middle) - self._cumulative(self._ends[0]) < wanted
-            low, high = np.where(below, middle, low), np.where(below, high, middle)
-        return torch.from_numpy(0.5 * (low + high))
+        """Quantiles q [n] in [0, 1] of the importance density to times [n], float64.
+
+        Newton's steps on the cumulative spline from linear interpolation between its knots, never
+        out of the two knots that a quantile lies between.
+        """
+        wanted = q.cpu().double().numpy() * self.total
+        upper = np.searchsorted(self._shares, wanted).clip(1, len(self._shares) - 1)
+        low, high = self._knots[upper - 1], self._knots[upper]
+        t = np.interp(wanted, self._shares, self._knots)
+        for _ in range(NEWTON):
+            miss = self._cumulative(t) - self._cumulative(self._knots[0]) - wanted
+            t = np.clip(t - miss / np.maximum(self._density_at(t), 1e-300), low, high)
+        return torch.from_numpy(t)
 
     def weights(self, t: Tensor, drawn: bool) -> Tensor:
         """Weights of (F_i - F*_i)^2 at times t [n], [n, d]; their mean over times and i is one.
@@ -183,7 +203,7 @@ class LikelihoodWeighting:
 
     def _density(self, t: Tensor) -> tuple[float, float]:
         """Mean weight over dimensions at one time, and the density to draw it with."""
-        cos, sin = (v.double().cpu() for v in self.schedule.cos_sin(t))
-        weight = float((self.schedule.rates.abs().double().cpu() * cos.square()).mean())
+        cos, sin = (v.cpu().double() for v in self.schedule.cos_sin(t))
+        weight = float((self.schedule.rates.abs().cpu().double() * cos.square()).mean())
         spread = float((cos + sin).square().mean().reciprocal()) if self.straight else 1.0
         return weight, weight * spread

@@ -1,8 +1,8 @@
 """The one training loop: toys and images differ in source, network and pictures, nothing else.
 
 What a step sees depends on the seed and on the number of samples seen so far, never on how often
-the run was interrupted and, but for dropout masks, never on the number of processes: to resume, run
-the same command again with --resume.
+the run was interrupted and never on the number of processes: to resume, run the same command again
+with --resume.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dnnlib.behind import Behind
 from dnnlib.cli import UserError
 from dnnlib.plot import plot_loss
 from torch_utils import checkpoint, distributed, seeding
+from torch_utils.seeding import BLOCKS
 from torch_utils.training_stats import StatsWriter
 from training.augment import CONVENTION, AugmentPipe
 from training.batches import Batches, Piece
@@ -37,6 +39,20 @@ from training.times import Times
 EMA_RAMPUP = 0.05  # the half-life of the average is at most this share of the samples seen
 # (weight average of the model, run folder, kimg)
 Snapshot = Callable[[InflationPrecond, Path, int], None]
+
+
+class Step(NamedTuple):
+    """A step whose outcome the device has yet to tell.
+
+    Attributes:
+        nimg: samples before it.
+        times: of the samples of this rank's pieces, [n] each.
+        losses: of the same samples, [n] each.
+    """
+
+    nimg: int
+    times: list[Tensor]
+    losses: list[Tensor]
 
 
 class Trainer:
@@ -64,10 +80,11 @@ class Trainer:
         self.source, self.model = source, model
         self.on_snapshot = on_snapshot
         self.device = distributed.device()
-        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
-        fused = self.device.type in ("cpu", "cuda")
+        shared = {id(b): b for b in model.buffers()}  # schedule and basis, which stay as they are
+        self.ema = copy.deepcopy(model, shared).eval().requires_grad_(False)
+        self.fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
-            model.parameters(), lr=options.lr, betas=(0.9, 0.999), fused=fused
+            model.parameters(), lr=options.lr, betas=(0.9, 0.999), fused=self.fused
         )
         self.batches = Batches(
             source,
@@ -77,6 +94,8 @@ class Trainer:
             model.W.dtype,
             AugmentPipe(options.augment) if options.augment else None,
             probes=options.second_order,
+            dropout=bool(options.dropout),
+            generator=options.generator,
         )
         self.times = Times(
             model.schedule,
@@ -93,6 +112,8 @@ class Trainer:
         self.nimg = 0
         self.watch = Watch(options, run_dir, model, self.optimizer, self.scaler)
         self.stats: StatsWriter | None = None
+        self._last: Step | None = None  # until it is settled
+        self.files = Behind(ahead=2)  # a network and a state
 
     def train(self) -> None:
         """Train to the configured duration, from the last good state if there is one.
@@ -117,7 +138,7 @@ class Trainer:
             disable=None if distributed.is_main() else True,
         )  # fmt: skip
         stream = closing(self.batches.stream(self.nimg, self.pieces, c.workers))
-        with self.watch, bar, stream as pieces:
+        with self.watch, bar, stream as pieces, self.files:
             self._loop(target, net, pieces, bar)
         if self.stats is not None:
             self.stats.close()
@@ -129,15 +150,14 @@ class Trainer:
         losses = torch.zeros(2, device=self.device)  # their sum, and how many
         tick_start, tick_nimg = time.monotonic(), self.nimg
         while self.nimg < target:
-            loss = self._step(net, stream)
-            if loss is not None:
-                counted = torch.stack([loss, torch.ones_like(loss)])
-                losses = losses + counted.where(loss.isfinite(), 0.0)  # fp16 passes over some
+            losses += self._step(net, stream)
             self.nimg += c.batch
             bar.update(c.batch / 1000)
-            done = self.nimg >= target or self.watch.stopped is not None
-            if self.nimg // c.tick_samples == tick and not done:
+            going = self.nimg < target and self.watch.stopped is None
+            if going and self.nimg // c.tick_samples == tick:
                 continue
+            self._settle()
+            done = self.nimg >= target or self.watch.stopped is not None
             tick = self.nimg // c.tick_samples
             seconds = time.monotonic() - tick_start
             self._status(tick, losses, seconds / (self.nimg - tick_nimg))
@@ -159,13 +179,22 @@ class Trainer:
             init_scale=self.options.ls,
             enabled=self.options.precision == "fp16",
         )
-        if self.options.compile:
-            self.model.model.compile()
+        if self.options.tf32:
+            distributed.set_tf32(True)
+        self.loss = flow_loss
+        if self.options.compiles(self.device.type):
+            self.loss = torch.compile(flow_loss)
+            self.ema.compile()
 
     # One step ----------------------------------------------------------------------------------
 
-    def _step(self, net: nn.Module, stream: Iterator[Piece]) -> Tensor | None:
-        """One optimizer step on the batch at `nimg`; this rank's loss, detached; None if skipped.
+    def _step(self, net: nn.Module, stream: Iterator[Piece]) -> Tensor:
+        """One optimizer step on the batch at `nimg`, which the device takes if all is finite.
+
+        The step before is settled meanwhile: see `_settle`.
+
+        Returns:
+            this rank's loss and 1; or (0, 0) where it is not finite or the step not taken, [2].
 
         Raises:
             FloatingPointError: see `train`.
@@ -175,37 +204,55 @@ class Trainer:
             group["lr"] = learning_rate(c, self.nimg)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        times = self.times.batch(c.seed, self.nimg, c.batch)
+        times = self.times.batch(c.seed, self.nimg, c.batch, c.generator)
         rank, world = distributed.rank(), distributed.world_size()
-        torch.manual_seed(seeding.integer(c.seed, "dropout", self.nimg, rank))
-        pieces: list[Piece] = []
-        each: list[Tensor] = []
-        for part in self.pieces:
+        if c.generator == BLOCKS:
+            torch.manual_seed(seeding.integer(c.seed, "dropout", self.nimg, rank))
+        taken = Step(self.nimg, [times[part.start : part.stop] for part in self.pieces], [])
+        for part, t in zip(self.pieces, taken.times, strict=True):
             last = part is self.pieces[-1]
-            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]
-                pieces.append(next(stream))
-                x, noise, labels = pieces[-1]
-                t = times[part.start : part.stop]
-                errors = flow_loss(net, x, t, noise, self.times.weights(t), **labels)
+            with nullcontext() if last or world == 1 else net.no_sync():  # type: ignore[operator]  # net is DDP where world > 1
+                x, noise, labels = next(stream)
+                errors = self.loss(net, x, t, noise, self.times.weights(t), **labels)
                 loss = errors.sum() * (world / (c.batch * self.source.dim))  # DDP averages
                 self.scaler.scale(loss).backward()
-            each.append(errors.detach().sum(1) / self.source.dim)
+            taken.losses.append(errors.detach().sum(1) / self.source.dim)
             total += loss.detach()
-        if not self.watch.may_take(total):
-            when = [times[part.start : part.stop] for part in self.pieces]
-            self.watch.skip(self.nimg, pieces, when, each)
-            return None
-        self.scaler.step(self.optimizer)
+        self._settle()
+        bad = self.watch.look(total)
+        if self.fused:
+            if not self.scaler.is_enabled():  # which tells the optimizer itself
+                self.optimizer.found_inf = bad  # type: ignore[attr-defined]  # as the scaler does
+            self.scaler.step(self.optimizer)
+        elif self.watch.taken():
+            self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._update_ema()
-        return total
+        self._last = taken
+        fine = total.isfinite() & (bad == 0)  # fp16 passes over some
+        return torch.stack([total, torch.ones_like(total)]).where(fine, 0.0)
+
+    def _settle(self) -> None:
+        """Average the weights after the last step, or note that it was left out, unless done.
+
+        Raises:
+            FloatingPointError: see `train`.
+        """
+        step, self._last = self._last, None
+        if step is None:
+            return
+        if self.watch.taken():
+            self._update_ema(step.nimg)
+        else:
+            pieces = (self.batches.piece(step.nimg, part) for part in self.pieces)
+            self.watch.skip(step.nimg, pieces, step.times, step.losses)
 
     @torch.no_grad()
-    def _update_ema(self) -> None:
+    def _update_ema(self, nimg: int) -> None:
+        """The average after the step on the batch at `nimg`."""
         c = self.options
         halflife = float(c.halflife)
         if c.transfer is None:  # as published
-            halflife = min(halflife, self.nimg * EMA_RAMPUP)
+            halflife = min(halflife, nimg * EMA_RAMPUP)
         beta = 0.5 ** (c.batch / max(halflife, 1e-8))
         torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1.0 - beta)
 
@@ -232,7 +279,8 @@ class Trainer:
             "licence": "Apache-2.0",
         }
         content = network_to_dict(self.ema, self.network, info)
-        checkpoint.save(self.run_dir / checkpoint.SNAPSHOT.format(kimg), "network", content)
+        path = self.run_dir / checkpoint.SNAPSHOT.format(kimg)
+        self.files(checkpoint.save, path, "network", checkpoint.frozen(content))
         plot_loss(self.run_dir / "stats.jsonl", self.run_dir / "loss.png")
         if self.on_snapshot is not None:
             self.on_snapshot(self.ema, self.run_dir, kimg)
@@ -242,13 +290,13 @@ class Trainer:
             return
         content = {
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": dict(self.ema.named_parameters()),  # its buffers are the model's
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "skipped": self.watch.skipped,
             "augmentation": CONVENTION if self.options.augment else None,
         }
-        save_state(self.run_dir, self.nimg, content)
+        self.files(save_state, self.run_dir, self.nimg, checkpoint.frozen(content))
 
     def _restore(self) -> None:
         state = latest_state(self.run_dir)
@@ -261,7 +309,7 @@ class Trainer:
             )
         self.nimg, self.watch.skipped = state["nimg"], state.get("skipped", 0)
         self.model.load_state_dict(state["model"])
-        self.ema.load_state_dict(state["ema"])
+        self.ema.load_state_dict(state["ema"], strict=False)  # older ones have buffers too
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler", {}))
 

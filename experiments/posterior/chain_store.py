@@ -114,7 +114,7 @@ class ChainStore:
 def packed(state: Any, name: str = "state") -> dict[str, np.ndarray]:
     """A nested NamedTuple of tensors, arrays and numbers as arrays: name.field.field -> array."""
     if isinstance(state, tuple):
-        fields = zip(state._fields, state, strict=True)  # type: ignore[attr-defined]
+        fields = zip(state._fields, state, strict=True)  # type: ignore[attr-defined]  # a state is a NamedTuple of its sampler
         return {k: a for field, x in fields for k, a in packed(x, f"{name}.{field}").items()}
     return {name: state.cpu().numpy() if isinstance(state, Tensor) else np.asarray(state)}
 

@@ -84,8 +84,10 @@ class McmcOptions(ToySolverOptions, SamplerOptions, NetworkOptions, RunOptions):
     outdir: str = option(type=PATH, help="where results go")
     experiment: str = option(
         "weights", type=click.Choice(EXPERIMENTS),
-        help="posterior of the weights; simulation-based calibration of it; expected coverage of "
-        "latent posteriors",
+        help="posterior of the weights; self-consistency of it by simulation; the same of latent "
+        "posteriors by expected coverage. Truths come from the flow, so these test the code: "
+        "whether the flow is that of the data, run_toy_alphashape_mesh_exps.py --experiment=data "
+        "tells",
     )  # fmt: skip
     sampler: str = option(
         "flow", type=click.Choice(SAMPLERS),
@@ -131,4 +133,4 @@ class McmcOptions(ToySolverOptions, SamplerOptions, NetworkOptions, RunOptions):
     def resolved(self) -> McmcOptions:
         """The options with those filled in whose default depends on the experiment."""
         own = DEFAULTS[self.experiment].items()
-        return replace(self, **{k: v for k, v in own if k not in self.given})  # type: ignore[arg-type]
+        return replace(self, **{k: v for k, v in own if k not in self.given})  # type: ignore[arg-type]  # own are this class's own fields

@@ -242,8 +242,8 @@ def gibbs_weights(
     Returns:
         weights, [draws, K].
     """
-    L = np.exp((log_like - log_like.max(1, keepdim=True).values).double().cpu().numpy())
-    prior = concentration.double().cpu().numpy()
+    L = np.exp((log_like - log_like.max(1, keepdim=True).values).cpu().double().numpy())
+    prior = concentration.cpu().double().numpy()
     K = L.shape[1]
     w = np.full(K, 1 / K) if start is None else start
     kept = np.empty((burn + draws, K))

@@ -170,7 +170,7 @@ def most_likely(log_like: Tensor, concentration: Tensor) -> tuple[np.ndarray, np
         weights [K], covariance [K, K].
     """
     L = (log_like - log_like.max(1, keepdim=True).values).double().exp().cpu().numpy()
-    counts = concentration.double().cpu().numpy()
+    counts = concentration.cpu().double().numpy()
     K = L.shape[1]
     w = np.full(K, 1 / K)
     for _ in range(EM_STEPS):

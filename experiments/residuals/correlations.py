@@ -137,7 +137,7 @@ def open_times(options: CalcOptions) -> Extracted | None:
             raise UserError(f"{file.path} and time0 differ in {differing[0]}; extract them alike")
     _check(options, data, schedule, shape[1])
     agree({f"--res_root={folder} of {f.path.name}": json.dumps(f.run) for f in opened})
-    times = np.array([np.nan if f.small("t") is None else float(f.small("t")) for f in opened])  # type: ignore[arg-type]
+    times = np.array([np.nan if f.small("t") is None else float(f.small("t")) for f in opened])  # type: ignore[arg-type]  # the arrays were found when opened
     count = _count(options, shape[0])
     return Extracted(data, _named(schedule), opened, [0] * n, count, keys, shape[1], times)
 
@@ -193,7 +193,7 @@ def correlate_times(found: Extracted, options: CalcOptions) -> None:
     make_files(files_to_make(paths, runs, shapes), paths, runs, lag, options.save_dir, "lags")
     if distributed.is_main():
         results = [ArrayFile(p) for p in paths]
-        means = {k: np.array([float(r.small(_mean(k))) for r in results]) for k in found.keys}  # type: ignore[arg-type]
+        means = {k: np.array([float(r.small(_mean(k))) for r in results]) for k in found.keys}  # type: ignore[arg-type]  # the arrays were written above
         stem = Path(options.save_dir) / f"{found.data}_{found.schedule}_autocorrelations"
         _summarise(stem, found, means, options, started)
 

@@ -8,7 +8,7 @@ import torch
 from click.testing import CliRunner
 
 from benchmarks import cifar10_fid, cifar10_state
-from benchmarks.evaluations import PAPER, Found, fewest
+from benchmarks.evaluations import EXACT, PAPER, Found, paired, verdict
 from tests.commands import parsed
 from tests.image_networks import digits
 from torch_utils import checkpoint
@@ -77,19 +77,25 @@ def test_full_size_asks_for_the_data(tmp_path):
     assert "--data" in result.output
 
 
-def test_the_fewest_evaluations_that_are_as_good():
-    """Within one sd of Heun-256's mean, and so are all dearer ones of the same method."""
+def test_the_fewest_evaluations_that_change_images_no_more():
+    def found(evaluations, change, *distances):
+        return Found(evaluations, np.array(distances), 0.9, change)
 
-    def found(evaluations, *distances):
-        return Found(evaluations, np.array(distances), 0.9, 0.0)
-
-    base = {PAPER: found(510, 1.0, 1.2)}  # mean 1.1, sd .14
-    ab2 = {"ab2, 4 steps": found(5, 1.1, 1.1), "ab2, 8 steps": found(9, 2.0, 2.0),
-           "ab2, 16 steps": found(17, 1.2, 1.2), "ab2, 32 steps": found(33, 1.0, 1.0)}  # fmt: skip
-    name, best = fewest(base | ab2, ("ab2",))
-    assert (name, best.evaluations) == ("ab2, 16 steps", 17)  # 5 was luck: 9 is worse
-    assert fewest(base | {"ab2, 4 steps": found(5, 2.0, 2.0)}, ("ab2",)) is None
-    assert fewest(base, ("paper",)) == (PAPER, base[PAPER])
+    all_of = {
+        EXACT: found(512, 0.0, 1.0, 1.4),
+        f"{PAPER}, 17 points": found(32, 1.0, 1.1, 1.5),
+        f"{PAPER}, 256 points": found(510, 0.1, 1.0, 1.4),
+        "ab2, 8 steps": found(9, 2.0, 0.9, 1.3),
+        "rk4, 4 steps": found(16, 1.0, 1.1, 1.6),
+        "ab2, 16 steps": found(17, 0.9, 1.1, 1.6),
+    }
+    first, second = verdict(all_of, "PRP")
+    assert "rk4, 4 steps: 16, 1.00: 2.0 times fewer" in first
+    assert second == f"PRP: nothing tried changes images as little as {PAPER}, 256 points"
+    mean, error = paired(
+        all_of["rk4, 4 steps"], all_of[EXACT]
+    )  # .1 and .2, though seeds are .4 apart
+    assert (mean, error) == (pytest.approx(0.15), pytest.approx(0.05))
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Kill a command at random moments, watch its folder meanwhile, and see what it has in the end.
 
-Commands run in processes forked from one that has imported everything, which costs milliseconds
-each instead of seconds; a kill is a kill.
+Commands run in forked processes (tests/forked.py); a kill is a kill.
 """
 
 from __future__ import annotations
@@ -9,13 +8,10 @@ from __future__ import annotations
 import importlib
 import io
 import json
-import multiprocessing
 import os
 import resource
 import shutil
 import signal
-import socket
-import sys
 import threading
 import time
 import zipfile
@@ -29,6 +25,7 @@ import torch
 from PIL import Image
 
 from dnnlib.util import SCRATCH, write_json
+from tests import forked
 
 # What differs between two runs that give the same: times, and how a run was begun.
 NOT_RESULTS = {
@@ -36,15 +33,6 @@ NOT_RESULTS = {
     "cpu_mem_gib", "images_made", "envelope",
 }  # fmt: skip
 LOGS = ("log.txt", "events.out.tfevents")
-MODULES = (
-    "toy_train", "train", "toy_pfODE_int", "pfODE_int", "gen_fid_samples", "calc_roundtrip_mse",
-    "calc_nll", "calc_net_residuals_autocorrelations", "toy_MCMC_exps",
-    "run_toy_alphashape_mesh_exps", "fid", "dataset_tool",
-)  # fmt: skip
-_context = multiprocessing.get_context("forkserver")
-# What training and others import only when they need it is imported once, too, where it is there.
-LATER = ("torch._dynamo", "torch.onnx", "arviz", "h5netcdf", "shapely", "trimesh")
-_context.set_forkserver_preload(["tests.conftest", "tests.faults.harness", *MODULES, *LATER])
 
 
 def _child(command: list[str], folder: str, log: str, env: dict[str, str]) -> None:
@@ -52,11 +40,7 @@ def _child(command: list[str], folder: str, log: str, env: dict[str, str]) -> No
 
     Of `env`, MOST_BYTES limits the size of files, as a disk does that is full.
     """
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    forked.redirect(log, log)
     os.environ.update(env)
     if "MOST_BYTES" in env:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(env["MOST_BYTES"]),) * 2)
@@ -68,7 +52,7 @@ def _child(command: list[str], folder: str, log: str, env: dict[str, str]) -> No
 def start(command: list[str], folder: Path, log: Path, **env: str) -> Any:
     """Start a command, [script, option, ...], in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    process = _context.Process(target=_child, args=(command, str(folder), str(log), env))
+    process = forked.context.Process(target=_child, args=(command, str(folder), str(log), env))
     process.start()
     return process
 
@@ -82,11 +66,8 @@ def run(command: list[str], folder: Path, log: Path, **env: str) -> int:
 
 def start_ranks(command: list[str], folder: Path, log: Path, **env: str) -> list[Any]:
     """Start a command in two processes, as torchrun does."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-    env |= {"WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": env.get("RESTARTS", "0")}
-    return [start(command, folder, log, RANK=str(r), LOCAL_RANK=str(r), **env) for r in range(2)]
+    env |= {"TORCHELASTIC_RESTART_COUNT": env.get("RESTARTS", "0")}
+    return [start(command, folder, log, **env, **rank) for rank in forked.ranks(2)]
 
 
 def ended(processes: list[Any]) -> list[int]:
@@ -275,7 +256,7 @@ def kill_and_compare(
     rng = np.random.default_rng(seed)
     log, whole, cut = folder / "log.txt", folder / "whole", folder / "cut"
     whole.mkdir()
-    warm = _context.Process(target=os.getpid)  # the server starts with the first
+    warm = forked.context.Process(target=os.getpid)  # the server starts with the first
     warm.start()
     warm.join()
     began = time.monotonic()
@@ -314,7 +295,7 @@ def assert_swept(folder: Path) -> None:
     (A kill may come between the renaming of the last file of a folder and its owner's tidying up.)
     """
     for place in {p.parent for p in folder.rglob(f".*{SCRATCH}")}:
-        process = _context.Process(target=write_json, args=(place / "x.json", 0))
+        process = forked.context.Process(target=write_json, args=(place / "x.json", 0))
         process.start()
         process.join()
         (place / "x.json").unlink()

@@ -226,7 +226,7 @@ def poisoned(monkeypatch):
         state["now"] = self.nimg // self.options.batch
         before = {k: v.clone() for k, v in self.model.state_dict().items()}
         done = take(self, net, stream)
-        if done is None:
+        if not done[1]:
             same = all(torch.equal(v, before[k]) for k, v in self.model.state_dict().items())
             state["unchanged"].append(same)
         return done
@@ -260,7 +260,7 @@ def test_what_is_not_finite_stops_the_run_with_its_batch(poisoned, tmp_path, kin
     again = call(tmp_path, "--resume=latest", "--skip-nonfinite=1")
     assert again.exit_code == 0, again.output
     assert "Skipped a step at 2.6 kimg" in again.output
-    assert poisoned["unchanged"] == [True]
+    assert poisoned["unchanged"] == [True, True]  # of the run that stopped as well
 
 
 def test_so_many_are_skipped_and_counted_and_no_more(poisoned, tmp_path):
@@ -268,7 +268,7 @@ def test_so_many_are_skipped_and_counted_and_no_more(poisoned, tmp_path):
     few = call(tmp_path / "few", "--skip-nonfinite=2")
     assert few.exit_code == 2
     assert "after 2 steps that were skipped" in few.output
-    assert poisoned["unchanged"] == [True, True]
+    assert poisoned["unchanged"] == [True, True, True]
     enough = call(tmp_path / "enough", "--skip-nonfinite=3")
     assert enough.exit_code == 0, enough.output
     lines = (tmp_path / "enough" / RUN / "stats.jsonl").read_text().splitlines()
@@ -293,4 +293,5 @@ def test_overflow_of_fp16_is_no_fault_until_the_scale_is_at_its_floor():
         watch = Watch(TrainOptions(clip=0.0), ROOT, model, optimizer, scaler)
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, torch.inf)
-        assert watch.may_take(torch.tensor(1.0)) is taken
+        assert bool(watch.look(torch.tensor(1.0)) == 0) is taken
+        assert watch.taken() is taken

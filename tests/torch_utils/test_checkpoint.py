@@ -193,3 +193,15 @@ def test_common_mistakes_are_named(content, message, tmp_path):
     (tmp_path / "net.pkl").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         network_file.load_network(tmp_path / "net.pkl")
+
+
+def test_what_is_frozen_stays_as_it_was():
+    weight = torch.arange(4.0)
+    live = {"w": weight, "state": {0: {"step": torch.tensor(1.0)}}, "betas": (0.9, [weight[1:]])}
+    copy = checkpoint.frozen(live)
+    weight.add_(1)
+    live["state"][0]["step"] += 1
+    assert torch.equal(copy["w"], torch.arange(4.0))
+    assert copy["state"][0]["step"] == 1
+    assert copy["betas"][0] == 0.9
+    assert torch.equal(copy["betas"][1][0], torch.arange(1.0, 4.0))

@@ -38,9 +38,15 @@ def draws(n=1, **values):
     return row.expand(n, -1)
 
 
+def augmented(pipe, images, rows):
+    """Images as a pipe changes them by its draws, and the labels."""
+    changes = pipe.changes(rows, images.shape[-2:])
+    return changes(images), changes.labels
+
+
 def test_without_any_operation_images_are_untouched():
     images = torch.randn(8, 3, 16, 16)
-    out, labels = AugmentPipe()(images, draws(8))
+    out, labels = augmented(AugmentPipe(), images, draws(8))
     assert torch.equal(out, images)
     assert labels.shape == (8, LABELS)
     assert (labels == 0).all()
@@ -48,16 +54,18 @@ def test_without_any_operation_images_are_untouched():
 
 def test_flips_are_exact():
     images = torch.randn(4, 3, 16, 16)
-    out, labels = AugmentPipe()(images, draws(4, x=0.1))
+    out, labels = augmented(AugmentPipe(), images, draws(4, x=0.1))
     assert torch.equal(out, images.flip(-1))
     assert labels[0].tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0]
-    out, labels = AugmentPipe()(images, draws(4, y=0.1, gate_y=0.0))
+    out, labels = augmented(AugmentPipe(), images, draws(4, y=0.1, gate_y=0.0))
     assert torch.equal(out, images.flip(-2))
     assert labels[0].tolist() == [0, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
 def test_translation():
-    out, labels = AugmentPipe()(disc(1, y=-0.2), draws(gate_shift=0, shift_x=0.6, shift_y=1.2))
+    out, labels = augmented(
+        AugmentPipe(), disc(1, y=-0.2), draws(gate_shift=0, shift_x=0.6, shift_y=1.2)
+    )
     expected = torch.tensor([[0.25 + 2 * 0.125 * 0.6, -0.2 + 2 * 0.125 * 1.2]])
     torch.testing.assert_close(centre(out), expected, atol=0.01, rtol=0)
     torch.testing.assert_close(labels[0, 7:], torch.tensor([0.6, 1.2]))
@@ -65,19 +73,21 @@ def test_translation():
 
 def test_published_sign_of_rotations():
     """A positive angle turns the picture anticlockwise: numpy's rot90, scipy's rotate."""
-    out, labels = AugmentPipe()(disc(1), draws(gate_turn=0, turn=0.75))  # by pi/2
+    out, labels = augmented(AugmentPipe(), disc(1), draws(gate_turn=0, turn=0.75))  # by pi/2
     torch.testing.assert_close(labels[0, 3:5], torch.tensor([-1.0, 1.0]))
     expected = torch.from_numpy(np.rot90(disc(1)[0, 0].numpy()).copy())
     torch.testing.assert_close(out[0, 0], expected, atol=0.03, rtol=0)
     angle = 0.3
-    out, labels = AugmentPipe()(disc(1), draws(gate_turn=0, turn=(angle / math.pi + 1) / 2))
+    out, labels = augmented(
+        AugmentPipe(), disc(1), draws(gate_turn=0, turn=(angle / math.pi + 1) / 2)
+    )
     torch.testing.assert_close(labels[0, 3:5], torch.tensor([math.cos(0.3) - 1, math.sin(0.3)]))
     wanted = scipy.ndimage.rotate(disc(1)[0, 0].numpy(), math.degrees(angle), reshape=False)
     torch.testing.assert_close(out[0, 0], torch.from_numpy(wanted), atol=0.03, rtol=0)
 
 
 def test_scale():
-    out, labels = AugmentPipe()(disc(1, x=0.3, y=0.3), draws(gate_scale=0, scale=2.0))
+    out, labels = augmented(AugmentPipe(), disc(1, x=0.3, y=0.3), draws(gate_scale=0, scale=2.0))
     factor = 2 ** (0.2 * 2)
     torch.testing.assert_close(centre(out), torch.full((1, 2), 0.3 * factor), atol=0.01, rtol=0)
     assert float(out.sum()) == pytest.approx(float(disc(1).sum()) * factor**2, rel=0.03)
@@ -85,8 +95,8 @@ def test_scale():
 
 
 def test_anisotropy():
-    out, labels = AugmentPipe()(
-        disc(1, x=0.3, y=0.3), draws(gate_aniso=0, aniso=1.5, axis_fixed=0.1)
+    out, labels = augmented(
+        AugmentPipe(), disc(1, x=0.3, y=0.3), draws(gate_aniso=0, aniso=1.5, axis_fixed=0.1)
     )
     f = 2 ** (0.2 * 1.5)
     torch.testing.assert_close(centre(out), torch.tensor([[0.3 * f, 0.3 / f]]), atol=0.01, rtol=0)
@@ -97,7 +107,7 @@ def test_published_sign_of_the_anisotropy_axis():
     """An axis of +45 degrees points up and to the right: the picture is longer along it."""
     values = {"gate_aniso": 0, "aniso": 1.5, "axis": (0.25 + 1) / 2}
     image = disc(1, x=0.3, y=-0.3)  # up and to the right
-    out, labels = AugmentPipe()(image, draws(**values))
+    out, labels = augmented(AugmentPipe(), image, draws(**values))
     torch.testing.assert_close(labels[0, 5:7], torch.full((2,), 1.5 * math.sqrt(0.5)))
     f = 2 ** (0.2 * 1.5)
     torch.testing.assert_close(centre(out), torch.tensor([[0.3 * f, -0.3 * f]]), atol=0.01, rtol=0)
@@ -108,7 +118,7 @@ def test_published_order_of_operations():
     values = {"gate_scale": 0, "scale": -0.5, "gate_turn": 0, "turn": 0.6,
               "gate_aniso": 0, "aniso": 1.2, "axis": 0.6, "gate_shift": 0, "shift_x": 0.4,
               "shift_y": -0.3}  # fmt: skip
-    out, _ = AugmentPipe()(disc(1, x=0.3, y=-0.2), draws(**values))
+    out, _ = augmented(AugmentPipe(), disc(1, x=0.3, y=-0.2), draws(**values))
 
     def turn(angle):  # anticlockwise, y pointing down
         return np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -136,12 +146,12 @@ def test_published_warp_keeps_all_frequencies(operation):
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     gate = {f"gate_{operation}": 0}
     still = gate | ({"turn": 0.5} if operation == "turn" else {})  # angle 0
-    out, labels = AugmentPipe()(images, draws(8, **still))
+    out, labels = augmented(AugmentPipe(), images, draws(8, **still))
     torch.testing.assert_close(out, images, atol=2e-4, rtol=0)
     assert float(labels.abs().max()) == 0
     little = {"scale": {"scale": 0.003}, "turn": {"turn": 0.5001}, "aniso": {"aniso": 0.003},
               "shift": {"shift_x": 0.002, "shift_y": 0.002}}[operation]  # fmt: skip
-    out, labels = AugmentPipe()(images, draws(8, **gate | little))
+    out, labels = augmented(AugmentPipe(), images, draws(8, **gate | little))
     assert float(labels.abs().max()) > 0
     assert float(out.var() / images.var()) == pytest.approx(1.0, abs=0.05)
 
@@ -149,7 +159,9 @@ def test_published_warp_keeps_all_frequencies(operation):
 def test_whole_pixels_are_moved_exactly():
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     pixel = 1 / (16 * 0.125)
-    out, _ = AugmentPipe()(images, draws(2, gate_shift=0, shift_x=3 * pixel, shift_y=-2 * pixel))
+    out, _ = augmented(
+        AugmentPipe(), images, draws(2, gate_shift=0, shift_x=3 * pixel, shift_y=-2 * pixel)
+    )
     torch.testing.assert_close(out[..., :-2, 3:], images[..., 2:, :-3], atol=2e-4, rtol=0)
 
 
@@ -158,7 +170,7 @@ def test_frequencies_and_reproducibility():
     rows = pipe.draws(0, 0, 20000)
     assert torch.equal(pipe.draws(0, 700, 1900), rows[700:1900])
     assert not torch.equal(pipe.draws(1, 0, 100), rows[:100])
-    _, labels = pipe(torch.zeros(20000, 1, 2, 2), rows)
+    _, labels = augmented(pipe, torch.zeros(20000, 1, 2, 2), rows)
     often = (labels != 0).double().mean(0)
     expected = [0.5, 0.06, 0.12, 0.12, 0.12, 0.12, 0.06, 0.12, 0.12]
     torch.testing.assert_close(often, torch.tensor(expected).double(), atol=0.01, rtol=0)
@@ -168,8 +180,8 @@ def test_a_sample_does_not_depend_on_its_batch():
     pipe = AugmentPipe(p=1.0)
     rows = pipe.draws(0, 0, 16)
     images = torch.randn(16, 3, 8, 8)
-    whole, labels = pipe(images, rows)
+    whole, labels = augmented(pipe, images, rows)
     for i in (0, 7, 15):
-        one, label = pipe(images[i : i + 1], rows[i : i + 1])
+        one, label = augmented(pipe, images[i : i + 1], rows[i : i + 1])
         torch.testing.assert_close(one[0], whole[i], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(label[0], labels[i])

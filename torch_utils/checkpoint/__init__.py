@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
+from torch import Tensor
 
 from dnnlib.cli import DiskError
 from dnnlib.download import open_url
@@ -60,6 +61,17 @@ def save(path: str | Path, kind: str, content: dict[str, Any]) -> None:
             torch.save({"format": f"{FORMAT}-{kind}", "version": VERSION, **content}, file)
         sync(temporary)
         _check_written(temporary, path)
+
+
+def frozen(value: Any) -> Any:
+    """Plain values and tensors, nested or not, as they are now: copies on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {k: frozen(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(frozen(v) for v in value)
+    return value
 
 
 def _check_written(temporary: Path, path: str | Path) -> None:
@@ -189,7 +201,7 @@ def agreed_network(path: str | Path, option: str = "--network") -> tuple[str, st
     found = of_rank0(lambda: str(find_network(path)))
     try:
         with open_url(found) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # the stub knows no raw files
     except FileNotFoundError:
         raise ValueError(f"{found}: no such file") from None
     except OSError as error:

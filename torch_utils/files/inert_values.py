@@ -66,7 +66,7 @@ def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
         raw = raw.encode("latin1")
     if type(raw) is not bytes or type(dtype) is not _Dtype or type(shape) is not tuple:
         raise RefusedError("holds an array in an unknown form")
-    return np.frombuffer(raw, np.dtype(dtype.order + dtype.code)).reshape(shape, order=order)  # type: ignore[call-overload]
+    return np.frombuffer(raw, np.dtype(dtype.order + dtype.code)).reshape(shape, order=order)  # type: ignore[call-overload]  # order is checked to be C or F
 
 
 def _scalar(dtype: Any, raw: Any) -> Any:

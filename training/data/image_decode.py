@@ -130,7 +130,7 @@ def _flat(image: Image.Image) -> tuple[Image.Image, bool]:
     mode, transparent = "L" if image.mode in ("1", "L", "LA") else "RGB", False
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         over = image.convert("RGBA")
-        transparent = over.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
+        transparent = over.getchannel("A").getextrema()[0] < 255  # type: ignore[operator]  # the stub's union has pairs of pairs
         image = Image.new("RGBA", image.size, "white")
         image.alpha_composite(over)
     return (image if image.mode == mode else image.convert(mode)), transparent

@@ -105,6 +105,7 @@ class SongUNet(UNet):
         self._encoder_type, self._aux_channels = encoder_type, in_channels
         skips = self._build_encoder(in_channels, model_channels)
         self._build_decoder(out_channels, skips, decoder_type)
+        self._number_blocks()
 
     def _add_auxiliary(self, level: int, channels: int) -> None:
         conv = partial(ResampledConv2d, taps=self.style.taps, init=self.style.init)
@@ -139,6 +140,7 @@ class SongUNet(UNet):
         noise_labels: Tensor,
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> Tensor:
         """Images to images.
 
@@ -147,18 +149,20 @@ class SongUNet(UNet):
             noise_labels: [n], best in float32 whatever the dtype of x.
             class_labels: one-hot labels [n, label_dim]; None for none.
             augment_labels: what augmentation did, [n, augment_dim]; None for nothing.
+            dropout_keys: of the samples in training, see `networks.dropout`, [n]; None for masks
+                that depend on the batch.
 
         Returns:
             [n, out_channels, r, r].
         """
         emb = self.map_noise(noise_labels).to(x.dtype)
         if self.map_label is not None:
-            labels = self._class_labels(class_labels, self.label_dim, emb)
+            labels = self._class_labels(class_labels, self.label_dim, emb, dropout_keys)
             emb = emb + self.map_label(labels * math.sqrt(self.label_dim))
         if self.map_augment is not None and augment_labels is not None:
             emb = emb + self.map_augment(augment_labels.to(emb.dtype))
         emb = nnf.silu(self.map_layer1(nnf.silu(self.map_layer0(emb))))
-        image = self._decode(self._encode(x, emb), emb)[1]
+        image = self._decode(self._encode(x, emb, dropout_keys), emb, dropout_keys)[1]
         assert image is not None  # there is an auxiliary layer at full resolution
         return image
 
@@ -214,6 +218,7 @@ class DhariwalUNet(UNet):
             c = self._decode_level(level, c, skips, attend_all=True)
         self.out_norm = group_norm(c, self.style.eps)
         self.out_conv = ResampledConv2d(c, out_channels, 3, gain=self.style.out_gain)
+        self._number_blocks()
 
     def forward(
         self,
@@ -221,6 +226,7 @@ class DhariwalUNet(UNet):
         noise_labels: Tensor,
         class_labels: Tensor | None = None,
         augment_labels: Tensor | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> Tensor:
         """Images to images; arguments as in `SongUNet.forward`."""
         emb = self.map_noise(noise_labels).to(x.dtype)
@@ -228,10 +234,10 @@ class DhariwalUNet(UNet):
             emb = emb + self.map_augment(augment_labels.to(emb.dtype))
         emb = self.map_layer1(nnf.silu(self.map_layer0(emb)))
         if self.map_label is not None:
-            labels = self._class_labels(class_labels, self.label_dim, emb)
+            labels = self._class_labels(class_labels, self.label_dim, emb, dropout_keys)
             emb = emb + self.map_label(labels)
         emb = nnf.silu(emb)
-        x = self._decode(self._encode(x, emb), emb)[0]
+        x = self._decode(self._encode(x, emb, dropout_keys), emb, dropout_keys)[0]
         return self.out_conv(nnf.silu(self.out_norm(x)))
 
 

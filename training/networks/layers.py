@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from training.networks.dropout import dropout
 from training.networks.toy import FourierEmbedding
 
 Initialiser = Callable[[Tensor, Tensor | None, float], None]  # (weight, bias, gain)
@@ -219,7 +220,12 @@ class UNetBlock(nn.Module):
         style: what the network's blocks share.
         resample: "up", "down" or None.
         attention: whether to attend among pixels at the end.
+
+    Attributes:
+        number: of the block in its network, which its dropout masks depend on.
     """
+
+    number = 0
 
     def __init__(
         self,
@@ -252,8 +258,14 @@ class UNetBlock(nn.Module):
             self.qkv = conv(cout, 3 * cout, 1, gain=style.attention_gain)
             self.proj = conv(cout, cout, 1, gain=style.out_gain)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """Feature maps [n, cin, h, w] and embedding [n, emb_channels] to [n, cout, h', w']."""
+    def forward(self, x: Tensor, emb: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
+        """Feature maps [n, cin, h, w] to [n, cout, h', w'].
+
+        Args:
+            x: the feature maps.
+            emb: embedding, [n, emb_channels].
+            dropout_keys: of the samples in training, see `networks.dropout`, [n].
+        """
         style = self.style
         h = self.conv0(nnf.silu(self.norm0(x)))
         affine = self.affine(emb)[:, :, None, None]
@@ -262,7 +274,9 @@ class UNetBlock(nn.Module):
             h = torch.addcmul(shift, self.norm1(h), scale + 1)
         else:
             h = self.norm1(h + affine)
-        h = nnf.dropout(nnf.silu(h), style.dropout, self.training)
+        h = nnf.silu(h)
+        if self.training and style.dropout:
+            h = dropout(h, style.dropout, dropout_keys, self.number)
         h = self.conv1(h)
         x = (h + (x if self.skip is None else self.skip(x))) * style.skip_scale
         if self.heads:

@@ -100,7 +100,7 @@ def _build(content: dict[str, Any]) -> None:
 def _facts(path: str, content: dict[str, Any]) -> dict[str, str]:
     """What there is to say of a network, a line each."""
     with open_url(path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # the stub knows no raw files
         size = file.seek(0, 2)
     state, info, schedule = content["state"], content["info"], content["schedule"]
     weights = sum(x.numel() for name, x in state.items() if name.startswith("model."))

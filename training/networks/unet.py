@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
+from training.networks.dropout import kept
 from training.networks.layers import BlockStyle, ResampledConv2d, UNetBlock
+
+LABELS = 2**16  # number of the layer that hides classes
 
 
 class UNet(nn.Module):
@@ -86,17 +89,27 @@ class UNet(nn.Module):
             cin = cout
         return cin
 
-    def _class_labels(self, labels: Tensor | None, width: int, like: Tensor) -> Tensor:
+    def _number_blocks(self) -> None:
+        """Tell each block its number, once all are there."""
+        for number, block in enumerate(m for m in self.modules() if isinstance(m, UNetBlock)):
+            block.number = number
+
+    def _class_labels(
+        self, labels: Tensor | None, width: int, like: Tensor, keys: Tensor | None
+    ) -> Tensor:
         """Labels [n, width], all zero where there are none or where dropout takes them."""
         if labels is None:
             return like.new_zeros(len(like), width)
         labels = labels.to(like.dtype)
         if self.training and self.label_dropout:
-            keep = torch.rand(len(labels), 1, device=labels.device) >= self.label_dropout
+            if keys is None:
+                keep = torch.rand(len(labels), 1, device=labels.device) >= self.label_dropout
+            else:
+                keep = kept(keys, LABELS, 1, self.label_dropout)
             labels = labels * keep.to(labels.dtype)
         return labels
 
-    def _encode(self, x: Tensor, emb: Tensor) -> list[Tensor]:
+    def _encode(self, x: Tensor, emb: Tensor, keys: Tensor | None) -> list[Tensor]:
         """Feature maps that the decoder takes as skips, in the order they arise."""
         skips: list[Tensor] = []
         aux = x
@@ -109,11 +122,13 @@ class UNet(nn.Module):
             elif kind == "aux_residual":
                 skips[-1] = x = aux = (x + layer(aux)) / math.sqrt(2)
             else:
-                x = layer(x, emb) if isinstance(layer, UNetBlock) else layer(x)
+                x = layer(x, emb, keys) if isinstance(layer, UNetBlock) else layer(x)
                 skips.append(x)
         return skips
 
-    def _decode(self, skips: list[Tensor], emb: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _decode(
+        self, skips: list[Tensor], emb: Tensor, keys: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Feature maps at full resolution, and the image that auxiliary layers add up."""
         x = normed = skips[-1]
         image: Tensor | None = None
@@ -129,5 +144,5 @@ class UNet(nn.Module):
             else:
                 if kind.startswith("block"):
                     x = torch.cat([x, skips.pop()], dim=1)
-                x = layer(x, emb)
+                x = layer(x, emb, keys)
         return x, image

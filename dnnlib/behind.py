@@ -1,0 +1,131 @@
+"""Files written by threads beside other work, each of them whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dnnlib import cli
+from dnnlib.util import scratch_dir, sync, writing
+
+Writer = Callable[[Path], object]  # writes a file at the path that it is given
+Block = dict[Path, Writer]
+
+
+class Behind:
+    """Does work in one thread beside the caller's, in order; what fails there fails the caller.
+
+    The end of the `with` block waits for all that is left.
+
+    Args:
+        ahead: how much work may be left when more is asked for; it is waited for until then.
+    """
+
+    def __init__(self, ahead: int = 0) -> None:
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(1)
+        self._left: deque[Future] = deque()
+
+    def __enter__(self) -> Behind:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            self.wait()
+        except Exception as other:
+            if error is None:
+                raise
+            cli.say(f"{other}", "Also")  # beside the error that ends the block
+        finally:
+            self._pool.shutdown()
+
+    def __call__(self, work: Callable[..., object], *args: Any) -> None:
+        """Do work(*args) later, after all that was asked for before.
+
+        Raises:
+            Exception: what earlier work failed with.
+        """
+        self.wait(self._ahead)
+        self._left.append(self._pool.submit(work, *args))
+
+    def wait(self, most: int = 0) -> None:
+        """Wait until no more than `most` pieces of work are left.
+
+        Raises:
+            Exception: what the work failed with.
+        """
+        while self._left and (len(self._left) > most or self._left[0].done()):
+            self._left.popleft().result()
+
+
+@contextmanager
+def blocks_of_files(folder: str | os.PathLike) -> Iterator[Callable[[Block], None]]:
+    """Yield a function that writes a block of files below a folder, beside the caller's work.
+
+    Files get their names once the block is on the disk, which one call waits for: whenever the
+    process or the machine dies, a file is whole or not there. The end of the `with` block waits for
+    the last one. Two blocks are in memory at most.
+
+    Args:
+        folder: of all the files, or above their folders.
+
+    Raises:
+        DiskError: naming a file, if the disk refuses.
+    """
+    folder, parents = Path(folder), set[Path]()
+    workers = min(8, os.cpu_count() or 1)
+    with (
+        scratch_dir(folder / "files") as scratch,
+        ThreadPoolExecutor(workers) as pool,
+        Behind() as behind,
+    ):
+
+        def write(files: Block) -> None:
+            for parent in {path.parent for path in files} - parents:
+                with writing(parent / "files"):
+                    parent.mkdir(parents=True, exist_ok=True)
+                parents.add(parent)
+            behind(_write_block, pool, scratch, files)
+
+        yield write
+        behind.wait()
+        for parent in parents:
+            sync(parent)
+
+
+def _write_block(pool: ThreadPoolExecutor, scratch: Path, files: Block) -> None:
+    paths = list(files)
+    hidden = [scratch / f"{k}{path.suffix}" for k, path in enumerate(paths)]
+
+    def put(k: int) -> None:
+        with writing(paths[k]):
+            files[paths[k]](hidden[k])
+
+    list(pool.map(put, range(len(paths))))
+    for path in paths[:1]:
+        with writing(path):
+            _sync_all(scratch, hidden, pool)
+    for path, temporary in zip(paths, hidden, strict=True):
+        with writing(path):
+            os.replace(temporary, path)
+
+
+def _sync_all(folder: Path, files: list[Path], pool: ThreadPoolExecutor) -> None:
+    """Wait until files of a folder are on the disk: in one call where the system has one."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None) if os.name != "nt" else None
+    if syncfs is None:
+        list(pool.map(sync, files))
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if syncfs(handle):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    finally:
+        os.close(handle)
