@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from flow import Posterior, observe
+from flow import Flow, Posterior, observe
+from flow.exact import MixtureField
 from tests.helpers import gaussian_flow, three_blobs
+from training.basis import eigenbasis
+from training.data.toys import ToySource, exact_mixture
+from training.schedule import Schedule
 
 HOW = {"solver": "ab2", "steps": 4}  # few: what is exact for them is compared with it
 
@@ -172,3 +176,44 @@ def test_refused(line):
     flow, _ = three_blobs(2, 2)
     with pytest.raises(ValueError, match=line):
         REFUSED[line](flow)
+
+
+def distances(draws, x, log_density):
+    """Kolmogorov-Smirnov distance of draws [n] from a density on a grid x [m]."""
+    cdf = torch.softmax(log_density, 0).cumsum(0).numpy()
+    edges = (x + (x[1] - x[0]) / 2).numpy()
+    F, n = np.interp(np.sort(draws.numpy()), edges, cdf), len(draws)
+    return max((np.arange(1, n + 1) / n - F).max(), (F - np.arange(n) / n).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["smc", "importance"])
+def test_gmm1d_against_quadrature(method):
+    """20 observations: within the 99 % band, evidence within .05 nats; a wrong noise is not."""
+    mixture = exact_mixture("gmm1d")
+    source = ToySource("gmm1d")
+    basis = eigenbasis([source.samples(0, 0, 20000)], 1)
+    flow = Flow(MixtureField(Schedule(basis.xi, 1, tmax=9.0), basis, **mixture))
+    grid = torch.linspace(-4, 4, 4001).double()
+    gamma = flow.schedule.gamma(0.0)[0]
+    u = flow.to_whitened(grid[:, None], 0.0, "unscaled")
+    y = flow.from_whitened(u, 0.0, "unscaled_es")
+    density = flow.model.log_density(y, 0.0) - math.log(float(flow.model.scale))
+    assert float(gamma) > 0
+    assert float(density.exp().sum() * (grid[1] - grid[0])) == pytest.approx(1, abs=1e-3)
+    truth = flow.sample(20, seed=3, steps=16)[:, 0]
+    measured = truth + 0.3 * torch.from_numpy(np.random.default_rng(0).standard_normal(20))
+    models = [observe([float(v)], noise=0.3) for v in measured]
+    settings = {"particles": 2048} if method == "smc" else {}
+    found = Posterior.batch(flow, models, steps=8).sample(2000, seed=0, method=method, **settings)
+    band = 1.628 / math.sqrt(2000)
+    wrong = 0
+    for model, draws in zip(models, found, strict=True):
+        posterior = density + model.log_likelihood(grid[:, None])
+        assert distances(draws.x[:, 0], grid, posterior) < band
+        evidence = float(torch.logsumexp(posterior, 0) + (grid[1] - grid[0]).log())
+        assert abs(draws.log_evidence - evidence) < 0.05
+        twice = replace(model, noise=model.noise * math.sqrt(2))
+        other = density + twice.log_likelihood(grid[:, None])
+        wrong += distances(draws.x[:, 0], grid, other) > band
+    assert wrong > 10
