@@ -1,10 +1,10 @@
-"""Coverage of latents by boundaries that the flow carries: in the latent, generated, and back."""
+"""Coverage of spheres in the latent, after generation and back; held-out data in the latent."""
 
 from __future__ import annotations
 
 from dnnlib import cli
 from dnnlib.options import takes
-from experiments.coverage.run import TOLERANCE, CoverageOptions, check, run
+from experiments.coverage.run import TOLERANCE, CoverageOptions, check, data, held_out_rows, run
 from flow.flow import open_flow
 from flow.method import fallback_tmax, pilots_of, toy_method
 from flow.toys import how_many, network_source
@@ -13,6 +13,7 @@ from torch_utils import distributed
 EXAMPLE = """
 python run_toy_alphashape_mesh_exps.py --network=out --save_dir=toy_mesh_exps-tmp
 python run_toy_alphashape_mesh_exps.py --network=out --save_dir=tmp --boundary=alphashape
+python run_toy_alphashape_mesh_exps.py --network=out --save_dir=tmp --experiment=data
 """
 
 
@@ -23,8 +24,9 @@ def main(options: CoverageOptions) -> None:
 
     It is counted in the latent, after generation, and after inflating back, and compared with the
     chi-square distribution. Writes {data}_{schedule}_coverages_{latent,gen,roundtrip}.json,
-    ..._coverages.npz with all boundaries, in three dimensions ..._{stage}_r{radius}.ply, and
-    pictures. After an interruption the same command goes on.
+    ..._coverages.npz, of alpha shapes in three dimensions ..._{stage}_r{radius}.ply, and pictures.
+    After an interruption the same command goes on. --experiment=data inflates held-out data
+    instead, says PASS or FAIL, and writes ..._held_out.json, .npz and .png.
     """
     flow = open_flow(options, fallback_tmax(options))
     source = network_source(flow, options)
@@ -34,7 +36,11 @@ def main(options: CoverageOptions) -> None:
     with distributed.session(options.device):
         pilots = flow.to_whitened(pilots, 0.0, "unscaled")
         method, options = toy_method(flow, lambda: pilots, options, TOLERANCE)
-        run(flow, method, source.description()["name"], options)
+        name = source.description()["name"]
+        if options.experiment == "data":
+            data(flow, method, name, held_out_rows(flow, source, options), options)
+        else:
+            run(flow, method, name, options)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ BENCHMARKS: dict[str, list[str]] = {
     "toy_training": ["--quick"],
     "integrators": ["--quick"],
     "nll": ["--quick"],
-    "coverage": ["--quick"],
     "mcmc": ["--quick"],
     "correlations": [],
     "basis": [],

@@ -16,13 +16,15 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 KEY = "envelope"
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("dnnlib", "torch_utils", "training", "flow", "metrics", "experiments")
+SHA256 = "_sha256"  # how names of digests end, in what scripts write
 
 
 class Measured(NamedTuple):
@@ -63,15 +65,19 @@ def enclosed(
     Args:
         content: what the file holds anyway; its "options" are those of the command.
         title: one line on what this is the result of.
-        values: figures, with their yardsticks.
+        values: figures, with their yardsticks; without them the plain numbers of the content's
+            "results".
         kind: chapter that results of this kind are shown in.
         command: that made it; this process's own if it is empty.
-        inputs: what was read, by name: files, whose digests are kept, or digests.
+        inputs: what was read, by name: files, whose digests are kept, or digests. Those that the
+            content names (network_sha256, data_sha256) and that of the code are kept anyway.
         tables: captions, names of columns, rows of plain values.
         arrays, pictures: names of files, relative to the folder of this one.
         notes: sentences for the reader.
     """
-    digests = {name: digest(source) for name, source in (inputs or {}).items()}
+    values = values or list(_numbers(content.get("results")))
+    digests = {"code": code(), **dict(_named(content))}
+    digests |= {name: digest(source) for name, source in (inputs or {}).items()}
     envelope = {
         "version": 1,
         "kind": kind,
@@ -91,6 +97,35 @@ def enclosed(
         "notes": list(notes),
     }
     return {**content, KEY: envelope}
+
+
+def _numbers(results: Any, name: str = "", depth: int = 2) -> Iterator[Measured]:
+    """Numbers by name, those of what is held by name, too, but not of longer lists."""
+    for key, value in results.items() if isinstance(results, Mapping) else ():
+        label = f"{name} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping) and depth:
+            yield from _numbers(value, label, depth - 1)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield Measured(label, value)
+
+
+def _named(content: Mapping[str, Any], depth: int = 2) -> Iterator[tuple[str, str | None]]:
+    """Digests that a content has, there or in what it holds by name."""
+    for key, value in content.items():
+        if isinstance(value, Mapping) and depth:
+            yield from _named(value, depth - 1)
+        elif key.endswith(SHA256) and isinstance(value, str):
+            yield key.removesuffix(SHA256), value
+
+
+@cache
+def code() -> str:
+    """The sha256 of the sources of this suite and of the script that runs."""
+    found, script = hashlib.sha256(), Path(sys.argv[0])
+    sources = sorted(path for name in PACKAGES for path in (ROOT / name).glob("**/*.py"))
+    for path in [*sources, *([script] if script.suffix == ".py" and script.is_file() else [])]:
+        found.update(f"{path.name} ".encode() + path.read_bytes())
+    return found.hexdigest()
 
 
 def digest(source: str | os.PathLike | None) -> str | None:

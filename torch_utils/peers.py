@@ -7,7 +7,6 @@ once on each machine and ends all of them, and what is read from files is compar
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -25,14 +24,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore
 
-from dnnlib import cli
+from dnnlib import cli, results
 from dnnlib.cli import UserError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # one process of several has all
 PATIENCE = timedelta(minutes=60)  # with others that read, or are started late
 POLL = 0.25  # seconds between looks at whether another process has failed
 LINGER, LATE = 3.0, 20.0  # seconds that a failed one waits until others know; that start late
-PACKAGES = ("dnnlib", "torch_utils", "training", "flow", "metrics", "experiments")
 # Options that may differ: names of files and folders, whose content is compared; and devices.
 FREE = {
     "network", "transfer", "resume", "images", "ref", "data", "dest", "detector", "device",
@@ -235,16 +233,6 @@ def of_rank0(make: Callable[[], Any]) -> Any:
     return peers.exchange(make() if rank() == 0 else None)[0]
 
 
-def code_digest() -> str:
-    """Digest of the sources of this suite and of the script that runs."""
-    root, found = Path(__file__).parents[1], hashlib.sha256()
-    script = Path(sys.argv[0])
-    sources = sorted(path for name in PACKAGES for path in (root / name).glob("**/*.py"))
-    for path in [*sources, *([script] if script.suffix == ".py" else [])]:
-        found.update(f"{path.name} ".encode() + path.read_bytes())
-    return found.hexdigest()
-
-
 # What `dnnlib.cli` calls -----------------------------------------------------------------------
 
 
@@ -262,7 +250,7 @@ def compare(ctx: click.Context) -> None:
     """Compare code and options, but for names of files and folders, whose content is compared."""
     if here() is None:
         return
-    code, root = code_digest(), Path(__file__).parents[1]
+    code, root = results.code(), Path(__file__).parents[1]
     what: dict[str, str | None] = {f"the code in {root} (sha256 {code[:12]})": code}
     what |= {f"torch {torch.__version__}": torch.__version__}
     for option in ctx.command.params:

@@ -90,7 +90,9 @@ class ImageTrainOptions(TrainOptions, ImageOptions):
     inflation_gap: float = again(ScheduleOptions, "inflation_gap", 0.02)
     tmax: float = again(ScheduleOptions, "tmax", 15.01)
     space: str = again(ScheduleOptions, "space", "IS")
-    dropout: float = option(0.13, type=click.FloatRange(0, 1, max_open=True))
+    dropout: float = option(
+        0.13, type=click.FloatRange(0, 1, max_open=True), help="share of features left out"
+    )
     augment: float = option(
         None, type=click.FloatRange(0, 1),
         help="probability of each augmentation [0.12; 0 for data with constant pixels]",

@@ -37,7 +37,11 @@ class ScheduleOptions(Options):
         None, type=COUNT,
         help="dimensions that inflate fully; fewer than --data_dim compresses [data_dim]",
     )  # fmt: skip
-    g_type: str = option("constant_inflation_gap", type=click.Choice(G_TYPES))
+    g_type: str = option(
+        "constant_inflation_gap",
+        type=click.Choice(G_TYPES),
+        help="exponents of compressed dimensions: -inflation_gap, or with orig -kept/compressed",
+    )
     inflation_gap: float = option(1.0, type=NONNEGATIVE, help="the paper's effective gap minus 1")
     g_rescaling: float = option(1.0, type=POSITIVE, help="factor on all of g")
     rho: float = option(None, type=POSITIVE, help="growth rate [2 for PRP, 1 for PRR: 2/(1+max g)]")

@@ -11,7 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from dnnlib.plot import limit_of, save_figure, subplots
-from experiments.coverage.coverage import CAPTIONS, STAGES, Boundary, Report
+from experiments.coverage.boundaries import Boundary, coverage_of_ball
+from experiments.coverage.carrier import CAPTIONS, STAGES
+from experiments.coverage.coverage import Report
 
 STYLES = {"latent": ("o", "#1f5f8b"), "gen": ("s", "#d1495b"), "roundtrip": ("^", "#66a182")}
 INSIDE, OUTSIDE = "#1f5f8b", "#b3b8bf"
@@ -43,6 +45,65 @@ def coverage_plot(path: Path, report: Report, title: str) -> None:
     low.set_xlabel("Mahalanobis radius of the boundary")
     low.legend(fontsize=8, frameon=False, loc="best")
     for ax in (top, low):
+        ax.grid(alpha=0.3)
+        ax.tick_params(labelsize=8)
+    save_figure(figure, path)
+
+
+def bands_plot(
+    path: Path, points: dict[str, np.ndarray], bands: np.ndarray, radii: np.ndarray, title: str
+) -> None:
+    """The first two coordinates of points at the three stages, coloured by the sphere they are in.
+
+    Args:
+        path: .png to write.
+        points: for each stage, [n, d].
+        bands: how many of the radii each point is beyond, [n].
+        radii: ascending, [r].
+        title: above the row.
+    """
+    figure, axes = subplots(1, 3, figsize=(11.4, 4.2))
+    hues = colormaps["viridis"].resampled(len(radii) + 1)
+    for ax, stage in zip(axes, STAGES, strict=True):
+        some = points[stage][:POINTS_2D, :2]
+        drawn = ax.scatter(
+            *some.T, s=3.0, linewidths=0, c=bands[: len(some)], cmap=hues,
+            vmin=-0.5, vmax=len(radii) + 0.5,
+        )  # fmt: skip
+        limits = np.array([limit_of(some[:, [i]]) for i in range(2)])
+        if limits.max() <= 4 * limits.min():  # compressed dimensions would be a line
+            limits[:] = limits.max()
+            ax.set_aspect("equal")
+        ax.set_xlim(-limits[0], limits[0])
+        ax.set_ylim(-limits[1], limits[1])
+        ax.set_title(CAPTIONS[stage], fontsize=10)
+        ax.tick_params(labelsize=7)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, ticks=range(len(radii) + 1))
+    bar.ax.set_yticklabels([*(f"< {r:g}" for r in radii), f"≥ {radii[-1]:g}"])
+    bar.set_label("Mahalanobis radius after inflating back", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle(title, fontsize=11)
+    save_figure(figure, path)
+
+
+def held_out_plot(path: Path, u: np.ndarray, title: str) -> None:
+    """Share of latents within each radius beside the chi distribution; u [n, d] whitened."""
+    figure, (top, low) = subplots(2, figsize=(5.6, 6.0), sharex=True, height_ratios=[2, 1])
+    n, d = u.shape
+    r = np.sort(np.linalg.norm(u, axis=1))
+    share, exact = (np.arange(n) + 0.5) / n, coverage_of_ball(r, d)
+    top.plot(r, exact, color="black", lw=1.2, label=rf"$\chi_{{{d}}}$ (exact)")
+    top.plot(r, share, color=INSIDE, lw=1.2, label=f"{n} held-out data, inflated")
+    band = 300 * np.sqrt(exact * (1 - exact) / n)
+    low.fill_between(r, -band, band, color="0.9", label="3 binomial standard errors")
+    low.axhline(0, color="black", lw=1.2)
+    low.plot(r, 100 * (share - exact), color=INSIDE, lw=1.2)
+    top.set_ylabel("share within the radius")
+    low.set_ylabel("minus exact, points of %")
+    low.set_xlabel("radius in the whitened latent")
+    top.set_title(f"{title}: held-out data", fontsize=11)
+    for ax in (top, low):
+        ax.legend(fontsize=8, frameon=False, loc="best")
         ax.grid(alpha=0.3)
         ax.tick_params(labelsize=8)
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""What boundaries enclose: polygons by shapely, surfaces by trimesh, alpha shapes by alphashape."""
+"""What published boundaries enclose: alpha shapes, by alphashape, shapely and trimesh."""
 
 from __future__ import annotations
 
@@ -58,38 +58,6 @@ class Region:
                 self.shape.export(temporary)
 
 
-def polygon_region(vertices: np.ndarray, simplices: np.ndarray) -> Region | None:
-    """The inside of a closed polygon; None if it crosses itself.
-
-    Args:
-        vertices: [v, 2].
-        simplices: the vertices of each edge, in the polygon's direction, [v, 2].
-    """
-    shapely = require("shapely")
-    after = np.empty(len(vertices), int)
-    after[simplices[:, 0]] = simplices[:, 1]
-    order = [0]
-    while len(order) < len(vertices):
-        order.append(int(after[order[-1]]))
-    polygon = shapely.Polygon(vertices[order])
-    return Region(polygon) if polygon.is_valid else None
-
-
-def mesh_region(vertices: np.ndarray, triangles: np.ndarray, name: str) -> Region:
-    """The inside of a triangulated surface.
-
-    Args:
-        vertices: [v, 3].
-        triangles: numbers of vertices, [m, 3].
-        name: what to call it in the message.
-
-    Raises:
-        ValueError: if the surface has holes or edges of more than two triangles.
-    """
-    mesh = require("trimesh").Trimesh(vertices, triangles, process=False)
-    return _watertight(mesh, name)
-
-
 def alpha_region(points: np.ndarray, alpha: float, name: str) -> Region:
     """The inside of the alpha shape of points [n, d].
 
@@ -121,5 +89,5 @@ def _watertight(mesh: Any, name: str) -> Region:
         return Region(mesh)
     raise ValueError(
         f"the mesh of {name} is not watertight ({len(mesh.faces)} triangles), so it has no inside: "
-        "use --boundary=transported, other --boundary_pts, or a smaller --alpha"
+        "use --boundary=norm, other --boundary_pts, or a smaller --alpha"
     )

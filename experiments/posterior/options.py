@@ -84,8 +84,10 @@ class McmcOptions(ToySolverOptions, SamplerOptions, NetworkOptions, RunOptions):
     outdir: str = option(type=PATH, help="where results go")
     experiment: str = option(
         "weights", type=click.Choice(EXPERIMENTS),
-        help="posterior of the weights; simulation-based calibration of it; expected coverage of "
-        "latent posteriors",
+        help="posterior of the weights; self-consistency of it by simulation; the same of latent "
+        "posteriors by expected coverage. Truths come from the flow, so these test the code: "
+        "whether the flow is that of the data, run_toy_alphashape_mesh_exps.py --experiment=data "
+        "tells",
     )  # fmt: skip
     sampler: str = option(
         "flow", type=click.Choice(SAMPLERS),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from experiments.posterior.chains import Chain, Facts, Sampler, of_gradients
 from experiments.posterior.energy import LatentTarget
-from experiments.posterior.leapfrog import LENGTH, DualAveraging, Point, leapfrog_counts, transition
+from experiments.posterior.leapfrog import LENGTH, Point, leapfrog_counts, transition
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import (
     SWEEPS,
@@ -32,6 +32,7 @@ from experiments.posterior.posterior import (
     gibbs_weights,
     start_weights,
 )
+from flow.inference.step_size import DualAveraging
 from torch_utils import seeding
 
 NAME = "parallel"

@@ -64,7 +64,7 @@ def table(report: dict[str, Any]) -> str:
 def calibration(
     problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path
 ) -> None:
-    """Simulation-based calibration of the weights, or expected coverage of latent posteriors."""
+    """Self-consistency: ranks of simulated weights, or expected coverage of latent posteriors."""
     name = options.experiment
     check = {"sbc": calibrate, "tarp": expected_coverage}[name]
     found = check(problem, options, folder / STATE)
@@ -73,11 +73,11 @@ def calibration(
     with atomic_path(folder / f"{name}.npz") as path:
         np.savez(path, **found.arrays)  # type: ignore[arg-type]  # numpy's stub takes the names for its own argument
     title = f"{problem.flow.schedule.name}: {name}"
-    content = enclosed(summary | {"results": found.summary}, title, kind="Calibration")
+    content = enclosed(summary | {"results": found.summary}, title, kind="Self-consistency")
     write_json(folder / f"{name}.json", content)
     for what, tests in found.tests.items():
         chi = f"chi-square p {tests['chi_square_p']:.3f}, " if name == "sbc" else ""
-        print(f"{what}: {chi}{verdict(tests)}")
+        print(f"Self-consistency, {what}: {chi}{verdict(tests)}")
     for warning in found.summary.get("warnings", []):
         print(f"Warning: {warning}")
     if options.plot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,42 +35,54 @@ def ecdf(values: np.ndarray, points: np.ndarray) -> np.ndarray:
     return np.searchsorted(np.sort(values), points, side="left") / len(values)
 
 
-def band(n: int, points: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+@cache
+def _deepest(n: int, points: tuple[float, ...], seed: int) -> np.ndarray:
+    """Least local tail probability of each of SIMULATED sets of n uniform values."""
+    rng, grid = seeding.generator(seed, "ecdf band", n), np.array(points)
+    counts = np.stack(
+        [np.searchsorted(np.sort(rng.random(n)), grid) for _ in range(SIMULATED)]
+    )  # [s, m]
+    below = stats.binom.cdf(counts, n, grid)
+    above = stats.binom.sf(counts - 1, n, grid)
+    return 2 * np.minimum(below, above).min(1)
+
+
+def band(
+    n: int, points: np.ndarray, seed: int = 0, level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
     """Simultaneous band of the ECDF of n uniform values.
 
-    The whole ECDF lies within it with probability `LEVEL`: binomial intervals at each point,
+    The whole ECDF lies within it with probability `level`: binomial intervals at each point,
     widened until that holds in simulations.
 
     Args:
         n: number of values.
         points: in (0, 1), ascending, [m].
         seed: of the simulations.
+        level: of the band.
 
     Returns:
         lower and upper bounds, [m] each.
 
     Reference: Saeilynoja, Buerkner and Vehtari 2022, "Graphical test for discrete uniformity".
     """
-    rng = seeding.generator(seed, "ecdf band", n)
-    counts = np.stack(
-        [np.searchsorted(np.sort(rng.random(n)), points) for _ in range(SIMULATED)]
-    )  # [s, m]
-    below = stats.binom.cdf(counts, n, points)
-    above = stats.binom.sf(counts - 1, n, points)
-    tail = np.quantile(2 * np.minimum(below, above).min(1), 1 - LEVEL)
+    tail = np.quantile(_deepest(n, tuple(points.tolist()), seed), 1 - level)
     low, high = (stats.binom.ppf(q, n, points) / n for q in (tail / 2, 1 - tail / 2))
     return low, high
 
 
-def assess(values: np.ndarray, points: np.ndarray, seed: int = 0) -> dict[str, Any]:
+def assess(
+    values: np.ndarray, points: np.ndarray, seed: int = 0, level: float = LEVEL
+) -> dict[str, Any]:
     """Tests of uniformity on (0, 1), as plain values.
 
     Args:
         values: [n].
         points: where the ECDF is compared with its band, ascending, [m].
         seed: of the band.
+        level: of the band.
     """
-    low, high = band(len(values), points, seed)
+    low, high = band(len(values), points, seed, level)
     found = ecdf(values, points)
     counts = np.histogram(values, bins=BINS, range=(0, 1))[0]
     inside = {f"{level:g}": float((np.abs(values - 0.5) <= level / 2).mean()) for level in CENTRAL}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ MAX_JSON = 2**24  # bytes of a .json
 MAX_TEXT = 2**25  # bytes read of a .jsonl
 MAX_LOG = 2**15  # bytes shown of a log
 MAX_FILES = 200_000  # looked at below one folder
+MAX_ITEMS = 12  # of a list that is shown as text
+MAX_LENGTH = 2000  # characters of a value
 PICTURES = (".png", ".gif", ".jpg", ".jpeg")
 # Images of data sets and generated ones, made by the thousand: 000123.png, img00000123.png.
 NUMBERED = re.compile(r"(img)?\d{5,}\.\w+")
@@ -20,11 +23,7 @@ SKIPPED = {"__pycache__", "node_modules"}
 
 
 def folders(root: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
-    """The folder `root` and those below it, by name, each with its files to look at, by name.
-
-    Raises:
-        ValueError: if there are too many files.
-    """
+    """A folder and those below it, each with its files by name; ValueError for too many files."""
     seen = 0
     for path, below, names in os.walk(root):
         below[:] = sorted(b for b in below if not b.startswith(".") and b not in SKIPPED)
@@ -42,11 +41,7 @@ def is_inside(path: Path, root: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a .json file.
-
-    Raises:
-        ValueError: saying what is wrong with it.
-    """
+    """The object in a .json file; ValueError says in a line what is wrong with it."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"it is larger than {MAX_JSON // 2**20} MiB")
@@ -56,11 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parsed(data: bytes) -> dict[str, Any]:
-    """The object that JSON says.
-
-    Raises:
-        ValueError: saying, in a line, what is wrong with it.
-    """
+    """The object that JSON says; ValueError says in a line why it says none."""
     try:
         content = json.loads(data.decode())
     except RecursionError:
@@ -79,3 +70,32 @@ def tail(path: Path) -> str:
         file.seek(max(0, size - MAX_LOG))
         shown = file.read(MAX_LOG).decode("utf-8", "replace")
     return shown if size <= MAX_LOG else "…" + shown.partition("\n")[2]
+
+
+def number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def text(value: Any) -> str:
+    """A plain value as people read it."""
+    if value is None or isinstance(value, bool):
+        return {None: "–", True: "yes", False: "no"}[value]
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        value = [f"{k}: {text(v)}" for k, v in value.items()]
+    if isinstance(value, list | tuple):
+        left = len(value) - MAX_ITEMS
+        shown = [text(v) for v in value[:MAX_ITEMS]] + ([f"… ({left} more)"] if left > 0 else [])
+        value = ", ".join(shown) or "none"
+    try:
+        said = str(value)
+    except ValueError:
+        return "a very long number"
+    return said if len(said) <= MAX_LENGTH else said[:MAX_LENGTH] + "…"

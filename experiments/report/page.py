@@ -14,9 +14,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from experiments.report.files import text
 from experiments.report.pictures import embed
 from experiments.report.sections import Section
-from experiments.report.values import text
 
 HERE = Path(__file__).parent
 MAX_DETAIL = 100_000  # characters of what unfolds
@@ -29,17 +29,10 @@ def page(
     problems: Sequence[str],
     max_bytes: int,
 ) -> tuple[str, int, list[str]]:
-    """The whole page.
-
-    Args:
-        sections: by chapter.
-        title: heading.
-        roots: folders that they were read from, as named.
-        problems: sentences about what could not be used.
-        max_bytes: size that the page may have.
+    """The whole page, of sections by chapter, within so many bytes.
 
     Returns:
-        HTML; how many pictures were left out; all problems.
+        HTML; how many pictures were left out; all sentences about what could not be used.
 
     Raises:
         ValueError: if the page is too large without any picture.

@@ -1,7 +1,7 @@
-"""Result folders as sections of a report, each with an envelope: see `dnnlib.results`.
+"""Result folders as sections of a report: the envelopes of files, and the ticks of trainings.
 
-What has no envelope is given one: a .json of before them from its plain keys, a training run from
-its ticks, a folder of pictures. So all are shown in one way.
+Every result file has an envelope (`dnnlib.results`); a training run is given one from its ticks,
+a folder of pictures another, so that all are shown in one way. Other .json are left out.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any
 
 from dnnlib.results import KEY
 from experiments.report import files as reading
-from experiments.report.files import PICTURES, is_inside, parsed, read_json, tail
+from experiments.report.files import PICTURES, is_inside, number, parsed, read_json, tail, text
 from experiments.report.training import loss_chart
-from experiments.report.values import is_table, leaves, number, table, text
 
 FIRST, GALLERY = ("Tables of the papers", "Training"), "Other pictures"  # chapters
 SHAPE = {"kind": str, "title": str, "values": list, "tables": list, "pictures": list, "notes": list}
@@ -64,14 +63,7 @@ class Section:
 
 
 def collect(roots: Sequence[Path]) -> tuple[list[Section], list[str]]:
-    """Everything that can be shown of folders and the folders in them.
-
-    Args:
-        roots: as the user named them.
-
-    Returns:
-        sections, by chapter, in the order of the roots and then of names; and sentences about files
-        that could not be used.
+    """What can be shown of folders and those in them, by chapter; and what could not be used.
 
     Raises:
         ValueError: naming a folder that holds no results.
@@ -86,10 +78,7 @@ def collect(roots: Sequence[Path]) -> tuple[list[Section], list[str]]:
         here = [s for f, files in new for s in _sections(f, files, root, problems)]
         if new and not here:
             why = "".join(f"; {p}" for p in problems[told : told + 1])
-            raise ValueError(
-                f"{root} holds no results that a report knows: name a run folder, or a folder "
-                f"that one of the scripts wrote to{why}"
-            )
+            raise ValueError(f"{root} holds no results: name a folder that a script wrote to{why}")
         found += here
     shown: set[Path] = set()
     for section in sorted(found, key=lambda s: s.envelope["kind"] == FIRST[0]):  # whose they are
@@ -110,17 +99,16 @@ def _sections(
         return
     results: dict[str, dict] = {}
     for name, path in files.items():
-        if path.suffix == ".json" and name != "run.json":  # that is progress, not a result
-            content = _read(path, problems)
-            if any(isinstance(content.get(k), dict) for k in (KEY, "options")) or "rows" in content:
-                results[name] = content
+        content = _read(path, problems) if path.suffix == ".json" else {}
+        if isinstance(content.get(KEY), dict):
+            results[name] = content
+        elif "options" in content:
+            problems.append(f"{path} says nothing of its run (no envelope): made before; left out")
     nearest: dict[str, list[Path]] = {name: [] for name in results}
     for p in pictures if results else ():
         nearest[max(results, key=lambda n: _alike(n, p.name))].append(p)
     for name, content in results.items():
-        given = content.pop(KEY, None)
-        said = given if isinstance(given, dict) else _plain(content)
-        section = Section(files[name], _date([files[name]]), said)
+        section = Section(files[name], _date([files[name]]), content.pop(KEY))
         for picture in map(str, section.envelope["pictures"]):
             near = [Path(os.path.normpath(f / picture)) for f in (folder, folder.parent)]
             there = [p for p in near if p.suffix.lower() in PICTURES and is_inside(p, root)]
@@ -135,20 +123,15 @@ def _sections(
         yield Section(folder, _date(pictures), said, pictures)
 
 
-def _plain(content: dict[str, Any]) -> dict[str, Any]:
-    """The envelope of a file that has none, from its plain keys."""
-    results = content.get("results")
-    if not isinstance(results, dict):
-        own = ("title", "pictures", "warnings", "notes")
-        shown = {k: v for k, v in content.items() if k not in own}
-        results = {k: v for k, v in shown.items() if not isinstance(v, dict) or is_table(v)}
-    named = [(k, v) for k, v in leaves(results) if k != "warnings"]
-    return {
-        **content,
-        "values": [{"name": k, "value": v} for k, v in named if not is_table(v)],
-        "tables": [table(v, k) for k, v in named if is_table(v)],
-        "notes": results.get("warnings") or content.get("notes"),
-    }
+def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Objects of a .jsonl, and how many lines could not be read."""
+    with open(path, "rb") as file:
+        lines = file.read(reading.MAX_TEXT).splitlines()
+    records = []
+    for line in lines:
+        with suppress(ValueError):
+            records.append(parsed(line))
+    return records, len(lines) - len(records)
 
 
 def _training(
@@ -156,21 +139,14 @@ def _training(
 ) -> Section:
     """A run folder of toy_train.py or train.py."""
     own = [files[n] for n in ("training_options.json", "stats.jsonl") if n in files]
-    lines, records = [], []
-    if "stats.jsonl" in files:
-        with open(files["stats.jsonl"], "rb") as file:
-            lines = file.read(reading.MAX_TEXT).splitlines()
-    for line in lines:
-        with suppress(ValueError):
-            records.append(parsed(line))
-    bad = len(lines) - len(records)
+    records, bad = _records(files["stats.jsonl"]) if "stats.jsonl" in files else ([], 0)
     ticks = [r for r in records if number(r.get("kimg")) is not None]
     losses = [r for r in ticks if number(r.get("loss")) is not None]
     last = {k: v for k, v in ticks[-1].items() if k != "timestamp"} if ticks else {}
     values: dict[str, Any] = {k: last.pop(k) for k in ("loss", "kimg") if k in last}
     if losses:
         values["lowest loss of a tick"] = min(r["loss"] for r in losses)
-    values |= dict(leaves(last))
+    values |= {k.replace("_", " "): v for k, v in last.items()}
     for name in [n for n in files if n.startswith("network-snapshot-")][-1:]:
         values["latest network"] = name
     hidden = [p for p in pictures if p.name.startswith("samples-")][:-1]

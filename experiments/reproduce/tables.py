@@ -140,6 +140,7 @@ def write_table(papers: Papers, name: str, outdir: Path) -> dict[str, Any]:
         content, about["title"], kind="Tables of the papers", tables=[("", columns, cells_)],
         command=f"reproduce.py {name} --scale={papers.scale} --seed={papers.seed}",
         pictures=[f"../{p}" for p in content["pictures"]], notes=content["notes"],
+        inputs={f"{f}/{p.name}": p for f in read for p in sorted((outdir / f).glob("*.json"))},
     )  # fmt: skip
     write_json(outdir / name / "table.json", enclosed)
     frame = pd.DataFrame(cells_, columns=columns)

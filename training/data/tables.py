@@ -27,7 +27,7 @@ class TableOptions:
         columns: names of the columns to read, in this order.
         index_col: name of a column to leave out.
         header: whether the first row names the columns.
-        missing: "error", or "drop" to leave out rows with missing values.
+        missing: "error", "drop" to leave out rows with missing values, or "keep" for NaN.
         decimal: "." or ",".
     """
 
@@ -228,6 +228,8 @@ def _numbers(taken: list[Column], decimal: str, missing: str) -> np.ndarray:
                 f"column {column.name!r} holds {shown([column.cells[row]])!r} in row {row + 1}, "
                 "which is no number"
             )
+    if missing == "keep":
+        return np.stack([_with_gaps(column, decimal) for column in taken], 1)
     gaps = np.any([column.gaps for column in taken], axis=0)
     if gaps.any() and missing == "error":
         row = int(gaps.argmax())
@@ -238,3 +240,11 @@ def _numbers(taken: list[Column], decimal: str, missing: str) -> np.ndarray:
             "--missing=drop, or choose other columns with --columns"
         )
     return np.stack([column.numbers(decimal, ~gaps) for column in taken], 1)
+
+
+def _with_gaps(column: Column, decimal: str) -> np.ndarray:
+    """Values of a column, NaN where they are missing, [n]."""
+    values = np.full(len(column.cells), np.nan)
+    if not column.gaps.all():
+        values[~column.gaps] = column.numbers(decimal, ~column.gaps)
+    return values

@@ -10,9 +10,10 @@ import torch
 from experiments.posterior import parallel_sampler
 from experiments.posterior.chains import Chain, draw
 from experiments.posterior.energy import LatentTarget
-from experiments.posterior.leapfrog import DualAveraging, Point, leapfrog_counts, transition
+from experiments.posterior.leapfrog import Point, leapfrog_counts, transition
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.parallel_sampler import ParallelSampler
+from flow.inference.step_size import DualAveraging
 from tests.experiments.posterior.linear_gaussian import (
     check_draws,
     exact_posterior,

@@ -5,9 +5,10 @@ import os
 
 import pytest
 
+from dnnlib.results import KEY
 from experiments.report import files as report_files
+from experiments.report.files import number, text
 from experiments.report.sections import collect
-from experiments.report.values import is_table, leaves, number, table, text
 
 
 def write(folder, **files):
@@ -30,20 +31,6 @@ def test_values_as_people_read_them():
     ]  # fmt: skip
 
 
-def test_nested_values_have_one_name_each():
-    content = {"a": {"b_c": 1, "d": {"e": 2}}, "list": [{"x": 1}]}
-    assert list(leaves(content)) == [("a b c", 1), ("a d e", 2), ("list", [{"x": 1}])]
-    rows = {"w1": {"p": 1, "c": {"0.5": 2}}, "w2": {"p": 3, "c": {"0.5": 4}}}
-    assert is_table(rows)
-    assert is_table([{"x": 1}])
-    assert not is_table({"w1": {"p": 1}, "w2": {"q": 1}})
-    assert not is_table([])
-    made = table(rows, "c")
-    assert made["columns"] == ["", "p", "c 0.5"]
-    assert made["rows"] == [["w1", 1, 2], ["w2", 3, 4]]
-    assert table([{"a": 1, "b": None}, {"a": 2, "c": 3}], "")["columns"] == ["a", "c"]
-
-
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -55,7 +42,7 @@ def test_nested_values_have_one_name_each():
     ],
 )
 def test_damage_is_a_sentence_and_nothing_else(tmp_path, content, says):
-    folder = write(tmp_path, good__json={"options": {"seed": 1}, "results": {"value": 2}})
+    folder = write(tmp_path, good__json={KEY: {}, "results": {"value": 2}})
     data = content if isinstance(content, bytes) else content.encode()
     (folder / "circles_nll.json").write_bytes(data)
     sections, problems = collect([tmp_path])
@@ -67,7 +54,7 @@ def test_damage_is_a_sentence_and_nothing_else(tmp_path, content, says):
 
 def test_files_that_are_too_large_are_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(report_files, "MAX_JSON", 10)
-    folder = write(tmp_path, a_nll__json={"options": {"seed": 1}})
+    folder = write(tmp_path, a_nll__json={KEY: {}})
     with pytest.raises(ValueError, match="larger"):
         report_files.read_json(folder / "a_nll.json")
     monkeypatch.setattr(report_files, "MAX_FILES", 0)
@@ -76,20 +63,27 @@ def test_files_that_are_too_large_are_not_read(tmp_path, monkeypatch):
 
 
 def test_links_that_lead_outside_are_not_followed(tmp_path):
-    secret = write(tmp_path / "secret", other_nll__json={"options": {"key": "hidden"}})
-    run = write(tmp_path / "run", mine_nll__json={"options": {"seed": 1}})
+    secret = write(tmp_path / "secret", other_nll__json={KEY: {"notes": ["hidden"]}})
+    run = write(tmp_path / "run", mine_nll__json={KEY: {}})
     os.symlink(secret / "other_nll.json", run / "other_nll.json")
     os.symlink(secret, run / "below")
     assert [s.envelope["title"] for s in collect([run])[0]] == ["mine nll"]
 
 
 def test_numbered_images_and_hidden_files_are_left_alone(tmp_path):
-    folder = write(tmp_path, x_nll__json={"options": {"seed": 1}})
+    folder = write(tmp_path, x_nll__json={KEY: {}})
     for name in ("000001.png", "img00000001.png", ".x_nll_hidden.png"):
         (folder / name).write_bytes(b"not even a picture")
     (section,), problems = collect([tmp_path])
     assert section.pictures == []
     assert problems == []
+
+
+def test_a_file_without_an_envelope_is_named(tmp_path):
+    write(tmp_path, x__json={KEY: {}}, old_nll__json={"options": {}}, other__json={"a": 1})
+    sections, (problem,) = collect([tmp_path])
+    assert [s.envelope["title"] for s in sections] == ["x"]
+    assert "old_nll.json says nothing of its run (no envelope)" in problem
 
 
 def test_the_end_of_a_log(tmp_path, monkeypatch):
@@ -101,7 +95,7 @@ def test_the_end_of_a_log(tmp_path, monkeypatch):
 
 
 def test_a_folder_within_another_is_shown_once(tmp_path):
-    write(tmp_path / "in", x_nll__json={"options": {"seed": 1}})
+    write(tmp_path / "in", x_nll__json={KEY: {}})
     sections, _ = collect([tmp_path, tmp_path / "in"])
     assert len(sections) == 1
 

@@ -46,7 +46,7 @@ def noise(path, width=40, height=30, seed=0):
 def hostile_folder(folder):
     folder.mkdir()
     name = "x<script>alert(1)<_nll.json".replace("/", "")
-    content = {"results": {HOSTILE: HOSTILE, "warnings": [HOSTILE], "rows": [{HOSTILE: HOSTILE}]}}
+    content = {"results": {HOSTILE: HOSTILE, "warnings": [HOSTILE]}, KEY: {}}
     (folder / name).write_text(json.dumps(content | {"options": {HOSTILE: [HOSTILE]}}))
     run = folder / "00000-<b>"
     run.mkdir()
@@ -54,10 +54,6 @@ def hostile_folder(folder):
     (run / "stats.jsonl").write_text("\n".join(map(json.dumps, ticks)))
     (run / "log.txt").write_text(HOSTILE)
     (run / "training_options.json").write_text(json.dumps({"data": HOSTILE}))
-    table = {"title": HOSTILE, "columns": [HOSTILE], "rows": [{HOSTILE: HOSTILE}],
-             "commands": [HOSTILE], "notes": [HOSTILE], "machine": HOSTILE,
-             "pictures": [HOSTILE]}  # fmt: skip
-    (folder / "table.json").write_text(json.dumps(table))
     envelope = {
         "kind": HOSTILE, "title": HOSTILE, "command": HOSTILE, "machine": [HOSTILE],
         "digests": {HOSTILE: HOSTILE}, "notes": [HOSTILE, 1, {HOSTILE: 1}], "arrays": HOSTILE,
@@ -167,7 +163,7 @@ def test_damaged_pictures_are_named(tmp_path, damage, monkeypatch):
 
 def test_what_unfolds_is_cut_where_it_is_endless(tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.report.page.MAX_DETAIL", 50)
-    (tmp_path / "x_nll.json").write_text(json.dumps({"options": {"a": "b" * 500}}))
+    (tmp_path / "x_nll.json").write_text(json.dumps({"options": {"a": "b" * 500}, KEY: {}}))
     html, _, _ = make(tmp_path)
     assert "b" * 51 not in html
     assert "(cut here)" in html

@@ -1,0 +1,1 @@
+"""Posteriors of a user's own observations: calc_posterior.py."""
