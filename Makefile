@@ -56,7 +56,8 @@ docs: venv  ## docs/ as a site with a search, site/index.html; fails on a dead l
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Look at site/index.html"
 
-test: venv  ## the test suite (CPU, no downloads)
+test: venv  ## the test suite (CPU, no downloads), about a quarter of an hour on 2 cores
+	@echo "About a quarter of an hour on 2 cores, less on more; slow tests are left to make test-all"
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: venv  ## the slow, gpu and data tests too
@@ -72,7 +73,7 @@ format: venv  ## apply the style
 	$(BIN)/ruff format .
 
 BENCHMARKS := toy_training integrators nll mcmc correlations basis batches frechet unet \
-	image_round_trips evaluations likelihood scaling
+	image_round_trips evaluations likelihood scaling png gpu
 bench: venv  ## time to answer, about 20 minutes: benchmarks/results/bench.txt
 	$(BIN)/python -m benchmarks
 

@@ -65,7 +65,8 @@ def enclosed(
     Args:
         content: what the file holds anyway; its "options" are those of the command.
         title: one line on what this is the result of.
-        values: figures, with their yardsticks.
+        values: figures, with their yardsticks; without them the plain numbers of the content's
+            "results".
         kind: chapter that results of this kind are shown in.
         command: that made it; this process's own if it is empty.
         inputs: what was read, by name: files, whose digests are kept, or digests. Those that the
@@ -74,6 +75,7 @@ def enclosed(
         arrays, pictures: names of files, relative to the folder of this one.
         notes: sentences for the reader.
     """
+    values = values or list(_numbers(content.get("results")))
     digests = {"code": code(), **dict(_named(content))}
     digests |= {name: digest(source) for name, source in (inputs or {}).items()}
     envelope = {
@@ -95,6 +97,16 @@ def enclosed(
         "notes": list(notes),
     }
     return {**content, KEY: envelope}
+
+
+def _numbers(results: Any, name: str = "", depth: int = 2) -> Iterator[Measured]:
+    """Numbers by name, those of what is held by name, too, but not of longer lists."""
+    for key, value in results.items() if isinstance(results, Mapping) else ():
+        label = f"{name} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping) and depth:
+            yield from _numbers(value, label, depth - 1)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield Measured(label, value)
 
 
 def _named(content: Mapping[str, Any], depth: int = 2) -> Iterator[tuple[str, str | None]]:

@@ -23,11 +23,7 @@ SKIPPED = {"__pycache__", "node_modules"}
 
 
 def folders(root: Path) -> Iterator[tuple[Path, dict[str, Path]]]:
-    """The folder `root` and those below it, by name, each with its files to look at, by name.
-
-    Raises:
-        ValueError: if there are too many files.
-    """
+    """A folder and those below it, each with its files by name; ValueError for too many files."""
     seen = 0
     for path, below, names in os.walk(root):
         below[:] = sorted(b for b in below if not b.startswith(".") and b not in SKIPPED)
@@ -45,11 +41,7 @@ def is_inside(path: Path, root: Path) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a .json file.
-
-    Raises:
-        ValueError: saying what is wrong with it.
-    """
+    """The object in a .json file; ValueError says in a line what is wrong with it."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise ValueError(f"it is larger than {MAX_JSON // 2**20} MiB")
@@ -59,11 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parsed(data: bytes) -> dict[str, Any]:
-    """The object that JSON says.
-
-    Raises:
-        ValueError: saying, in a line, what is wrong with it.
-    """
+    """The object that JSON says; ValueError says in a line why it says none."""
     try:
         content = json.loads(data.decode())
     except RecursionError:

@@ -29,17 +29,10 @@ def page(
     problems: Sequence[str],
     max_bytes: int,
 ) -> tuple[str, int, list[str]]:
-    """The whole page.
-
-    Args:
-        sections: by chapter.
-        title: heading.
-        roots: folders that they were read from, as named.
-        problems: sentences about what could not be used.
-        max_bytes: size that the page may have.
+    """The whole page, of sections by chapter, within so many bytes.
 
     Returns:
-        HTML; how many pictures were left out; all problems.
+        HTML; how many pictures were left out; all sentences about what could not be used.
 
     Raises:
         ValueError: if the page is too large without any picture.

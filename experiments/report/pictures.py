@@ -26,11 +26,7 @@ class Embedded(NamedTuple):
 
 
 def encode(path: Path) -> Embedded:
-    """A picture as a data: address, with its width and height.
-
-    Raises:
-        ValueError: if it is no picture, damaged, or unreasonably large.
-    """
+    """A picture as a data: address, with its width and height; ValueError says why it is none."""
     if path.stat().st_size > MAX_FILE:
         raise ValueError(f"it is larger than {MAX_FILE // 2**20} MiB")
     raw = path.read_bytes()
@@ -58,15 +54,7 @@ def encode(path: Path) -> Embedded:
 
 
 def embed(pictures: Sequence[Path], budget: int) -> tuple[dict[Path, Embedded], list[str]]:
-    """Pictures to embed within a number of bytes, the smallest first.
-
-    Args:
-        pictures: files.
-        budget: bytes that their addresses may have together.
-
-    Returns:
-        what became of each file; sentences about those that could not be used.
-    """
+    """Pictures to embed within so many bytes, the smallest first; and what could not be used."""
     found: dict[Path, Embedded] = {}
     problems = []
     for path in sorted(pictures, key=lambda p: (p.stat().st_size, str(p))):

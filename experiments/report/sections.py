@@ -63,11 +63,7 @@ class Section:
 
 
 def collect(roots: Sequence[Path]) -> tuple[list[Section], list[str]]:
-    """Everything that can be shown of folders and the folders in them.
-
-    Returns:
-        sections, by chapter, in the order of the roots and then of names; and sentences about files
-        that could not be used.
+    """What can be shown of folders and those in them, by chapter; and what could not be used.
 
     Raises:
         ValueError: naming a folder that holds no results.
@@ -82,10 +78,7 @@ def collect(roots: Sequence[Path]) -> tuple[list[Section], list[str]]:
         here = [s for f, files in new for s in _sections(f, files, root, problems)]
         if new and not here:
             why = "".join(f"; {p}" for p in problems[told : told + 1])
-            raise ValueError(
-                f"{root} holds no results that a report knows: name a run folder, or a folder "
-                f"that one of the scripts wrote to{why}"
-            )
+            raise ValueError(f"{root} holds no results: name a folder that a script wrote to{why}")
         found += here
     shown: set[Path] = set()
     for section in sorted(found, key=lambda s: s.envelope["kind"] == FIRST[0]):  # whose they are
@@ -130,19 +123,23 @@ def _sections(
         yield Section(folder, _date(pictures), said, pictures)
 
 
+def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Objects of a .jsonl, and how many lines could not be read."""
+    with open(path, "rb") as file:
+        lines = file.read(reading.MAX_TEXT).splitlines()
+    records = []
+    for line in lines:
+        with suppress(ValueError):
+            records.append(parsed(line))
+    return records, len(lines) - len(records)
+
+
 def _training(
     folder: Path, files: dict[str, Path], pictures: list[Path], problems: list[str]
 ) -> Section:
     """A run folder of toy_train.py or train.py."""
     own = [files[n] for n in ("training_options.json", "stats.jsonl") if n in files]
-    lines, records = [], []
-    if "stats.jsonl" in files:
-        with open(files["stats.jsonl"], "rb") as file:
-            lines = file.read(reading.MAX_TEXT).splitlines()
-    for line in lines:
-        with suppress(ValueError):
-            records.append(parsed(line))
-    bad = len(lines) - len(records)
+    records, bad = _records(files["stats.jsonl"]) if "stats.jsonl" in files else ([], 0)
     ticks = [r for r in records if number(r.get("kimg")) is not None]
     losses = [r for r in ticks if number(r.get("loss")) is not None]
     last = {k: v for k, v in ticks[-1].items() if k != "timestamp"} if ticks else {}

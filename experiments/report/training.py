@@ -17,10 +17,9 @@ MAX_POINTS = 600  # of a chart
 WINDOW = 9  # ticks of the running median, as in loss.png
 DECADES = 1.5  # of losses from which their axis is logarithmic
 SOFT = "#5b6670"
+COLOURED = "axes.edge", "axes.label", "grid.", "text.", "xtick.", "ytick."
 # No text of a folder gets into a drawing; drawings of the same numbers are the same.
-COLOURED = ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color",
-            "ytick.color")  # fmt: skip
-STYLE: Any = {"svg.hashsalt": "report", **dict.fromkeys(COLOURED, SOFT)}
+STYLE: Any = {"svg.hashsalt": "report"} | dict.fromkeys([f"{c}color" for c in COLOURED], SOFT)
 
 
 def loss_lines(ticks: Sequence[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -33,6 +33,16 @@ def test_the_content_stays_and_the_envelope_is_plain(tmp_path):
     assert "torch" in envelope["machine"]  # which these tests have loaded
 
 
+def test_without_figures_the_numbers_of_the_results_are_values():
+    results = {"round_trip": {"rmse": 0.5, "worst": 2, "of": [1, 2]}, "fine": True, "seconds": 3}
+    values = enclosed({"results": results}, "T")[KEY]["values"]
+    assert values == [{"name": "round trip rmse", "value": 0.5},
+                      {"name": "round trip worst", "value": 2},
+                      {"name": "seconds", "value": 3}]  # fmt: skip
+    (only,) = enclosed({"results": results}, "T", [Measured("a", 1)])[KEY]["values"]
+    assert only == {"name": "a", "value": 1}
+
+
 def test_digests_that_the_content_names_are_kept():
     content = {"network_sha256": "aa", "results": {"data_sha256": "bb", "reference": {"x": 1}},
                "options": {"sha256": "cc"}}  # fmt: skip
