@@ -49,6 +49,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     np.savetxt(folder / "wine.csv", np.random.default_rng(0).random((20, 13)), delimiter=",")
     wine = [f"--data={folder / 'wine.csv'}", "--dims_to_keep=3"]
+    np.savetxt(folder / "incomplete.csv", [[0.5] * 6 + [np.nan] * 7], delimiter=",")
     circles = ["--data_name=circles"]
     for data in ([*circles], [*circles, "--dims_to_keep=1"], wine, [*circles]):
         args = [f"--outdir={folder / 'out'}", *data, "--duration=0.003", "--batch=500"]

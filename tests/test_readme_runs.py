@@ -42,6 +42,7 @@ QUICK = {
     "calc_net_residuals_autocorrelations.py": "--n_samples=20 --n_time_pts=4",
     "calc_nll.py toys": "--total_samples=50",
     "calc_nll.py net": "--total_samples=4",
+    "calc_posterior.py": "--n=20 --particles=32",
     "dataset_tool.py": "",
     "train.py": "--duration=0.002 --batch=64 --tick=1 --cbase=8 --cres=1,2 --num_blocks=1",
     "pfODE_int.py": "--bs=4",
