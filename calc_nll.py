@@ -70,7 +70,7 @@ def net(options: NetOptions) -> None:
     with distributed.session(options.device):
         wanted, option = options.total_samples, "--total_samples"
         images = Drawn.most(flow, source, options.seed, wanted, option)
-        run_images(images, q, replace(options, data_name=name))
+        run_images(images, q, replace(options, data_name=name, bs=flow.block))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from dnnlib import cli, plot
 from dnnlib.options import COUNT, SEED, RunOptions, option, takes
 from flow.flow import Flow
 from flow.images import Drawn, check_class, open_data, open_network, pixel_errors
-from flow.integration import IMAGE_BLOCK
 from flow.method import Method
 from flow.options import BlockOptions, ImageDataOptions, ImageSolverOptions, ZeroLabelOptions
 from flow.results import Record
@@ -58,14 +57,14 @@ def main(options: MseOptions) -> None:
     with distributed.session(options.device):
         wanted, option = options.total_samples, "--total_samples"
         images = Drawn.most(flow, source, options.seed, wanted, option)
-        run(images, replace(options, data_name=name))
+        run(images, replace(options, data_name=name, bs=flow.block))
 
 
 def run(images: Drawn, options: MseOptions) -> None:
     """Carry the images there and back, within a session; write the results."""
     flow, method = images.flow, images.method(options, POINTS)
     distributed.print0(
-        f"{images.total} images, {method.describe()}; network batches of {IMAGE_BLOCK}"
+        f"{images.total} images, {method.describe()}; network batches of {flow.block}"
     )
     if options.dry_run:
         return
@@ -74,7 +73,7 @@ def run(images: Drawn, options: MseOptions) -> None:
     record = Record.begin(f"{stem}.json", flow, options, method)
     parts = images.parts(stem.with_name(f".{name}.parts"), method=method.how())
     found = compute(
-        lambda block: round_trip(images, method, block), images.total, IMAGE_BLOCK, "round trips",
+        lambda block: round_trip(images, method, block), images.total, flow.block, "round trips",
         parts,
     )  # fmt: skip
     if found is None:

@@ -14,9 +14,8 @@ from dnnlib.options import PATH, RunOptions, option, takes
 from dnnlib.results import enclosed
 from dnnlib.util import write_json
 from flow.flow import Flow
-from flow.images import check_class, method_for, open_network, shape_of
+from flow.images import check_class, method_for, open_network, set_arithmetic, shape_of
 from flow.inflation_file import read_melt
-from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender
 from flow.numbered_images import (
     OPTIONS_FILE,
@@ -27,7 +26,7 @@ from flow.numbered_images import (
     missing_seeds,
     read_png,
 )
-from flow.options import BlockOptions, ImageLatentOptions, ImageNetworkOptions, ImageSolverOptions
+from flow.options import FieldOptions, ImageLatentOptions, ImageNetworkOptions, ImageSolverOptions
 from flow.results import check_gen_source
 from torch_utils import distributed
 
@@ -40,7 +39,7 @@ SHOWN, COLUMNS = 64, 8
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateOptions(
-    ImageLatentOptions, ImageSolverOptions, BlockOptions, ImageNetworkOptions, RunOptions
+    ImageLatentOptions, ImageSolverOptions, FieldOptions, ImageNetworkOptions, RunOptions
 ):
     """Options of the script."""
 
@@ -63,12 +62,13 @@ def main(options: GenerateOptions) -> None:
     Images that are there already are left alone: the same command goes on after an interruption.
     """
     flow, name = open_network(options)
+    set_arithmetic(flow, options)
     number = check_class(flow, options.class_)
     check_gen_source(flow, options)
     donors = open_donors(flow, options, number)
     cli.check_writable(options.save_dir, "--save_dir")
     with distributed.session(options.device):
-        run(flow, donors, replace(options, data_name=name), number)
+        run(flow, donors, replace(options, data_name=name, bs=flow.block), number)
 
 
 def open_donors(flow: Flow, options: GenerateOptions, number: int | None) -> Lender:
@@ -106,7 +106,7 @@ def run(flow: Flow, donors: Lender, options: GenerateOptions, number: int | None
     todo = missing_seeds(folder, seeds, options.subdirs)
     distributed.print0(
         f"{len(seeds)} images, {len(seeds) - len(todo)} there already; {method.describe()}; "
-        f"network batches of {IMAGE_BLOCK}"
+        f"network batches of {flow.block}"
     )
     if options.dry_run:
         return
@@ -119,6 +119,7 @@ def run(flow: Flow, donors: Lender, options: GenerateOptions, number: int | None
         "prev_melt_sha256": _digest(options.prev_melt),
         "class": options.class_,
     }
+    identity |= {name: True for name in ("bf16", "tf32") if getattr(options, name)}
     shown = options.record() | {"seeds": f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"}
     distributed.check_shared(folder, "--save_dir")
     measured = claim(folder, identity, shown, len(seeds) - len(todo), len(seeds))

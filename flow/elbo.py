@@ -16,7 +16,7 @@ Reference: Kingma et al. 2021, "Variational diffusion models"; its weight, one r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from flow.dequantization import log_prob_of_levels
 from flow.flow import Flow
+from flow.integration import BLOCK, IMAGE_BLOCK
 from torch_utils import seeding
 from training.schedule import Schedule
 from training.times import LikelihoodWeighting
@@ -84,7 +85,7 @@ def quadrature(schedule: Schedule, count: int) -> tuple[Tensor, Tensor]:
     """
     weighting = LikelihoodWeighting(schedule, 0.0, nodes=NODES)
     times = weighting.times((torch.arange(count, dtype=torch.float64) + 0.5) / count)
-    cos = schedule.cos_sin(times.to(schedule.xi.device))[0]
+    cos = schedule.cos_sin(times.to(schedule.xi))[0]
     density = (schedule.rates * cos.square()).mean(1).cpu().double()
     return times, weighting.total / count / density
 
@@ -108,7 +109,7 @@ def elbo(
         x: data in its own units, [n, d], without noise.
         times: network evaluations a sample.
         seed: of the noise.
-        start: number of the first sample in the stream of noise, a multiple of the flow's block.
+        start: number of the first sample in the stream of noise.
         half_width: of the data's levels, in its units; None for real vectors.
         progress: called with the number of samples done.
 
@@ -123,27 +124,37 @@ def elbo(
     parts = []
     for first in range(0, len(x), flow.block):
         block = x[first : first + flow.block].to(flow.device, flow.dtype)
-        rng = seeding.generator(seed, "elbo noise", start + first)
-        parts.append(_block_bound(flow, block, when, rng, half_width))
+        noise = _noise(flow, seed, start + first, len(block))
+        parts.append(_block_bound(flow, block, when, noise, half_width))
         if progress is not None:
             progress(len(block))
     return Bound(*(torch.cat([p[i] for p in parts]) for i in range(3)))
+
+
+def _noise(flow: Flow, seed: int, start: int, n: int) -> Iterator[Tensor]:
+    """Endless draws of standard normals [n, d] for samples start..start+n of a stream.
+
+    Each is drawn for a whole block of the stream, which is as long as a network's batch used to be,
+    so that a sample's does not depend on the batch.
+    """
+    block = IMAGE_BLOCK if flow.images else BLOCK
+    first, last = start // block, -(-(start + n) // block)
+    rngs = [seeding.generator(seed, "elbo noise", b * block) for b in range(first, last)]
+    while True:
+        drawn = [rng.standard_normal((block, flow.schedule.data_dim)) for rng in rngs]
+        yield torch.from_numpy(np.concatenate(drawn)[start - first * block :][:n])
 
 
 def _block_bound(
     flow: Flow,
     x: Tensor,
     when: tuple[Tensor, Tensor],
-    rng: np.random.Generator,
+    noise: Iterator[Tensor],
     half_width: float | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     s = flow.schedule
     xi, rates = s.xi.to(x), s.rates.to(x)
     y = flow.model.encode(x).to(x) / xi.sqrt()
-
-    def noise() -> Tensor:  # of a whole block, so that a sample's does not depend on the total
-        drawn = rng.standard_normal((flow.block, s.data_dim))[: len(x)]
-        return torch.from_numpy(drawn).to(x)
 
     def angles(t: float) -> tuple[Tensor, Tensor]:
         cos, sin = s.cos_sin(t)
@@ -152,7 +163,7 @@ def _block_bound(
     diffusion = torch.zeros_like(x[:, 0])
     for t, weight in zip(*when, strict=True):
         cos, sin = angles(float(t))
-        n = noise()
+        n = next(noise).to(x)
         F = flow.field(cos * y + sin * n, float(t))
         error = (F - (sin * y - cos * n)).square()
         diffusion += 0.5 * float(weight) * (rates * cos.square() * error).sum(1)
@@ -162,5 +173,5 @@ def _block_bound(
     if half_width is None:
         entropy = float((sd.log() + 0.5 * math.log(2 * math.pi * math.e)).sum())
         return prior, diffusion, torch.full_like(prior, entropy)
-    rest = -log_prob_of_levels(x, x + sd * noise(), sd, half_width)
+    rest = -log_prob_of_levels(x, x + sd * next(noise).to(x), sd, half_width)
     return prior, diffusion, rest

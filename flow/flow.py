@@ -20,6 +20,7 @@ from flow.arguments import check_coordinates, check_latents, check_state
 from flow.coordinates import Coordinates
 from flow.integration import Integrator
 from flow.options import NetworkOptions
+from flow.propagation import Propagated, propagate
 from torch_utils import checkpoint, distributed, seeding
 from training.data.tables import reading_of
 from training.network_file import load_network, network_from_dict
@@ -123,6 +124,10 @@ class Flow(Integrator):
     def log_prob(self, x: Any, **how: Any) -> Tensor:
         """Log density of data x [n, d] in its own units, nats, [n]; see `likelihood.log_prob`."""
         return likelihood.log_prob(self, x, **how).value
+
+    def propagate(self, x: Any = None, cov: Any = None, **how: Any) -> Propagated:
+        """Carry N(x, cov), or samples=, to the latent or to="data"; see `propagation.propagate`."""
+        return propagate(self, x, cov, **how)
 
     def latents(
         self,

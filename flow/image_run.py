@@ -18,6 +18,7 @@ from flow.inflation_file import Melt, run_entry
 from flow.latents import latent_summary
 from flow.method import IMAGE_PILOTS, METHOD_OPTIONS, Method, paper_method, pilots_of
 from flow.options import (
+    ArithmeticOptions,
     ImageDataOptions,
     ImageLatentOptions,
     ImageSolverOptions,
@@ -45,7 +46,9 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFlowOptions(ImageLatentOptions, ImageSolverOptions, ImageDataOptions, RunOptions):
+class ImageFlowOptions(
+    ImageLatentOptions, ImageSolverOptions, ArithmeticOptions, ImageDataOptions, RunOptions
+):
     """Options of the script."""
 
     data_root: str | None = again(

@@ -7,17 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dnnlib.cli import UserError, user_errors
 from flow.flow import Flow, open_flow
 from flow.latents import class_labels, class_number, classes_of, drawn_of, one_hot
 from flow.method import IMAGE_PILOTS, Method, image_method, pilots_of
-from flow.options import UNLABELLED, ImageNetworkOptions, ImageSolverOptions
+from flow.options import (
+    UNLABELLED,
+    BlockOptions,
+    FieldOptions,
+    ImageNetworkOptions,
+    ImageSolverOptions,
+)
 from flow.results import check_content, check_network
 from torch_utils import distributed
 from torch_utils.work import Parts
 from training.data.images import ImageSource, to_pixels
+from training.precond import InflationPrecond
 
 
 def open_network(options: ImageNetworkOptions) -> tuple[Flow, str]:
@@ -27,6 +35,10 @@ def open_network(options: ImageNetworkOptions) -> tuple[Flow, str]:
         UserError: if it is not a network of images, or another option contradicts it.
     """
     flow = open_flow(options)
+    if isinstance(options, BlockOptions) and options.bs is not None:
+        flow.block = options.bs
+    if getattr(options, "tf32", False):
+        distributed.allow_tf32(flow.device)
     if getattr(flow.model, "shape", None) is None or len(shape_of(flow)) != 3:
         raise UserError(
             f"--network={options.network} was not trained on images; see toy_pfODE_int.py"
@@ -36,6 +48,15 @@ def open_network(options: ImageNetworkOptions) -> tuple[Flow, str]:
     if Path(name).name != name:
         raise UserError(f"--data_name={name} becomes part of file names: give a plain name")
     return flow, name
+
+
+def set_arithmetic(flow: Flow, options: FieldOptions) -> None:
+    """Have the network compute in less digits, or compiled, as the options say."""
+    assert isinstance(flow.model, InflationPrecond)
+    if options.bf16:
+        flow.model.amp_dtype = torch.bfloat16
+    if options.compile:
+        flow.model.compile()
 
 
 def shape_of(flow: Flow) -> tuple[int, ...]:
@@ -140,9 +161,14 @@ class Drawn:
 
     def parts(self, folder: Path, **identity: Any) -> Parts:
         """What keeps finished blocks over a kill, which is said where there are some."""
-        made_from = {"network": self.flow.digest, "data": self.source.content_hash()}
-        unlabelled = {"unlabelled": True} if self.flow.unlabelled else {}
-        parts = Parts(folder, {**made_from, "seed": self.seed, **unlabelled, **identity})
+        identity |= {"network": self.flow.digest, "data": self.source.content_hash()}
+        identity |= {"unlabelled": True} if self.flow.unlabelled else {}
+        parts = Parts(folder, {**identity, "seed": self.seed, "block": self.flow.block})
+        if parts.others() and not parts.count():
+            distributed.print0(
+                f"Note: {folder} holds {parts.others()} blocks of a run that was interrupted, of "
+                "other options (--bs is one): they are not used"
+            )
         if parts.count():
             distributed.print0(f"Going on: {parts.count()} blocks of an interrupted run are there")
         return parts

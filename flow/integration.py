@@ -20,8 +20,8 @@ from flow.steppers import PAPER_SOLVERS, SOLVERS, solve
 from training.arc import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.precond import FieldModel
 
-BLOCK = 2048  # samples integrated together; fixed, so that results do not depend on the total
-IMAGE_BLOCK = 64  # the same for images; convolutions of other batch sizes round differently
+BLOCK = 2048  # vectors integrated together; fixed, so that results do not depend on the total
+IMAGE_BLOCK, GPU_IMAGE_BLOCK = 64, 512  # of images, where --bs is not given; others round otherwise
 Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
 # (time t, whitened states [n, d], angle rates [d]) -> the field F [n, d] there, and the rates of
 # quantities that are integrated along the path in further columns of the state, [n, m] each.
@@ -90,7 +90,8 @@ class Integrator(CoordinateMaps):
 
     Attributes:
         evaluations: calls of the network so far.
-        block: samples integrated together.
+        block: samples integrated together. Results depend on it in their last digits.
+        images: whether they are images.
         columns: names of the data's columns, if it was a table that named them.
     """
 
@@ -98,10 +99,11 @@ class Integrator(CoordinateMaps):
 
     def __init__(self, model: FieldModel, dtype: torch.dtype):
         super().__init__(model, dtype)
-        images = getattr(model, "shape", None) is not None
-        self.arc = Arc(model.schedule, growth=IMAGE_STEP_GROWTH if images else STEP_GROWTH)
+        self.images = getattr(model, "shape", None) is not None
+        self.arc = Arc(model.schedule, growth=IMAGE_STEP_GROWTH if self.images else STEP_GROWTH)
         self.evaluations = 0
-        self.block = IMAGE_BLOCK if images else BLOCK
+        on_gpu = self.device.type == "cuda"
+        self.block = (GPU_IMAGE_BLOCK if on_gpu else IMAGE_BLOCK) if self.images else BLOCK
 
     def admit(self, x: Any, t: float, coords: Coordinates) -> Tensor:
         """What a user passes, checked and whitened: [n, d] of any kind, or a pandas DataFrame.

@@ -1,7 +1,9 @@
 """One image a seed: seed k gives the same pixels whatever else is asked for, in files that resume.
 
-The network works on whole blocks of seeds, 0..63, 64..127, and so on, however few of a block are
-wanted: the rounding of a convolution depends on its batch size, and on nothing else in the batch.
+The network works on whole blocks of seeds, such as 0..63, 64..127, and so on, however few of a
+block are wanted: the rounding of a convolution depends on its batch size, and on nothing else in
+the batch. Of another batch size (--bs), a seed's latent is the same, and pixels may differ by one
+level where rounding decides.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from dnnlib.cli import UserError
 from dnnlib.util import write_json
 from flow.flow import Flow
 from flow.images import shape_of
-from flow.integration import IMAGE_BLOCK
 from flow.latents import Lender, classes_of, drawn_of, one_hot, seed_latents
 from flow.method import Method
 from torch_utils import seeding
@@ -162,11 +163,12 @@ def make_images(
     Returns:
         network evaluations an image.
     """
-    needed = sorted({k // IMAGE_BLOCK for k in seeds})
+    n = flow.block
+    needed = sorted({k // n for k in seeds})
     wanted, evaluations = set(seeds), 0
     with blocks_of_files(folder) as write:
-        for (i,) in blocks(len(needed), 1, f"blocks of {IMAGE_BLOCK} images"):
-            whole = range(needed[i] * IMAGE_BLOCK, (needed[i] + 1) * IMAGE_BLOCK)
+        for (i,) in blocks(len(needed), 1, f"blocks of {n} images"):
+            whole = range(needed[i] * n, (needed[i] + 1) * n)
             here = flow.given(one_hot(flow, block_classes(flow, whole, donors, number)))
             u = seed_latents(here, whole, eps, donors, method.stop)
             x = here.generate(u, coords="whitened", **method.how())

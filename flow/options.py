@@ -18,7 +18,7 @@ from dnnlib.options import (
     again,
     option,
 )
-from flow.integration import IMAGE_BLOCK
+from flow.integration import GPU_IMAGE_BLOCK, IMAGE_BLOCK
 from flow.steppers import SOLVER_HELP, SOLVERS
 from training.data.options import VectorOptions
 
@@ -94,14 +94,34 @@ class ImageDataOptions(ImageNetworkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockOptions(Options):
+class ArithmeticOptions(Options):
+    """How the network computes in float32."""
+
+    tf32: bool = option(
+        False, help="let NVIDIA GPUs round products to 10 bits: faster, and round trips are less "
+        "exact, by about 5 times",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(ArithmeticOptions):
     """The batch of the network."""
 
-    bs: int = option(
-        IMAGE_BLOCK, type=COUNT,
-        help=f"accepted for older commands: the network's batch is always {IMAGE_BLOCK}, on which "
-        "the last bits depend, so that a seed gives the same result in any run",
+    bs: int | None = option(
+        None, type=COUNT,
+        help="images in a batch of the network, on which results depend in their last digits "
+        f"[{IMAGE_BLOCK}, on CUDA {GPU_IMAGE_BLOCK}]",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldOptions(BlockOptions):
+    """How the network computes where nothing is inverted: images may be made in less digits."""
+
+    bf16: bool = option(False, help="bfloat16 inside the network, where images are only generated")
+    compile: bool = option(
+        False, help="compile the network first, which pays for many images (a minute)"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -224,7 +224,9 @@ def adaptive(rtol: float = 1e-6, atol: float = 1e-6) -> Stepper:
             return f(float(a), state)
 
         where = torch.tensor(list(grid), dtype=rows.dtype, device=rows.device)
-        ends = {"step_t": where[-1:]}  # step onto the end, not over it
+        ends: dict[str, Any] = {"step_t": where[-1:]}  # step onto the end, not over it
+        if rows.device.type == "mps":  # which has no float64
+            ends["dtype"] = rows.dtype
         how: dict[str, Any] = {"rtol": rtol, "atol": atol, "method": "dopri5", "options": ends}
         try:
             return list(odeint(traced, value_of(rows), where, **how))

@@ -117,7 +117,10 @@ class _Functions(TorchFunctionMode):
             args = (args[0].cpu(),)
         if f is torch.Tensor.numpy and isinstance(args[0], OnDevice):
             raise TypeError("can't convert mps:0 device type tensor to numpy")
-        return f(*tree_map(_renamed, args), **tree_map(_renamed, kwargs or {}))
+        args, kwargs = tree_map(_renamed, (args, kwargs or {}))
+        if f in (torch.tensor, torch.as_tensor) and kwargs.get("device") == INSIDE:
+            return f(*args, **{**kwargs, "device": None}).to(INSIDE)
+        return f(*args, **kwargs)
 
 
 def _renamed(x: Any) -> Any:

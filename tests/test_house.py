@@ -32,6 +32,18 @@ def test_environment_repeats_pyproject():
     assert any(d == "python=3.11" for d in environment["dependencies"])
 
 
+def test_dockerfile_repeats_pyproject():
+    text = (ROOT / "Dockerfile").read_text()
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = PROJECT["project"]["dependencies"] + extras["experiments"] + extras["fid"]
+    least = next(p.removeprefix("torch>=") for p in wanted if p.startswith("torch>="))
+    assert sorted(re.findall(r'"([a-z0-9-]+[>=]=[\d.]+)"', text)) == sorted(
+        p for p in wanted if p != f"torch>={least}"
+    )
+    (base,) = re.findall(r"^FROM pytorch/pytorch:([\d.]+)-cuda", text, re.M)
+    assert [int(k) for k in base.split(".")] >= [int(k) for k in least.split(".")]
+
+
 def test_constraints_pin_torch():
     assert (ROOT / "constraints.txt").read_text().split() == ["torch==2.13.0"]
 

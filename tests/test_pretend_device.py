@@ -9,6 +9,8 @@ import toy_train
 from flow.elbo import elbo
 from flow.flow import ifs_times, load_flow
 from flow.likelihood import log_prob
+from flow.method import Method
+from flow.simulation import simulate
 from tests.pretend_device import OnDevice, pretend_device
 
 
@@ -87,6 +89,30 @@ def answers(flow):
         density.value, density.latents, hutchinson.value, hutchinson.standard_error,
         bound.prior, bound.diffusion, bound.rest,
     ]  # fmt: skip
+
+
+def test_what_a_simulation_keeps_on_the_device_does_not_grow_with_samples(runs, monkeypatch):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal((96, 2)).astype(np.float32))
+
+    def peak(total, hold=False):
+        held, memory.peak = [], 0
+
+        def data(block):
+            u = flow.to_whitened(x[block.start : block.stop], 0.0, "unscaled")
+            held.extend([u] if hold else [])
+            return u
+
+        result = simulate(flow, Method("rk4", 4, tmax), total, data, False, 1, "", torch.float32)
+        assert all(type(v) is torch.Tensor for v in result.final.values())
+        assert result.arrays["xs"].shape == (5, total, 2)
+        return memory.peak
+
+    with pretend_device(monkeypatch) as memory:
+        flow = load_flow(runs / "ifs", "mps")
+        flow.block, tmax = 16, flow.schedule.tmax
+        peak(16)
+        assert peak(16) == peak(96)
+        assert peak(96, hold=True) > peak(16, hold=True)
 
 
 @pytest.mark.parametrize("case", ["ifs", "arc", "edm"])

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from dnnlib.cli import UserError
 from torch_utils.peers import (
     agree,
     local_rank,
@@ -35,6 +36,7 @@ T = TypeVar("T")
 SMALL = 2e9  # operations of a network on one batch, below which one thread does best
 
 _device = torch.device("cpu")
+_tf32 = False
 _threads = torch.get_num_threads()
 
 
@@ -65,7 +67,7 @@ def init(device: str = "auto") -> torch.device:
     """
     global _device
     _device = pick_device(device)
-    set_tf32(False)
+    set_tf32(_tf32)
     if _device.type == "cuda":
         torch.cuda.set_device(_device)
     agree({f"--device={_device.type}": _device.type})
@@ -90,6 +92,19 @@ def set_tf32(allowed: bool) -> None:
     if hasattr(settings, "fp32_precision"):  # since 2.9; where that was set, it decides
         for part in (settings, matmul, cudnn, cudnn.conv, cudnn.rnn):
             part.fp32_precision = "tf32" if allowed else "ieee"
+
+
+def allow_tf32(device: torch.device) -> None:
+    """Let this process round products of float32 numbers to 10 bits, from now on (--tf32).
+
+    Raises:
+        UserError: if the device does not do that.
+    """
+    global _tf32
+    if device.type != "cuda":
+        raise UserError(f"--tf32: a --device={device.type} has no TF32; leave it out")
+    _tf32 = True
+    set_tf32(True)
 
 
 def use_threads(operations: float) -> None:

@@ -109,6 +109,11 @@ class Parts:
         """How many blocks there are."""
         return 0 if self.folder is None else len(list(self.folder.glob(f"{self.key}-*.npz")))
 
+    def others(self) -> int:
+        """How many blocks there are of other work."""
+        there = 0 if self.folder is None else len(list(self.folder.glob("*-*.npz")))
+        return there - self.count()
+
     def clear(self) -> None:
         """Remove the folder, with the blocks of every identity."""
         if self.folder is not None:

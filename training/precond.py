@@ -175,6 +175,7 @@ class InflationPrecond(FieldModel):
         return v @ self._rotation(v.dtype).T if self.space == "IS" else v
 
     def _rotation(self, dtype: torch.dtype) -> Tensor:
+        """W as a network of this dtype takes it."""
         return self.rotation if dtype == self.rotation.dtype != self.W.dtype else self.W.to(dtype)
 
     def _noise_labels(self, t: Tensor, dtype: torch.dtype) -> Tensor:

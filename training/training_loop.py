@@ -1,8 +1,8 @@
 """The one training loop: toys and images differ in source, network and pictures, nothing else.
 
 What a step sees depends on the seed and on the number of samples seen so far, never on how often
-the run was interrupted and, but for dropout masks, never on the number of processes: to resume, run
-the same command again with --resume.
+the run was interrupted and never on the number of processes: to resume, run the same command again
+with --resume.
 """
 
 from __future__ import annotations

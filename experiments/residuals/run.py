@@ -55,7 +55,7 @@ class ToyExtractOptions(ExtractOptions, ToyNetworkOptions):
 def extract_images(options: ImageExtractOptions) -> None:
     """Write a file for each time, in a session of its own."""
     flow, name = images.open_network(options)
-    options = replace(options, data_name=name)
+    options = replace(options, data_name=name, bs=flow.block)
     images.check_class(flow, options.class_)
     source = images.open_data(flow, options.data_root)
     if options.n_samples > len(source):

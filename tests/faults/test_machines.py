@@ -9,12 +9,14 @@ import subprocess
 import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from tests.faults import harness
 from tests.helpers import ROOT
 from tests.image_fixtures import pixels, png, write_zip
+from tests.scripts.test_fid import Tiny
 from torch_utils import checkpoint
 from training import network_file
 
@@ -209,6 +211,83 @@ def test_a_fault_of_one_rank_ends_both(tmp_path):
     assert "KeyError: 'nothing here'" in line
 
 
+def start_agents(folder, command):
+    """Start a command under torchrun on each of two machines, in folders of their own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    agents = []
+    for r in range(2):
+        words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={r}",
+                 "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}",
+                 f"{ROOT}/{command[0]}.py", *command[1:]]  # fmt: skip
+        with open(folder / f"agent{r}.txt", "w") as log:
+            agents.append(
+                subprocess.Popen(words, cwd=folder / f"n{r}", env=env, stdout=log, stderr=log)
+            )
+    return agents
+
+
+def by_agents(folder, command):
+    """Run a command so; its output on the first machine."""
+    codes = [agent.wait(300) for agent in start_agents(folder, command)]
+    logs = [(folder / f"agent{r}.txt").read_text() for r in range(2)]
+    assert codes == [0, 0], logs
+    return logs[0]
+
+
+@pytest.mark.slow
+def test_two_machines_from_training_to_fid(tmp_path):
+    """Killed and gone on with, the network is that of processes of one folder; then the FID."""
+    for name in ("n0", "n1", "one"):
+        image_set(tmp_path / f"{name}/set.zip")
+    train = [*IMAGES[:-4], "--duration=0.0004", "--tick=0.02", "--snap=1000", "--dump=1",
+             "--dropout=0", "--no-plot", "--device=cpu"]  # fmt: skip
+    assert harness.ended(harness.start_ranks(train, tmp_path / "one", tmp_path / "log")) == [0, 0]
+    agents = start_agents(tmp_path, train)
+    run = tmp_path / "n0/out/00000-set-PRP"
+    stats = run / "stats.jsonl"
+    harness.wait_for(
+        lambda: stats.exists() and stats.read_text().count("\n") > 2, Alive(agents)
+    )  # so that there is a state
+    for agent in agents:  # and what it has started
+        for child in psutil.Process(agent.pid).children(recursive=True):
+            child.kill()
+        agent.kill()
+        agent.wait()
+    assert not (run / "network-snapshot-000000.pkl").exists()
+    assert "Resuming at" in by_agents(tmp_path, [*train, "--resume=latest"])
+    assert not (tmp_path / "n1/out").exists()
+    ends = [network_file.load_network(tmp_path / k / "out")["state"] for k in ("one", "n0")]
+    assert all(torch.equal(v, ends[1][k]) for k, v in ends[0].items())
+    for r in range(2):
+        shutil.copy(checkpoint.find_network(run), tmp_path / f"n{r}/net.pkl")
+    images = tmp_path / "images"  # the disk that generation shares
+    by_agents(tmp_path, ["gen_fid_samples", f"--save_dir={images}", "--network=net.pkl",
+                         "--seeds=0-9", "--bs=3", "--solver=ab2", "--steps=2", "--no-plot",
+                         "--device=cpu"])  # fmt: skip
+    assert len(list(images.glob("*.png"))) == 10
+    torch.jit.script(Tiny(0)).save(str(tmp_path / "tiny.pt"))
+    how = [f"--detector={tmp_path / 'tiny.pt'}", "--detector-input=pixels", "--device=cpu"]
+    by_agents(tmp_path, ["fid", "ref", "--data=set.zip", f"--dest={tmp_path / 'ref.npz'}", *how])
+    by_agents(tmp_path, ["fid", "calc", f"--images={images}", f"--ref={tmp_path / 'ref.npz'}",
+                         "--dest=fid.json", *how])  # fmt: skip
+    assert json.loads((tmp_path / "n0/fid.json").read_text())
+    assert not (tmp_path / "n1/fid.json").exists()
+
+
+class Alive:
+    """Several processes as one, of which `harness.wait_for` asks whether it has ended."""
+
+    def __init__(self, processes):
+        self.processes = processes
+
+    @property
+    def exitcode(self):
+        return next((p.returncode for p in self.processes if p.poll() is not None), None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["missing", "other", "basis"])
 def test_two_agents_of_torchrun(tmp_path, case):
@@ -219,19 +298,7 @@ def test_two_agents_of_torchrun(tmp_path, case):
         (tmp_path / "n1/set.zip").unlink()
     if case == "basis":
         assert harness.run(IMAGES, tmp_path / "n0", tmp_path / "log") == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-    agents = []
-    for r in range(2):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node_rank={r}",
-                   "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}",
-                   f"{ROOT}/train.py", *IMAGES[1:]]  # fmt: skip
-        with open(tmp_path / f"agent{r}.txt", "w") as log:
-            agents.append(
-                subprocess.Popen(command, cwd=tmp_path / f"n{r}", env=env, stdout=log, stderr=log)
-            )
+    agents = start_agents(tmp_path, IMAGES)
     for agent in agents:
         agent.wait(120)
     logs = [(tmp_path / f"agent{r}.txt").read_text() for r in range(2)]

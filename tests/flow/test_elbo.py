@@ -80,6 +80,10 @@ def test_noise_does_not_depend_on_the_partition():
     whole = elbo(flow, x[:40], times=4, seed=2).value
     tail = elbo(flow, x[16:37], times=4, seed=2, start=16).value
     torch.testing.assert_close(tail, whole[16:37])
+    flow.block = 7
+    torch.testing.assert_close(elbo(flow, x[:40], times=4, seed=2).value, whole)
+    torch.testing.assert_close(elbo(flow, x[5:9], times=4, seed=2, start=5).value, whole[5:9])
+    assert not torch.allclose(elbo(flow, x[5:9], times=4, seed=2).value, whole[5:9])
 
 
 def test_schedules_without_a_bound():

@@ -69,7 +69,7 @@ def test_small_errors_do_not_wrap():
 def test_the_same_whatever_the_batch_and_the_processes(place, tmp_path, network):
     args = ["--total_samples=100", "--data_name=digits", "--dims_to_keep=8"]
     one = arguments(place, tmp_path / "one", network)
-    good(calc_roundtrip_mse.main, *one, *args, "--bs=1000")
+    good(calc_roundtrip_mse.main, *one, *args, "--bs=7")
     other = arguments(place, tmp_path / "two", network)
     script = ROOT / "calc_roundtrip_mse.py"
     done = run_script(script, *other, *args, "--bs=7", "--no-plot", processes=2)
@@ -81,6 +81,11 @@ def test_the_same_whatever_the_batch_and_the_processes(place, tmp_path, network)
         assert first[key] == second[key]
     assert len(set(a["indices"])) == 100  # without replacement
     assert first["mse"] == a["mse"].mean() > 0
+    whole = arguments(place, tmp_path / "whole", network)
+    good(calc_roundtrip_mse.main, *whole, *args, "--no-plot", "--bs=64")
+    c = load(tmp_path / "whole")[1]  # the same images, rounded otherwise on their way
+    np.testing.assert_array_equal(a["indices"], c["indices"])
+    np.testing.assert_allclose(a["mse_unrounded"], c["mse_unrounded"], rtol=1e-3)
     for picture in ("errors", "worst"):
         assert (tmp_path / "one" / f"{NAME}_{picture}.png").stat().st_size > 500
         assert not (tmp_path / "two" / f"{NAME}_{picture}.png").exists()

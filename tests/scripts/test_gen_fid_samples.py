@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import gen_fid_samples
 import pfODE_int
 from flow.flow import load_flow
-from flow.numbered_images import OPTIONS_FILE, parse_seeds
+from flow.latents import one_hot, seed_latents
+from flow.numbered_images import OPTIONS_FILE, block_classes, parse_seeds
 from tests.helpers import ROOT, run_script
 from tests.image_networks import digits, error_line, good, untrained
 from training.data.images import to_pixels
@@ -64,6 +66,46 @@ def test_a_seed_is_an_image_whatever_else_is_made(place, tmp_path):
     with Image.open(tmp_path / "a-grid.png") as grid:
         assert min(grid.size) >= 8 * 64
     assert not (tmp_path / "b-grid.png").exists()
+
+
+def test_batches_of_any_size_have_the_same_latents(place):
+    """64 against 7: pixels before rounding agree to the last digits, and the batch is honoured."""
+    made = {}
+    for size in (64, 7):
+        flow = load_flow(place / "classes.pkl", "cpu")
+        flow.block, seen, made_here = size, [], {}
+        flow.model.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(len(args[0])))
+        for first in range(0, 70, size):
+            seeds = range(first, first + size)
+            here = flow.given(one_hot(flow, block_classes(flow, seeds, None, None)))
+            u = seed_latents(here, seeds, None, None)
+            made_here |= dict(
+                zip(seeds, here.generate(u, "whitened", solver="ab2", steps=4), strict=True)
+            )
+        made[size] = torch.stack([made_here[k] for k in range(70)])
+        assert set(seen) == {size}
+    difference = (made[64] - made[7]).abs().max()
+    assert difference < 1e-5 * made[64].abs().max()
+
+
+def test_bfloat16_is_another_kind_of_image_and_a_compiled_one_is_not(place, tmp_path):
+    call(place, tmp_path / "a", "--seeds=0-3", "--no-plot")
+    call(place, tmp_path / "b", "--seeds=0-3", "--no-plot", "--bf16")
+    a, b = (images(tmp_path / k) for k in "ab")
+    differences = np.stack([a[k].astype(int) - b[k] for k in a])
+    assert 0 < np.abs(differences).max() < 40
+    start = [f"--save_dir={tmp_path / 'a'}", f"--network={place / 'plain.pkl'}", *FAST]
+    line = error_line(gen_fid_samples.main, *start, "--seeds=0-5", "--bf16")
+    assert "holds images made otherwise (bf16: None, now True)" in line
+    assert "has no TF32" in error_line(gen_fid_samples.main, *start, "--seeds=0-5", "--tf32")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_images(place, tmp_path):
+    call(place, tmp_path / "a", "--seeds=0-3", "--no-plot")
+    call(place, tmp_path / "b", "--seeds=0-3", "--no-plot", "--compile")
+    a, b = (images(tmp_path / k) for k in "ab")
+    assert all(np.abs(a[k].astype(int) - b[k]).max() <= 1 for k in a)
 
 
 def test_a_seed_is_a_sample_of_the_flow(place, tmp_path):

@@ -220,7 +220,7 @@ def test_no_compiler_is_one_line(tmp_path, colour, monkeypatch):
 
 @pytest.mark.slow
 def test_compiled_training_resumes_and_is_like_the_plain(tmp_path, colour):
-    args = ["--cond", "--augment=0", "--dropout=0", "--dump=1", "--snap=1"]
+    args = ["--cond", "--augment=0.3", "--dropout=0.2", "--dump=1", "--snap=1"]
     args += ["--duration=0.0006", "--cres=1"]
     trained(tmp_path / "plain", colour, *args)
     trained(tmp_path / "compiled", colour, *args, "--compile", "--stop_after=0.0003")

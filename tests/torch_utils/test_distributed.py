@@ -148,6 +148,10 @@ def test_tf32_is_off_after_init(monkeypatch):
         distributed.init("cpu")
         found = {p.fp32_precision for p in (settings, cuda, cudnn, cudnn.conv, cudnn.rnn)}
         assert found == {"ieee"}
+        distributed.set_tf32(True)
+        assert cuda.allow_tf32
+        assert cudnn.allow_tf32
+        distributed.init("cpu")
         with cudnn.flags(enabled=True, allow_tf32=False):  # raises where interfaces are at odds
             assert not cudnn.allow_tf32
 

@@ -1,8 +1,8 @@
 """Dropout whose masks depend on a sample's key and a layer, never on what else is in the batch.
 
 Sample i has a random key s_i of 64 bits. The words of its masks are those of SplitMix64, element j
-of a layer's stream being mix(s_i + gamma j): a few integer operations, the same on every device,
-that a compiler fuses with what stands around them. Each word decides on four elements.
+of a layer's stream being mix(s_i + gamma j): a few integer operations, the same on every device.
+Each word decides on four elements.
 
 Reference: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
 """
@@ -28,6 +28,7 @@ def split_mix(keys: Tensor, first: int, count: int) -> Tensor:
     return z ^ ((z >> 31) & (2**33 - 1))
 
 
+@torch.library.custom_op("flows::kept", mutates_args=())  # compilers miscompile its integers
 def kept(keys: Tensor, layer: int, count: int, p: float) -> Tensor:
     """Which elements of each sample a layer keeps, bool [n, count].
 
@@ -39,6 +40,11 @@ def kept(keys: Tensor, layer: int, count: int, p: float) -> Tensor:
     """
     drawn = split_mix(keys, layer * _LAYER, -(-count // 4)).view(torch.int16)[:, :count]
     return drawn >= round(p * _LEVELS) - _LEVELS // 2
+
+
+@kept.register_fake
+def _(keys: Tensor, layer: int, count: int, p: float) -> Tensor:
+    return keys.new_empty(len(keys), count, dtype=torch.bool)
 
 
 def dropout(x: Tensor, p: float, keys: Tensor | None, layer: int) -> Tensor:

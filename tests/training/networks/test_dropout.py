@@ -69,3 +69,11 @@ def test_networks_drop_by_sample_alone(cls):
         drawn = [net(x, t, labels) for _ in range(2)]
     for a, b in ((whole, other), (whole, plain), drawn):
         assert float((a - b).abs().mean()) > 1e-2
+
+
+@pytest.mark.slow
+def test_compiled_masks_are_the_same():
+    x, keys = torch.randn(6, 8, 5, 5), KEYS[:6]
+    found = torch.compile(lambda x, k: [dropout(x, 0.3, k, layer) for layer in (0, 1, 60)])(x, keys)
+    for layer, y in zip((0, 1, 60), found, strict=True):
+        torch.testing.assert_close(y, dropout(x, 0.3, keys, layer))

@@ -1,0 +1,76 @@
+"""A flow as a `torch.distributions` distribution, such as a prior of pyro models.
+
+from flow import load_flow
+from flow.distribution import FlowDistribution
+
+prior = FlowDistribution(load_flow("out"), steps=8)
+x = pyro.sample("x", prior)  # differentiable: pyro's NUTS takes it
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from flow.flow import Flow
+from flow.likelihood import log_prob
+
+
+class FlowDistribution(Distribution):
+    """The data of a flow, in their own units, with the noise of t = 0.
+
+    Args:
+        flow: the flow.
+        how: solver, steps, trace, probes, ... of `likelihood.inflate_with_volume`.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    has_rsample = True
+
+    def __init__(self, flow: Flow, **how: Any):
+        d = flow.schedule.data_dim
+        self.flow, self.how = flow, how
+        self.path = {k: v for k, v in how.items() if k not in ("trace", "probes", "seed")}
+        super().__init__(torch.Size(), torch.Size([d]), validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        """All of R^d."""
+        return constraints.independent(constraints.real, 1)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Distribution:
+        """Independent copies, of a batch shape."""
+        new = type(self)(self.flow, **self.how)
+        new._batch_shape = torch.Size(batch_shape)
+        return new
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Samples [*sample_shape, *batch_shape, d]; autograd goes through the steps.
+
+        Latents come from torch's own generator (`torch.manual_seed`).
+        """
+        shape = self._extended_shape(torch.Size(sample_shape))
+        z = torch.randn(shape, dtype=self.flow.dtype, device=self.flow.device)
+        return self.from_latents(z)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """The same without a graph."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        z = torch.randn(shape, dtype=self.flow.dtype, device=self.flow.device)
+        x = self.flow.generate(z.reshape(-1, shape[-1]), coords="whitened", **self.path)
+        return x.reshape(shape)
+
+    def from_latents(self, z: Tensor) -> Tensor:
+        """Whitened latents [..., d] to data, differentiable."""
+        how = {**self.path, "differentiable": True}
+        x = self.flow.generate(z.reshape(-1, z.shape[-1]), coords="whitened", **how)
+        return x.reshape(z.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density, nats, [...], of data [..., d]; differentiable where the data are."""
+        rows = value.reshape(-1, value.shape[-1])
+        how = {**self.how, "differentiable": torch.is_grad_enabled() and value.requires_grad}
+        return log_prob(self.flow, rows, **how).value.reshape(value.shape[:-1])
