@@ -83,6 +83,7 @@ def place(tmp_path_factory):
     for name, number in (("circles", 0), ("wine", 2)):
         (run,) = folder.glob(f"out/0000{number}-*")
         shutil.copytree(run, folder / "out" / name)
+    shutil.copy(folder / "wine.csv", folder / "wine-known.csv")
     gaps = np.where(np.arange(13) < 3, np.nan, 0.5)
     np.savetxt(folder / "wine-incomplete.csv", [gaps, gaps[::-1]], delimiter=",")
     (folder / "seen.csv").write_text("0.3,\n,-1.0\n")
