@@ -97,7 +97,7 @@ REFUSED = {
     "neither a file nor blur": ("--noise=1", "--operator=sharpen"),
     "not trained on images": ("--noise=1", "--operator=blur"),
     "A has shape (3, 5); for this network it must be [m, 2]": ("--noise=1", "--operator={A}"),
-    "2 values each, where 1 are wanted": ("--noise=1", "--operator={B}"),
+    "3 values each, where 1 are wanted: the operator's": ("--noise=1", "--operator={B}"),
     "5 values for 2 measurements": ("--noise=1", "--mask={mask}"),
     "halves are of images": ("--noise=1", "--mask=left"),
     "holds missing values; --simulate": ("--noise=1", "--simulate"),
