@@ -210,7 +210,7 @@ def matching(kind: str) -> Callable[[Case, Tensor, float], Learnt]:
                     return v
                 rows = [torch.autograd.grad(v[:, i].sum(), x, retain_graph=True)[0][:, i]
                         for i in range(d)]  # fmt: skip
-            return torch.cat([v.detach(), sum(rows)[:, None]], 1)  # type: ignore[index]
+            return torch.cat([v.detach(), sum(rows)[:, None]], 1)  # type: ignore[index]  # a sum of tensors
 
         def carry(y: Tensor, start: float, stop: float) -> Tensor:
             ends = torch.tensor([start, stop])
@@ -265,8 +265,8 @@ def compare(case: Case, seconds: float) -> tuple[str, list[Line]]:
     points = test.repeat(-(-POINTS // len(test)), 1)[:POINTS]
     rows, costs = [], {}
     for name, m in models.items():
-        found, dense = clock(lambda m=m: m.log_prob(points))  # type: ignore[misc]
-        drawn, drawing = clock(lambda m=m: m.sample(SAMPLES))  # type: ignore[misc]
+        found, dense = clock(lambda m=m: m.log_prob(points))  # type: ignore[misc]  # a lambda with a default of its own
+        drawn, drawing = clock(lambda m=m: m.sample(SAMPLES))  # type: ignore[misc]  # a lambda with a default of its own
         found = found[: len(test)]
         loss = mean_and_error((-found if truth is None else truth - found).numpy())
         costs[name] = loss["mean"]

@@ -18,9 +18,9 @@ from dnnlib.cli import user_errors
 from flow import likelihood
 from flow.arguments import check_coordinates, check_latents, check_state
 from flow.coordinates import Coordinates
+from flow.inference.propagation import Propagated, propagate
 from flow.integration import Integrator
 from flow.options import NetworkOptions
-from flow.propagation import Propagated, propagate
 from torch_utils import checkpoint, distributed, seeding
 from training.data.tables import reading_of
 from training.network_file import load_network, network_from_dict

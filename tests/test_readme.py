@@ -79,6 +79,13 @@ def place(tmp_path_factory):
     args = [f"--outdir={folder / 'out/gmm1d'}", "--data_name=gmm1d", "--duration=0.001"]
     result = CliRunner().invoke(toy_train.main, [*args, "--batch=500", "--no-plot"])
     assert result.exit_code == 0, result.output
+    for name, number in (("circles", 0), ("wine", 2)):
+        (run,) = folder.glob(f"out/0000{number}-*")
+        shutil.copytree(run, folder / "out" / name)
+    gaps = np.where(np.arange(13) < 3, np.nan, 0.5)
+    np.savetxt(folder / "wine-incomplete.csv", [gaps, gaps[::-1]], delimiter=",")
+    (folder / "seen.csv").write_text("0.3,\n,-1.0\n")
+    (folder / "x0.csv").write_text("0.3,\n-1.2,\n")
     digits = folder / "datasets/digits-8x8.zip"
     (folder / "out/digits").mkdir()
     untrained(folder / "out/digits/network-snapshot-000001.pkl", digits, 64, gamma0=1.6e-6)

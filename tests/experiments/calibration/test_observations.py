@@ -5,7 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import toy_train
 from experiments.calibration.observations import calibrate, drawn, references
+from experiments.density.density import noise_at_start
+from flow import Posterior, load_flow, observe
+from tests.image_networks import good
 from training.data.toys import ToySource, exact_mixture
 
 SD = 0.1
@@ -150,3 +154,26 @@ def test_the_same_credibilities_as_sbi(truths):
     ecp, alpha = tarp._run_tarp(*given, num_bins=20)
     ours = [(found.credibility < a).mean() for a in alpha.numpy()]
     np.testing.assert_allclose(ours, ecp.numpy(), atol=0.03)
+
+
+@pytest.mark.slow
+def test_trained_circles_through_the_posterior(tmp_path):
+    """One coordinate of 200 held-out data seen: the posterior passes; with twice the noise variance
+    in its likelihood it fails.
+    """
+    args = ["--data_name=circles", "--duration=3", "--nosubdir", "--no-plot", "--device=cpu"]
+    good(toy_train.main, f"--outdir={tmp_path}", *args)
+    flow, n = load_flow(tmp_path), 200
+    truths = (ToySource("circles").samples(2**40, 0, n) + noise_at_start(flow, 5, 0, n)).numpy()
+
+    def sampler(factor):
+        def sample(y, n, seed):
+            seen = observe([y[0], np.nan], noise=SD * factor**0.5)
+            return Posterior(flow, seen).sample(n, seed, "importance", particles=2048)
+
+        return sample
+
+    found = [calibrate(truths, see, sampler(f), log_likelihood=log_likelihood) for f in (1, 2)]
+    assert found[0].passed, found[0].line()
+    assert "likelihood" in found[1].tests
+    assert not found[1].passed

@@ -1,7 +1,7 @@
 """A flow as a `torch.distributions` distribution, such as a prior of pyro models.
 
 from flow import load_flow
-from flow.distribution import FlowDistribution
+from flow.inference.distribution import FlowDistribution
 
 prior = FlowDistribution(load_flow("out"), steps=8)
 x = pyro.sample("x", prior)  # differentiable: pyro's NUTS takes it

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from flow.distribution import FlowDistribution
+from flow.inference.distribution import FlowDistribution
 from tests.helpers import gaussian_flow, three_blobs
 
 HOW = {"solver": "rk4", "steps": 8}
