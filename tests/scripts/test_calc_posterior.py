@@ -75,6 +75,7 @@ def test_the_same_draws_by_any_number(place, tmp_path):
 
 def test_images_are_measured_and_compared(place, tmp_path):
     more = ["--simulate", "--count=1", "--operator=downsample:2", "--mask=top", "--noise=0.2"]
+    more.append("--method=importance")  # which looks at the network least often
     args = args_of(place, tmp_path, *more, network="digits.pkl", data="--image=digits.zip")
     assert "the first 1 of 20" in good(calc_posterior.main, *args)
     with np.load(tmp_path / "draws.npz") as draws:
