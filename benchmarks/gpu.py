@@ -35,7 +35,6 @@ from training.precond import InflationPrecond
 
 BUDGET = 7 * 60.0  # seconds
 FOR_TESTS = 90.0  # of them, for tests marked gpu
-STEPS = 32  # of ab2: 33 evaluations
 # Name -> (TF32, dtype inside the network, compiled); the first is the yardstick.
 VARIANTS = {
     "fp32": (False, None, False),
@@ -55,6 +54,7 @@ class Size:
         batches: of training, and of generation.
         gemm: side of square matrices.
         dimensions, images: of the eigenbasis.
+        steps: of AB2; 32 are 33 evaluations.
         toys: samples that a toy is trained on, Mimg.
         enough: seconds after which no more repetitions are made.
     """
@@ -65,13 +65,14 @@ class Size:
     gemm: int
     dimensions: int
     images: int
+    steps: int
     toys: float
     enough: float
 
 
-CARD = Size("cuda", {}, (64, (64, 512)), 8192, 3072, 20_000, 1.0, 3.0)
-SMALL = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "img_resolution": 16}
-PLAIN = Size("cpu", SMALL, (4, (4, 16)), 512, 192, 2_000, 0.01, 0.2)
+CARD = Size("cuda", {}, (64, (64, 512)), 8192, 3072, 20_000, 32, 1.0, 3.0)
+SMALL = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "img_resolution": 8}
+PLAIN = Size("cpu", SMALL, (4, (2, 4)), 256, 192, 2_000, 2, 0.005, 0.01)
 Row = tuple[str, str, str, str, str]  # what, ours, share of the peak, memory, beside the yardstick
 
 
@@ -118,7 +119,7 @@ def network(size: Size) -> InflationPrecond:
                   {"space": "IS", "shape": [3, side, side]})  # fmt: skip
     for p in model.parameters():
         if not p.detach().any() and p.dim() > 1:
-            torch.nn.init.normal_(p, std=0.02)
+            torch.nn.init.normal_(p, std=p[0].numel() ** -0.5)
     return model.to(size.device)
 
 
@@ -172,11 +173,11 @@ def flow_of(size: Size, name: str) -> Flow:
 
 
 def generation(size: Size, name: str, batch: int) -> Callable[[], object]:
-    """A batch of images by 33 evaluations."""
+    """A batch of images by `Size.steps`."""
     flow = flow_of(size, name)
     flow.block = batch
     latents = flow.latents(batch, 0)
-    return lambda: flow.generate(latents, "whitened", solver="ab2", steps=STEPS)
+    return lambda: flow.generate(latents, "whitened", solver="ab2", steps=size.steps)
 
 
 def images_per_second(size: Size, gemm: dict[str, float], left: Callable[[], float]) -> list[Row]:
@@ -185,7 +186,12 @@ def images_per_second(size: Size, gemm: dict[str, float], left: Callable[[], flo
     cases: list[tuple[str, int, float, Callable[[str], Callable[[], object]]]] = [
         ("training", size.batches[0], 3 * flop, partial(training, size)),
         *[
-            (f"generation, --bs={n}", n, (STEPS + 1) * flop, partial(generation, size, batch=n))
+            (
+                f"generation, --bs={n}",
+                n,
+                (size.steps + 1) * flop,
+                partial(generation, size, batch=n),
+            )
             for n in size.batches[1]
         ],
     ]
@@ -194,6 +200,7 @@ def images_per_second(size: Size, gemm: dict[str, float], left: Callable[[], flo
         if left() < FOR_TESTS:
             rows.append((f"{what}, {name}", "no time left", "", "", ""))
             continue
+        print(f"{left():.0f} s left: {what}, {name}", file=sys.stderr, flush=True)
         taken, memory = measured(size, make(name))
         rate = n / taken
         fp32.setdefault(what, rate)
@@ -211,7 +218,7 @@ def round_trips(size: Size) -> list[Row]:
         x = torch.rand(size.batches[1][0], len(flow.model.W), generator=torch.manual_seed(0))
         x = 2 * x.double().to(size.device) - 1
         started = time.perf_counter()
-        back = flow.round_trip(x, solver="ab2", steps=STEPS)
+        back = flow.round_trip(x, solver="ab2", steps=size.steps)
         sync(size)
         errors.append(127.5 * float((back - x).square().mean().sqrt()))
         rate = f"{len(x) / (time.perf_counter() - started):.1f} images/s"

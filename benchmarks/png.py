@@ -6,7 +6,7 @@ python -m benchmarks.png [--quick]
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,33 +20,41 @@ from dnnlib.util import aligned, atomic_path
 from flow.integration import IMAGE_BLOCK
 from flow.numbered_images import file_of, save_png
 
-SIZES, QUICK = (5000, 20000), (500, 2000)
+SIZES, QUICK = (5000, 20000), (1000, 2000)
+TURN = 1000  # images that each way writes before it is the other's turn
 ALL, TARGET = 50_000, 5.0
 
 
-def one_by_one(folder: Path, images: np.ndarray) -> None:
+def one_by_one(folder: Path, images: np.ndarray, start: int) -> None:
     """Each with a scratch folder and two waits for the disk: how it was."""
-    for k, image in enumerate(images):
+    for k, image in enumerate(images, start):
         with atomic_path(file_of(folder, k, True)) as temporary:
             save_png(image, temporary)
 
 
-def in_blocks(folder: Path, images: np.ndarray) -> None:
+def in_blocks(folder: Path, images: np.ndarray, start: int) -> None:
     """As gen_fid_samples.py writes them."""
     with blocks_of_files(folder) as write:
         for first in range(0, len(images), IMAGE_BLOCK):
-            block = enumerate(images[first : first + IMAGE_BLOCK], first)
+            block = enumerate(images[first : first + IMAGE_BLOCK], start + first)
             write({file_of(folder, k, True): partial(save_png, image) for k, image in block})
 
 
-def seconds(write: Callable[[Path, np.ndarray], None], images: np.ndarray) -> float:
-    """Wall time of a set of images in a new folder."""
+Way = Callable[[Path, np.ndarray, int], None]
+
+
+def seconds(ways: Sequence[Way], images: np.ndarray) -> list[float]:
+    """Wall time of images in a folder for each way, in turns: a busy disk slows all alike."""
     NETWORKS.mkdir(parents=True, exist_ok=True)
+    taken = [0.0 for _ in ways]
     with TemporaryDirectory(dir=NETWORKS) as place:
-        started = time.perf_counter()
-        write(Path(place) / "images", images)
-        taken = time.perf_counter() - started
-        assert len(list(Path(place).rglob("*.png"))) == len(images)
+        for first in range(0, len(images), TURN):
+            for k, write in enumerate(ways):
+                started = time.perf_counter()
+                write(Path(place, str(k)), images[first : first + TURN], first)
+                taken[k] += time.perf_counter() - started
+        for k in range(len(ways)):
+            assert len(list(Path(place, str(k)).rglob("*.png"))) == len(images)
     return taken
 
 
@@ -57,7 +65,7 @@ def main(quick: bool) -> None:
     rows, lines = [], []
     for count in QUICK if quick else SIZES:
         images = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-        before, now = (seconds(write, images) for write in (one_by_one, in_blocks))
+        before, now = seconds((one_by_one, in_blocks), images)
         each = [1000 * s / count for s in (before, now)]
         rows.append((count, f"{before:.1f} s", f"{now:.1f} s", *[f"{ms:.2f} ms" for ms in each],
                      f"{before / now:.1f}"))  # fmt: skip

@@ -27,11 +27,12 @@ def context(words: list[str]) -> click.Context:
     script, *rest = words
     name = script.removesuffix(".py").replace("/", ".")
     command: click.Command = importlib.import_module(name).main
-    found = click.Context(command, info_name=script, max_content_width=96, terminal_width=96)
+    how: dict[str, Any] = {"terminal_width": 96, "show_default": True}
+    found = click.Context(command, info_name=script, **how)
     for word in rest:
         assert isinstance(command, click.Group), script
         command = command.commands[word]
-        found = click.Context(command, found, word, max_content_width=96, terminal_width=96)
+        found = click.Context(command, found, word, **how)
     return found
 
 

@@ -36,11 +36,11 @@ def is_script(command):
 ALL = [(name, c) for name, text in TEXTS.items() for c in commands(text)]
 COMMANDS = [(n, c) for n, c in ALL if is_script(c)]
 MODULES = [(n, c) for n, c in ALL if re.match(r"python -m (?!venv)", c)]
-EXAMPLES = [
-    (name, code)
+EXAMPLES = {  # of a document together, as its later ones go on with what the first made
+    name: "\n".join(found)
     for name, text in TEXTS.items()
-    for code in re.findall(r"```python\n(.*?)```", text, re.S)
-]
+    if (found := re.findall(r"```python\n(.*?)```", text, re.S))
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     np.savetxt(folder / "wine.csv", np.random.default_rng(0).random((20, 13)), delimiter=",")
     wine = [f"--data={folder / 'wine.csv'}", "--dims_to_keep=3"]
+    np.savetxt(folder / "incomplete.csv", [[0.5] * 6 + [np.nan] * 7], delimiter=",")
     circles = ["--data_name=circles"]
     for data in ([*circles], [*circles, "--dims_to_keep=1"], wine, [*circles]):
         args = [f"--outdir={folder / 'out'}", *data, "--duration=0.003", "--batch=500"]
@@ -79,6 +80,13 @@ def place(tmp_path_factory):
     args = [f"--outdir={folder / 'out/gmm1d'}", "--data_name=gmm1d", "--duration=0.001"]
     result = CliRunner().invoke(toy_train.main, [*args, "--batch=500", "--no-plot"])
     assert result.exit_code == 0, result.output
+    for name, number in (("circles", 0), ("wine", 2)):
+        (run,) = folder.glob(f"out/0000{number}-*")
+        shutil.copytree(run, folder / "out" / name)
+    gaps = np.where(np.arange(13) < 3, np.nan, 0.5)
+    np.savetxt(folder / "wine-incomplete.csv", [gaps, gaps[::-1]], delimiter=",")
+    (folder / "seen.csv").write_text("0.3,\n,-1.0\n")
+    (folder / "x0.csv").write_text("0.3,\n-1.2,\n")
     digits = folder / "datasets/digits-8x8.zip"
     (folder / "out/digits").mkdir()
     untrained(folder / "out/digits/network-snapshot-000001.pkl", digits, 64, gamma0=1.6e-6)
@@ -188,11 +196,18 @@ def test_module(document, command, place):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("document", "code"), EXAMPLES)
-def test_python_example(document, code, place, monkeypatch):
+@pytest.mark.parametrize("document", EXAMPLES)
+def test_python_examples(document, place, monkeypatch):
     monkeypatch.chdir(place)
+    code = EXAMPLES[document]
     dim = 1 if "gmm1d" in code else 2
-    names = {"x": np.random.default_rng(0).standard_normal((10, dim))}
+    rng = np.random.default_rng(0)
+    names = {
+        "x": rng.standard_normal((10, dim)),
+        "cov": 0.01 * np.eye(dim),
+        "truths": rng.standard_normal((100, dim)),
+        "posterior_draws": lambda y, n, seed: np.random.default_rng(seed).normal(size=(n, dim)),
+    }
     exec(code, names)
     if document == "README.md":
         assert names["x"].shape == names["z"].shape == (1000, 2)

@@ -40,6 +40,7 @@ QUICK = {
     "calc_net_residuals_autocorrelations.py extracttoys": "--n_samples=50",
     "calc_net_residuals_autocorrelations.py calctoys": "--n_samples=50",
     "calc_net_residuals_autocorrelations.py": "--n_samples=20 --n_time_pts=4",
+    "calc_posterior.py": "--n=20 --particles=16 --count=2 --steps=2",
     "calc_nll.py toys": "--total_samples=50",
     "calc_nll.py net": "--total_samples=4",
     "dataset_tool.py": "",
@@ -162,6 +163,7 @@ def test_the_pages_from_the_first_to_the_last(place):
 # What other documents take for granted: lines of those pages, in that order.
 BEFORE = {
     "faq.md": (r"toy_train.*--data_name=circles.*keep=2", "mkdir", "cp .*circles", "wine"),
+    "inference.md": (),
     "scaling.md": (
         "dataset_tool.*cifar10", "mkdir", "train.*--rho=2", "cp .*cifar10", "fid.py ref"
     ),

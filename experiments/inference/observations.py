@@ -59,6 +59,9 @@ def read(flow: Flow, options: InferenceOptions) -> Observations:
     option = "--image" if options.image else "--observations"
     with user_errors(f"{option}={options.image or options.observations}"):
         rows, said = images(options, shape) if options.image else vectors(options, flow)
+        rows, there = rows[: options.count], len(rows)
+        if len(rows) < there:
+            said += f"; the first {len(rows)} of {there}"
         d = flow.schedule.data_dim
         outputs = d if options.simulate or operator is identity else outputs_of(operator)
         if rows.shape[1] != outputs:

@@ -44,6 +44,7 @@ class InferenceOptions(NetworkOptions, RunOptions):
     image: str | None = option(
         None, type=PATH, help="measured images: one file, or a zip or folder of them"
     )
+    count: int | None = option(None, type=COUNT, help="only the first so many rows or images")
     mask: str | None = option(
         None, metavar="FILE|" + "|".join(HALVES),
         help="what was measured: .npy of true and false, an image (white: measured), or a half",

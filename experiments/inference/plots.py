@@ -52,6 +52,7 @@ def density(
     y = seen.y[i] if seen.y.shape[1] == x.shape[1] and seen.plain else np.full(x.shape[1], np.nan)
     chosen = np.argsort(np.isfinite(y), kind="stable")[:SHOWN]
     names = flow.columns or [f"x{j}" for j in range(x.shape[1])]
+    chosen = np.sort(chosen) if len(chosen) <= 2 else chosen
     k, truth = len(chosen), None if seen.truth is None else seen.truth[i]
     size = (5.0, 4.6) if k <= 2 else (2.5 * k, 2.4 * k)
     rows = columns = 1 if k <= 2 else k

@@ -22,7 +22,7 @@ from torch import Tensor
 from flow.flow import Flow
 
 LogLikelihood = Callable[[Tensor], Any]  # data [n, d] -> log likelihoods [n], up to a constant
-ROWS = 64  # the network's batches are multiples of it: others round differently
+ROWS = 64  # batches of vectors are multiples of it, of images whole: others round differently
 
 
 class Values(NamedTuple):
@@ -110,7 +110,8 @@ class Target:
 
     def generate(self, z: Tensor, of: Tensor, gradients: bool = False) -> Tensor:
         """Data of whitened latents [n, d] that belong to observations `of` [n]."""
-        short = -len(z) % ROWS
+        images = getattr(self.flow.model, "shape", None) is not None
+        short = -len(z) % (self.flow.block if images else ROWS)
         z = torch.cat([z, z.new_zeros(short, z.shape[1])])
         of = torch.cat([of, of[:1].repeat(short)])
         x = []

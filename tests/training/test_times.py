@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tests.helpers import random_basis
+from torch_utils.seeding import BLOCKS, PHILOX
 from training.arc import Arc
 from training.edm_precond import RECIPES
 from training.loss import flow_loss
@@ -215,3 +216,38 @@ def test_times_uniform_in_arc_length():
     t = arc.times(Q)
     share = torch.tensor([arc.position(float(s)) / arc.length for s in t]).double()
     torch.testing.assert_close(share, Q, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_times_of_a_batch_are_those_of_each(keep):
+    g_type = "proportional" if keep == 3 else "constant_inflation_gap"
+    arc = Arc(Schedule(torch.tensor([2.0, 0.5, 0.1]), keep, tmax=7.01, g_type=g_type))
+    each = [arc.time(a) for a in (Q * arc.length).tolist()]
+    torch.testing.assert_close(
+        arc.times(Q), torch.tensor(each, dtype=torch.float64), rtol=1e-12, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("straight", [False, True])
+def test_times_of_the_likelihood_are_its_quantiles(straight):
+    """To rounding, at the ends as well, where the density is as good as zero."""
+    schedule = Schedule(
+        torch.tensor([2.0, 0.5, 0.1]), 2, tmax=15.01, g_type="orig", g_rescaling=0.15
+    )
+    weighting = LikelihoodWeighting(schedule, 1e-7, straight)
+    q = torch.cat([torch.tensor([0.0, 1e-9]), Q, torch.tensor([1 - 1e-9, 1.0])]).double()
+    t = weighting.times(q)
+    share = weighting._cumulative(t.numpy()) - weighting._cumulative(1e-7)
+    np.testing.assert_allclose(share / weighting.total, q, rtol=0, atol=1e-12)
+    assert bool((t.diff() >= 0).all())
+
+
+@pytest.mark.parametrize("generator", [PHILOX, BLOCKS])
+def test_times_of_a_batch_are_stratified(generator):
+    times = Times(isotropic(), tmin=0.0)
+    drawn = times.batch(0, 5000, 64, generator)
+    strata = (drawn / times.schedule.tmax * 64).floor()
+    assert sorted(strata.tolist()) == list(range(64))
+    assert strata.tolist() != list(range(64))
+    assert not torch.equal(times.batch(0, 5064, 64, generator), drawn)
+    assert torch.equal(times.batch(0, 5000, 64, generator), drawn)
