@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import ROOT, Line, report
 from dnnlib.util import aligned
@@ -136,11 +135,7 @@ def variant(size: Size, name: str) -> InflationPrecond:
 
 def operations(size: Size) -> float:
     """Of the field of one image, flop."""
-    model = network(size)
-    u, t = model.W.new_zeros(1, len(model.W)), model.W.new_ones(1)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(u.float(), t)
-    return float(counter.get_total_flops())
+    return network(size).operations(1)
 
 
 def measured(size: Size, work: Callable[[], object]) -> tuple[float, str]:
