@@ -8,7 +8,8 @@ from experiments.inference.observations import read
 from experiments.inference.options import InferenceOptions
 from experiments.inference.run import NOT_FACTS, draw, finish, posteriors_of
 from flow.flow import open_flow
-from flow.inference.posterior import arviz, compressed, settings_of
+from flow.inference.diagnostics import arviz
+from flow.inference.posterior import compressed, settings_of
 from torch_utils import distributed, work
 
 EXAMPLE = """

@@ -4,7 +4,8 @@ python -m benchmarks.peers [--seconds=40] [--table_seconds=20]
 
 All learn the density of x + N(0, gamma0), which is what our flow generates. Tables are small, so
 of five stages of each training that with the best density on a fifth of the training rows counts.
-Clocks are processor time, since other work may share the machine. pip install '.[peers]'.
+Clocks are processor time, since other work may share the machine, without the start of processes.
+Needs pip install '.[peers]'.
 """
 
 from __future__ import annotations
@@ -105,8 +106,9 @@ def ours(case: Case, seconds: float) -> tuple[Learnt, Flow]:
 
         short, longer = run(f"{folder}/a", PILOT / 4, 1), run(f"{folder}/b", PILOT, 1)
         rate = max(longer - short, 0.1) / (0.75 * PILOT)
-        duration = max(PILOT, PILOT + (seconds - longer) / rate)
-        taken = run(f"{folder}/c", duration, 1 if case.toy else STAGES)
+        start = short - rate * PILOT / 4  # of a process, before it trains
+        duration = max(PILOT, seconds / rate)
+        taken = run(f"{folder}/c", duration, 1 if case.toy else STAGES) - start
         flows = [load_flow(p) for p in sorted(Path(f"{folder}/c").glob("network-snapshot-*.pkl"))]
     flows = flows[-1:] if case.toy else flows
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dnnlib.download import cache_dir
+from dnnlib.cache import cache_dir
 from dnnlib.util import atomic_path
 
 # Package and version -> sha256 of its archive.

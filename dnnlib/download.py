@@ -14,11 +14,9 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import IO
 from urllib.parse import urldefrag, urljoin, urlparse
@@ -26,8 +24,7 @@ from urllib.parse import urldefrag, urljoin, urlparse
 import requests
 from tqdm import tqdm
 
-from dnnlib import host
-from dnnlib.cli import UserError
+from dnnlib.cache import cache_dir
 from dnnlib.util import locked, scratch_dir, sync, write_json
 
 MAX_SIZE = 2**33  # bytes of a download: 8 GiB
@@ -42,37 +39,6 @@ DIGEST = re.compile("[0-9a-f]{64}")
 
 class _AgainError(OSError):
     """A failure that another attempt may not have."""
-
-
-def cache_dir() -> Path:
-    """Folder of downloads: $INFLATIONARY_FLOWS_CACHE, else ~/.cache/inflationary-flows.
-
-    Where there is no home folder that can be written to, one among the temporary files.
-
-    Raises:
-        UserError: if there is no such folder either.
-    """
-    chosen = os.environ.get("INFLATIONARY_FLOWS_CACHE")
-    home = host.home_cache()
-    if chosen or home:
-        return Path(chosen) if chosen else Path(str(home)) / "inflationary-flows"
-    folder = host.private_temporary()
-    if folder is None:
-        raise UserError(
-            "no folder for caches: there is no home folder that can be written to, and none of "
-            "one's own among the temporary files; name one with INFLATIONARY_FLOWS_CACHE=DIR"
-        )
-    _say_once(
-        f"Note: no home folder that can be written to; caches are kept in {folder} "
-        "(INFLATIONARY_FLOWS_CACHE=DIR chooses another)"
-    )
-    return folder
-
-
-@cache
-def _say_once(line: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(line, file=sys.stderr, flush=True)
 
 
 def open_url(

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,20 @@ from training.options import TrainOptions
 
 NONFINITE = "nonfinite-batch-{:06d}.pt"
 SCALE_FLOOR = 2.0**-10  # of fp16's loss scale: a loss that overflows even there is a fault
+
+
+class Step(NamedTuple):
+    """A step whose outcome the device has yet to tell.
+
+    Attributes:
+        nimg: samples before it.
+        times: of the samples of this rank's pieces, [n] each.
+        losses: of the same samples, [n] each.
+    """
+
+    nimg: int
+    times: list[Tensor]
+    losses: list[Tensor]
 
 
 class Watch:
@@ -108,23 +122,21 @@ class Watch:
             self.stopped = self._signal or "a signal to another process"
         return not bad
 
-    def skip(
-        self, nimg: int, pieces: Iterable[Piece], t: list[Tensor], losses: list[Tensor]
-    ) -> None:
+    def skip(self, step: Step, pieces: Iterable[Piece]) -> None:
         """Count a step that was left out, or stop if there have been too many; all ranks call this.
 
         Args:
-            nimg, pieces, t, losses: see `save_batch`.
+            step, pieces: see `save_batch`.
 
         Raises:
             FloatingPointError: in the latter case.
         """
-        c, at = self.options, f"at {nimg / 1000:.1f} kimg"
+        c, at = self.options, f"at {step.nimg / 1000:.1f} kimg"
         self.skipped += 1
         path = None
         if self.skipped in (1, c.skip_nonfinite + 1):
-            path = save_batch(self.run_dir, nimg, pieces, t, losses)
-        loss = float(torch.cat(losses).mean())
+            path = save_batch(self.run_dir, step, pieces)
+        loss = float(torch.cat(step.losses).mean())
         what = "the gradient is not finite" if math.isfinite(loss) else f"the loss is {loss:g}"
         if self.skipped <= c.skip_nonfinite:
             saved = f"; its batch is {path}" if path else ""
@@ -166,17 +178,13 @@ class Copied:
         return self._there.tolist()
 
 
-def save_batch(
-    run_dir: Path, nimg: int, pieces: Iterable[Piece], t: list[Tensor], losses: list[Tensor]
-) -> Path | None:
+def save_batch(run_dir: Path, step: Step, pieces: Iterable[Piece]) -> Path | None:
     """Write the batch whose loss or gradient is not finite, all ranks' parts; all must call this.
 
     Args:
         run_dir: folder of the run.
-        nimg: samples before the batch.
-        pieces: this rank's parts of it: data, noise, labels.
-        t: their times, [n] each.
-        losses: of each sample, [n] each.
+        step: that was not taken.
+        pieces: this rank's parts of its batch: data, noise, labels.
 
     Returns:
         the file, on rank 0; None elsewhere. It holds "nimg", and for each sample its "positions" in
@@ -186,14 +194,15 @@ def save_batch(
     mine = {
         "x": [p[0] for p in pieces],
         "noise": [p[1] for p in pieces],
-        "t": t,
-        "loss": losses,
+        "t": step.times,
+        "loss": step.losses,
         **{name: [p[2][name] for p in pieces] for name in pieces[0][2]},
     }
     parts = distributed.gather_objects({k: torch.cat(v).cpu() for k, v in mine.items()})
     if not distributed.is_main():
         return None
     whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    nimg = step.nimg
     whole["positions"] = torch.arange(nimg, nimg + len(whole["x"]))
     path = run_dir / NONFINITE.format(nimg // 1000)
     checkpoint.save(path, "nonfinite-batch", {"nimg": nimg, **whole})

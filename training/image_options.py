@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 import click
 
 from dnnlib import cli
+from dnnlib.cache import cache_dir
 from dnnlib.cli import UserError
-from dnnlib.download import cache_dir
 from dnnlib.options import COUNT, PATH, POSITIVE, Options, again, option
 from torch_utils import checkpoint, distributed
 from training.augment import LABELS

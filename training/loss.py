@@ -1,13 +1,20 @@
-"""The one training loss: E |F - F*|^2 in whitened coordinates, for toys and images, ES and IS."""
+"""The one training loss: E |F - F*|^2 in whitened coordinates, for toys and images, ES and IS.
+
+And how far a step goes: learning rate and decay of the weight average after so many samples.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from training.options import TrainOptions
 from training.precond import InflationPrecond
 
+EMA_RAMPUP = 0.05  # the half-life of the average is at most this share of the samples seen
 SECOND_ORDER = 0.1  # weight of the second-order penalty
 
 
@@ -79,3 +86,20 @@ def second_order_penalty(
     q = (pulled * sin * probe).sum(1)
     r = q - (cos * (1 - errors.detach())).sum(1)
     return SECOND_ORDER / F.shape[1] ** 2 * r.square()
+
+
+def learning_rate(c: TrainOptions, nimg: int) -> float:
+    """Learning rate after nimg samples: linear warm-up, then constant or cosine to zero."""
+    warmup = min((nimg + c.batch) / max(c.warmup, c.batch), 1.0)
+    decay = 1.0
+    if c.lr_decay == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * min(nimg / c.total, 1.0)))
+    return c.lr * warmup * decay
+
+
+def average_decay(c: TrainOptions, nimg: int) -> float:
+    """Weight of the old average of weights in the one after the step at nimg samples."""
+    halflife = float(c.halflife)
+    if c.transfer is None:  # as published
+        halflife = min(halflife, nimg * EMA_RAMPUP)
+    return 0.5 ** (c.batch / max(halflife, 1e-8))

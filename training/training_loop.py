@@ -8,12 +8,11 @@ with --resume.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,31 +27,16 @@ from torch_utils.training_stats import StatsWriter
 from training.augment import CONVENTION, AugmentPipe
 from training.batches import Batches, Piece
 from training.data.source import Source
-from training.guards import Watch
-from training.loss import flow_loss
+from training.guards import Step, Watch
+from training.loss import average_decay, flow_loss, learning_rate
 from training.network_file import network_to_dict
 from training.options import TrainOptions
 from training.precond import InflationPrecond
 from training.resume import latest_state, save_state
 from training.times import Times
 
-EMA_RAMPUP = 0.05  # the half-life of the average is at most this share of the samples seen
 # (weight average of the model, run folder, kimg)
 Snapshot = Callable[[InflationPrecond, Path, int], None]
-
-
-class Step(NamedTuple):
-    """A step whose outcome the device has yet to tell.
-
-    Attributes:
-        nimg: samples before it.
-        times: of the samples of this rank's pieces, [n] each.
-        losses: of the same samples, [n] each.
-    """
-
-    nimg: int
-    times: list[Tensor]
-    losses: list[Tensor]
 
 
 class Trainer:
@@ -244,17 +228,13 @@ class Trainer:
             self._update_ema(step.nimg)
         else:
             pieces = (self.batches.piece(step.nimg, part) for part in self.pieces)
-            self.watch.skip(step.nimg, pieces, step.times, step.losses)
+            self.watch.skip(step, pieces)
 
     @torch.no_grad()
     def _update_ema(self, nimg: int) -> None:
         """The average after the step on the batch at `nimg`."""
-        c = self.options
-        halflife = float(c.halflife)
-        if c.transfer is None:  # as published
-            halflife = min(halflife, nimg * EMA_RAMPUP)
-        beta = 0.5 ** (c.batch / max(halflife, 1e-8))
-        torch._foreach_lerp_(list(self.ema.parameters()), list(self.model.parameters()), 1.0 - beta)
+        averages, weights = tuple(self.ema.parameters()), tuple(self.model.parameters())
+        torch._foreach_lerp_(averages, weights, 1.0 - average_decay(self.options, nimg))
 
     # Files -------------------------------------------------------------------------------------
 
@@ -312,12 +292,3 @@ class Trainer:
         self.ema.load_state_dict(state["ema"], strict=False)  # older ones have buffers too
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler", {}))
-
-
-def learning_rate(c: TrainOptions, nimg: int) -> float:
-    """Learning rate after nimg samples: linear warm-up, then constant or cosine to zero."""
-    warmup = min((nimg + c.batch) / max(c.warmup, c.batch), 1.0)
-    decay = 1.0
-    if c.lr_decay == "cosine":
-        decay = 0.5 * (1 + math.cos(math.pi * min(nimg / c.total, 1.0)))
-    return c.lr * warmup * decay

@@ -16,7 +16,8 @@ from experiments.inference import plots
 from experiments.inference.observations import Observations
 from experiments.inference.options import InferenceOptions
 from flow.flow import Flow
-from flow.inference.posterior import Draws, Posteriors, arviz, compressed, inference_data
+from flow.inference.diagnostics import arviz, inference_data
+from flow.inference.posterior import Draws, Posteriors, compressed
 from flow.results import document, save_results
 from torch_utils.work import NETWORK, STATE, Parts, compute
 

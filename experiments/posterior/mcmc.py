@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from experiments.posterior.options import SamplerOptions
 from experiments.posterior.parallel_sampler import ParallelSampler
 from experiments.posterior.posterior import Draws, Problem, Truth
 from experiments.posterior.quadrature import QuadratureSampler
+from flow.inference.diagnostics import arviz, inference_data
 from torch_utils import distributed
 from torch_utils.work import STATE
 
@@ -34,22 +33,6 @@ SAMPLERS: dict[str, Build] = {
 TRAJECTORIES = "trajs_outdir"
 INTERVAL = (0.025, 0.975)  # quantiles of the credible intervals
 TAILS = (0.05, 0.95)  # quantiles whose effective sizes are those of the tails
-
-
-def arviz() -> Any:
-    """The library of diagnostics, without the notes that it prints when it is imported.
-
-    Raises:
-        ValueError: saying how to install it, where it is missing.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module("arviz")
-        except ImportError:
-            raise ValueError(
-                "R-hat and effective sizes need arviz: pip install '.[experiments]'"
-            ) from None
 
 
 def run(
@@ -186,7 +169,7 @@ def save(folder: Path, draws: Draws, summary: dict[str, Any]) -> None:
     content = enclosed(summary, "Posterior of the weights", figures, kind="Posteriors")
     write_json(folder / "summary.json", content)
     with atomic_path(folder / "posterior.nc") as path:
-        inference_data(draws.weights).to_netcdf(str(path))
+        arviz_of(draws.weights).to_netcdf(str(path))
 
 
 def save_trajectories(folder: Path, draws: Draws) -> None:
@@ -211,12 +194,7 @@ def save_trajectories(folder: Path, draws: Draws) -> None:
             )
 
 
-def inference_data(weights: np.ndarray) -> Any:
-    """Draws [chains, draws, K] as arviz's InferenceData; from arviz 1 on, as xarray's DataTree."""
-    az = arviz()
+def arviz_of(weights: np.ndarray) -> Any:
+    """Draws [chains, draws, K] as arviz wants them."""
     names = {"component": [f"w{k + 1}" for k in range(weights.shape[2])]}
-    groups: dict[str, Any] = {"posterior": {"weights": weights}}
-    labels = {"coords": names, "dims": {"weights": ["component"]}}
-    if int(az.__version__.split(".")[0]) >= 1:
-        return az.from_dict(groups, **labels)
-    return az.from_dict(**groups, **labels)
+    return inference_data({"weights": weights}, coords=names, dims={"weights": ["component"]})

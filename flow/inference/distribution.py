@@ -63,6 +63,10 @@ class FlowDistribution(Distribution):
         x = self.flow.generate(z.reshape(-1, shape[-1]), coords="whitened", **self.path)
         return x.reshape(shape)
 
+    def __call__(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """`rsample`: how pyro draws."""
+        return self.rsample(sample_shape)
+
     def from_latents(self, z: Tensor) -> Tensor:
         """Whitened latents [..., d] to data, differentiable."""
         how = {**self.path, "differentiable": True}

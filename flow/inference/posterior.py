@@ -9,7 +9,6 @@ draws = posterior.sample(2000, seed=0)  # draws.x [2000, d], draws.log_evidence,
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from flow.arguments import check_integration, whole
 from flow.flow import Flow
+from flow.inference.diagnostics import inference_data
 from flow.inference.hmc import Hmc
 from flow.inference.importance import Importance
 from flow.inference.smc import Smc
@@ -281,27 +281,3 @@ def compressed(flow: Flow) -> list[str]:
             + " in the paper's coordinates; z is whitened, of unit variances in the prior",
         )
     return notes
-
-
-def arviz() -> Any:
-    """The library of diagnostics, without the notes that it prints when it is imported.
-
-    Raises:
-        ValueError: saying how to install it, where it is missing.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return importlib.import_module("arviz")
-        except ImportError:
-            raise ValueError(
-                "R-hat and effective sizes need arviz: pip install '.[experiments]'"
-            ) from None
-
-
-def inference_data(posterior: dict[str, np.ndarray], **labels: Any) -> Any:
-    """Draws, name -> [chains, draws, ...], as arviz wants them; labels are coords and dims."""
-    az = arviz()
-    if int(az.__version__.split(".")[0]) >= 1:
-        return az.from_dict({"posterior": posterior}, **labels)
-    return az.from_dict(posterior=posterior, **labels)

@@ -13,7 +13,7 @@ from tests.helpers import ROOT
 CARRY_ON = """
 import sys
 from dnnlib import cli, host, plot
-from dnnlib.download import cache_dir
+from dnnlib.cache import cache_dir
 import numpy as np
 
 @cli.command("x")

@@ -121,7 +121,7 @@ def test_a_network_can_be_opened_from_an_address(tmp_path, monkeypatch):
 
     data, asked = (tmp_path / "net.pkl").read_bytes(), []
 
-    def fetch(url, dest, timeout, max_size):
+    def fetch(url, dest, *_):
         asked.append(url)
         Path(dest).write_bytes(data)
         return hashlib.sha256(data).hexdigest()

@@ -13,8 +13,8 @@ import toy_train
 from flow.flow import load_flow
 from torch_utils import checkpoint
 from training import network_file
+from training.loss import learning_rate
 from training.options import TrainOptions
-from training.training_loop import learning_rate
 
 QUICK = ["--data_name=circles", "--batch=512", "--tick=5", "--snap=2", "--dump=1", "--no-plot"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dnnlib.download import cache_dir
+from dnnlib.cache import cache_dir
 from dnnlib.host import printable
 from dnnlib.util import atomic_path, in_order
 from torch_utils import distributed, seeding

@@ -6,7 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dnnlib.download import cache_dir, fetch
+from dnnlib.cache import cache_dir
+from dnnlib.download import fetch
 
 SETS: dict[str, dict[str, Any]] = tomllib.loads(
     Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")

@@ -12,12 +12,13 @@ from dnnlib.cli import UserError
 from experiments.posterior import mcmc, options
 from experiments.posterior.mcmc import (
     SAMPLERS,
+    arviz_of,
     diagnose,
-    inference_data,
     save,
     warnings_of,
 )
 from experiments.posterior.posterior import Draws, Truth
+from flow.inference import diagnostics
 from torch_utils.work import begin, finish
 
 
@@ -106,7 +107,7 @@ def test_files(tmp_path):
         assert (int(file["trajectory"]), int(file["step"])) == (1, 2)
     back = mcmc.arviz().from_netcdf(str(tmp_path / "posterior.nc"))
     np.testing.assert_array_equal(back.posterior["weights"].values, weights)
-    assert inference_data(weights).posterior["component"].values.tolist() == ["w1", "w2", "w3"]
+    assert arviz_of(weights).posterior["component"].values.tolist() == ["w1", "w2", "w3"]
 
 
 def test_draws_are_kept_whatever_becomes_of_the_diagnostics(tmp_path, monkeypatch):
@@ -129,8 +130,8 @@ def test_arviz_is_called_as_its_version_wants(monkeypatch, version):
     stand_in = types.SimpleNamespace(
         __version__=version, from_dict=lambda *args, **more: calls.append((args, more))
     )
-    monkeypatch.setattr(mcmc, "arviz", lambda: stand_in)
-    inference_data(np.full((2, 5, 3), 1 / 3))
+    monkeypatch.setattr(diagnostics, "arviz", lambda: stand_in)
+    arviz_of(np.full((2, 5, 3), 1 / 3))
     ((args, more),) = calls
     groups = args[0] if version.startswith("1") else more
     assert groups["posterior"]["weights"].shape == (2, 5, 3)

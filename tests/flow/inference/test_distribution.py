@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from flow.exact import MixtureField
+from flow.flow import Flow
 from flow.inference.distribution import FlowDistribution
 from tests.helpers import gaussian_flow, three_blobs
 
@@ -69,7 +71,10 @@ def test_pyro_takes_it_as_a_prior():
     """NUTS with y = x1 + N(0, .1^2): the posterior of a Gaussian flow is Gaussian."""
     pyro = pytest.importorskip("pyro")
     prior, exact = gaussian()
-    prior = FlowDistribution(prior.flow, solver="rk4", steps=2)
+    basis, schedule = prior.flow.model.basis, prior.flow.schedule
+    C = basis.W @ torch.diag(torch.tensor(VARIANCES).double()) @ basis.W.T
+    field = MixtureField(schedule, basis, basis.mean[None], C[None])  # has second derivatives
+    prior = FlowDistribution(Flow(field), solver="rk4", steps=2)
     noise, y = 0.3, torch.tensor(0.5).double()
 
     def model():
@@ -77,8 +82,8 @@ def test_pyro_takes_it_as_a_prior():
         pyro.sample("y", pyro.distributions.Normal(x[0], noise), obs=y)
 
     pyro.set_rng_seed(0)
-    kernel = pyro.infer.NUTS(model, max_tree_depth=4)
-    mcmc = pyro.infer.MCMC(kernel, num_samples=300, warmup_steps=100, disable_progbar=True,
+    kernel = pyro.infer.NUTS(model, max_tree_depth=3)
+    mcmc = pyro.infer.MCMC(kernel, num_samples=200, warmup_steps=60, disable_progbar=True,
                            initial_params={"x": exact.mean.clone()})  # fmt: skip
     mcmc.run()
     x, S = mcmc.get_samples()["x"], exact.covariance_matrix
