@@ -33,9 +33,10 @@ from training.data.vectors import VectorSource
 
 TOLERANCE = 1e-3  # of --tol
 OF_SPHERES = {"boundary", "r_min", "r_max", "r_num", "eps", "num_seeds"}
+OF_ALPHA_SHAPES = {"boundary_pts", "alpha"}
 HEEDED = {
     "--boundary=norm": OF_SPHERES,
-    "--boundary=alphashape": OF_SPHERES | {"boundary_pts", "alpha"},
+    "--boundary=alphashape": OF_SPHERES | OF_ALPHA_SHAPES,
     "--experiment=data": set(),
 }
 
@@ -50,9 +51,10 @@ class CoverageOptions(ToySolverOptions, SaveOptions, ToyNetworkOptions, RunOptio
         "or held-out data inflated, which tests the flow: passes or fails",
     )  # fmt: skip
     boundary: str = option(
-        "norm", type=click.Choice(KINDS),
+        None, type=click.Choice(KINDS),
         help="a point is inside if its own inflation is, in any dimension; or as published the "
-        "alpha shape of random points of the sphere, made anew at every stage",
+        "alpha shape of random points of the sphere, made anew at every stage [norm; alphashape "
+        "with --boundary_pts or --alpha]",
     )  # fmt: skip
     test_pts: int = option(
         20000, type=click.IntRange(min=10), help="latents a seed; of data, rows held out"
@@ -76,7 +78,10 @@ class CoverageOptions(ToySolverOptions, SaveOptions, ToyNetworkOptions, RunOptio
     tol: float | None = tolerance_option(TOLERANCE)
 
     def __post_init__(self) -> None:
-        """Refuse options that would have no effect."""
+        """Fill in the boundary; refuse options that would have no effect."""
+        if self.boundary is None:
+            published = OF_ALPHA_SHAPES & self.given and self.experiment != "data"
+            object.__setattr__(self, "boundary", "alphashape" if published else "norm")
         for name in sorted(set().union(*HEEDED.values()) & self.given - HEEDED[self.mode]):
             heeding = ", ".join(m for m, names in HEEDED.items() if name in names)
             said = getattr(self, name)

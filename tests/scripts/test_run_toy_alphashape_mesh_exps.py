@@ -74,7 +74,7 @@ def test_surfaces_are_written_and_closed(solid, tmp_path):
 
 def test_alpha_shapes_with_the_papers_steps(flat, tmp_path):
     pytest.importorskip("alphashape")
-    args = ["--boundary=alphashape", "--boundary_pts=60", "--test_pts=300", "--num_seeds=2"]
+    args = ["--boundary_pts=60", "--test_pts=300", "--num_seeds=2"]
     args += ["--steps=70", "--h=0.1", "--r_num=2", "--device=cpu", "--data_name=circles"]
     args += ["--data_dim=2", "--dims_to_keep=1", f"--save_dir={tmp_path}"]
     good(script.main, f"--network={flat}", *args)
@@ -91,7 +91,10 @@ BAD = {
     "other data": (["--data_name=moons"], "--data_name=moons contradicts the network"),
     "radii": (["--r_min=3", "--r_max=1"], "--r_max=1 is less than --r_min=3"),
     "beyond tmax": (["--steps=1501"], "beyond the flow's tmax=7.01"),
-    "no boundary": (["--boundary_pts=60"], "--boundary_pts=60 has no effect with --boundary=norm"),
+    "no boundary": (
+        ["--boundary=norm", "--boundary_pts=60"],
+        "--boundary_pts=60 has no effect with --boundary=norm",
+    ),
     "no spheres": (
         ["--experiment=data", "--r_max=3"],
         "--r_max=3 has no effect with --experiment=data, only with --boundary=norm",
