@@ -20,6 +20,7 @@ MODULES = (
 )  # fmt: skip
 # What training and others import only when they need it is imported once, too, where it is there.
 LATER = ("torch._dynamo", "torch.onnx", "arviz", "h5netcdf", "shapely", "trimesh")
+ROOT = Path(__file__).resolve().parent.parent
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.conftest", "tests.forked", *MODULES, *LATER])
 
@@ -43,17 +44,29 @@ def ranks(processes: int) -> list[dict[str, str]]:
     return [where | {"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(processes)]
 
 
-def _script(words: list[str], env: dict[str, str], said: list[str]) -> None:
+def _script(words: list[str], folder: Path, env: dict[str, str], said: list[str]) -> None:
     redirect(*said)
     os.environ.update(env)
-    os.chdir(Path(__file__).parents[1])
+    os.chdir(folder)
     torch.set_num_threads(1)
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
 
 
-def run_script(words: list[str], processes: int, timeout: float) -> subprocess.CompletedProcess:
-    """Run a Python file in processes that find each other as those of torchrun do.
+def run_script(
+    words: list[str], processes: int = 1, timeout: float = 300, place: Path = ROOT
+) -> subprocess.CompletedProcess:
+    """Run a Python file, or -m and a module, in processes that find each other as torchrun's do.
+
+    Args:
+        words: what would follow `python`.
+        processes: how many.
+        timeout: in seconds.
+        place: folder to run it in.
 
     Returns:
         what subprocess.run would; the exit code is the first that is not 0.
@@ -64,7 +77,9 @@ def run_script(words: list[str], processes: int, timeout: float) -> subprocess.C
     environments = ranks(processes) if processes > 1 else [{}]
     with tempfile.TemporaryDirectory() as folder:
         said = [f"{folder}/stdout", f"{folder}/stderr"]
-        started = [context.Process(target=_script, args=(words, env, said)) for env in environments]
+        started = [
+            context.Process(target=_script, args=(words, place, env, said)) for env in environments
+        ]
         for process in started:
             process.start()
         for process in started:

@@ -58,19 +58,31 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cpu")
-    for name, more in CASES.items():
-        more = [word.format(runs=folder) for word in more]
-        good(toy_train.main, f"--outdir={folder / name}", *TRAIN, *more, "--device=cpu")
-    return folder
+    return tmp_path_factory.mktemp("cpu")
 
 
-@pytest.mark.parametrize("case", CASES)
+def trained(runs, case):
+    """The folder of a run on the CPU, which the first that asks for it makes."""
+    if not (runs / case).exists():
+        if case == "second order":
+            trained(runs, "ifs")
+        more = [word.format(runs=runs) for word in CASES[case]]
+        good(toy_train.main, f"--outdir={runs / case}", *TRAIN, *more, "--device=cpu")
+    return runs / case
+
+
+SLOW = ("likelihood", "second order", "edm")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if c in SLOW else c for c in CASES]
+)
 def test_training_of_toys(runs, tmp_path, monkeypatch, case):
+    one = trained(runs, case)
     more = [word.format(runs=runs) for word in CASES[case]]
     with pretend_device(monkeypatch):
         good(toy_train.main, f"--outdir={tmp_path}", *TRAIN, *more, "--device=mps")
-    here, there = (load_flow(k, "cpu").model.state_dict() for k in (runs / case, tmp_path))
+    here, there = (load_flow(k, "cpu").model.state_dict() for k in (one, tmp_path))
     for name, value in here.items():
         torch.testing.assert_close(there[name], value, rtol=1e-3, atol=1e-4)
 
@@ -108,18 +120,20 @@ def test_what_a_simulation_keeps_on_the_device_does_not_grow_with_samples(runs, 
         return memory.peak
 
     with pretend_device(monkeypatch) as memory:
-        flow = load_flow(runs / "ifs", "mps")
+        flow = load_flow(trained(runs, "ifs"), "mps")
         flow.block, tmax = 16, flow.schedule.tmax
         peak(16)
         assert peak(16) == peak(96)
         assert peak(96, hold=True) > peak(16, hold=True)
 
 
-@pytest.mark.parametrize("case", ["ifs", "arc", "edm"])
+@pytest.mark.parametrize(
+    "case", ["ifs", *(pytest.param(c, marks=pytest.mark.slow) for c in ("arc", "edm"))]
+)
 def test_flows(runs, monkeypatch, case):
-    wanted = answers(load_flow(runs / case, "cpu"))
+    wanted = answers(load_flow(trained(runs, case), "cpu"))
     with pretend_device(monkeypatch):
-        found = answers(load_flow(runs / case, "mps"))
+        found = answers(load_flow(trained(runs, case), "mps"))
         assert isinstance(found[0], OnDevice)
         found = [v.cpu() for v in found]
     for a, b in zip(wanted, found, strict=True):

@@ -20,6 +20,7 @@ from torch.distributed.run import get_args_parser
 import dataset_tool
 import toy_train
 from docs.options import written
+from tests import forked
 from tests.documents import TEXTS, commands, joined
 from tests.helpers import ROOT
 from tests.image_fixtures import write_cifar
@@ -191,9 +192,7 @@ def test_module(document, command, place):
     if module.startswith("benchmarks."):  # minutes: there, and with something to run
         assert callable(importlib.import_module(module).main)
         return
-    words = [sys.executable, "-m", module, *args, *SMOKE.get(module, [])]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True, check=False)
+    done = forked.run_script(["-m", module, *args, *SMOKE.get(module, [])], place=place)
     assert done.returncode == 0, done.stderr
 
 

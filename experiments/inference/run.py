@@ -99,7 +99,11 @@ def report(
         x = found["x"][i]
         quantiles = np.quantile(x, QUANTILES, axis=0)
         row: dict[str, Any] = {
-            "log_evidence": float(found["log_evidence"][i]),
+            **(
+                {}
+                if np.isnan(found["log_evidence"][i])
+                else {"log_evidence": float(found["log_evidence"][i])}
+            ),
             "effective": float(found["effective"][i]),
             "evaluations": int(found["evaluations"][i]),
         }

@@ -1,9 +1,9 @@
 r"""Hamiltonian Monte Carlo: many chains side by side, gradients through the steps of the flow.
 
 Chains begin where tempered Monte Carlo (`smc`) with as few particles has carried them, one in each,
-so that modes have the chains that they should; it tells the evidence, too. Trajectories are a
-quarter turn long in the units of the chains' covariance, fitted from all of them, and refitted half
-way through the warm-up; one step size, of all chains, adapts to their acceptance.
+so that modes have the chains that they should. (Of the evidence so few tell too little: it is NaN.)
+Trajectories are a quarter turn long in the units of the chains' covariance, fitted from all of them,
+and refitted half way through the warm-up; one step size, of all chains, adapts to their acceptance.
 
 Reference: Neal 2011, "MCMC using Hamiltonian dynamics".
 """
@@ -77,7 +77,7 @@ class Hmc:
         facts = {"accepted": float(np.mean(rates)), "step_size": float(log_step.exp()),
                  "chains": self.chains, "warmup": self.warmup,
                  "temperatures": begun.facts["temperatures"]}  # fmt: skip
-        return Outcome(x, z, begun.log_evidence, effective_size(z), facts)
+        return Outcome(x, z, math.nan, effective_size(z), facts)
 
     def transition(
         self, here: Values, ellipse: Ellipse, step: float, rng: np.random.Generator

@@ -49,6 +49,7 @@ def report(digits, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_the_classifier_is_good_enough_and_not_too_sure(report):
     facts, real = report[0]["classifier"], report[0]["rows"][REAL]
     assert facts["held_out_images"] == real["images"] == 359
@@ -58,6 +59,7 @@ def test_the_classifier_is_good_enough_and_not_too_sure(report):
     assert real["effective_classes"] > 9.9
 
 
+@pytest.mark.slow
 def test_the_numbers_order_the_images(report):
     rows = report[0]["rows"]
     for name in ("classifier_frechet_distance", "classifier_kernel_distance"):
@@ -72,6 +74,7 @@ def test_the_numbers_order_the_images(report):
     assert sum(rows["random"]["class_counts"]) == rows["random"]["images"] == 200
 
 
+@pytest.mark.slow
 def test_it_says_what_it_is(report):
     found, output = report
     assert "not FID" in output

@@ -63,9 +63,8 @@ def test_small_errors_do_not_wrap():
     assert errors["mse"][0] == pytest.approx((253 * 9 + 4 + 1) / 256)
 
 
-@pytest.mark.parametrize(
-    "network", ["plain.pkl", pytest.param("classes.pkl", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["plain.pkl", "classes.pkl"])
 def test_the_same_whatever_the_batch_and_the_processes(place, tmp_path, network):
     args = ["--total_samples=100", "--data_name=digits", "--dims_to_keep=8"]
     one = arguments(place, tmp_path / "one", network)

@@ -47,7 +47,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("arch", SIZES)
+@pytest.mark.parametrize("arch", ["ToyMLP", pytest.param("ToyConvUNet", marks=pytest.mark.slow)])
 def test_interrupted_training_is_bit_identical(tmp_path, arch):
     duration, stop_after, *more = SIZES[arch]
     common = [*QUICK, f"--arch={arch}", duration, *more]

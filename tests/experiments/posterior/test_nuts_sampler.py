@@ -51,10 +51,9 @@ def pyro():
     return pytest.importorskip("pyro")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pyro")
-@pytest.mark.parametrize(
-    "make", [matrix_problem, pytest.param(linear_problem, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("make", [matrix_problem, linear_problem])
 def test_the_exact_posterior_of_a_linear_flow_is_recovered(make):
     problem, truth = make(20)
     settings = SamplerOptions(mcmc_n=200, burn=60, chains=1, keep_z=200)
