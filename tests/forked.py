@@ -16,7 +16,7 @@ import torch
 MODULES = (
     "toy_train", "train", "toy_pfODE_int", "pfODE_int", "gen_fid_samples", "calc_roundtrip_mse",
     "calc_nll", "calc_net_residuals_autocorrelations", "toy_MCMC_exps",
-    "run_toy_alphashape_mesh_exps", "fid", "dataset_tool",
+    "run_toy_alphashape_mesh_exps", "fid", "dataset_tool", "calc_posterior",
 )  # fmt: skip
 # What training and others import only when they need it is imported once, too, where it is there.
 LATER = ("torch._dynamo", "torch.onnx", "arviz", "h5netcdf", "shapely", "trimesh")

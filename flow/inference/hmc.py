@@ -2,8 +2,9 @@ r"""Hamiltonian Monte Carlo: many chains side by side, gradients through the ste
 
 Chains begin where tempered Monte Carlo (`smc`) with as few particles has carried them, one in each,
 so that modes have the chains that they should. (Of the evidence so few tell too little: it is NaN.)
-Trajectories are a quarter turn long in the units of the chains' covariance, fitted from all of them,
-and refitted half way through the warm-up; one step size, of all chains, adapts to their acceptance.
+Trajectories are a quarter turn long in the units of the chains' covariance, fitted from all of
+them, and refitted half way through the warm-up; one step size, of all chains, adapts to their
+acceptance.
 
 Reference: Neal 2011, "MCMC using Hamiltonian dynamics".
 """

@@ -18,10 +18,12 @@ FLAT = ["toy_train", "--outdir=flat", "--data_name=circles", "--dims_to_keep=1",
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory) -> Path:
-    """A folder with digits.zip, net.pkl (a network of them) and flat (a run on circles)."""
+    """A folder with digits.zip, net.pkl (a network of them) and flat (a run on circles), and
+    seen.csv (measurements of their first coordinate)."""
     folder = tmp_path_factory.mktemp("faults")
     data = digits(folder)
     untrained(folder / "net.pkl", data, 8)
+    (folder / "seen.csv").write_text("".join(f"{0.1 * k},\n" for k in range(8)))
     log = folder / "log.txt"
     assert harness.run(FLAT, folder, log) == 0, log.read_text()
     return folder

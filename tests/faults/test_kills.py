@@ -45,6 +45,9 @@ def commands(place):
         "toy_MCMC_exps parallel": [[*mcmc, "--sampler=parallel", "--gt_n=8", "--chains=2",
                                     "--mcmc_n=20", "--burn=10", "--traj_length=4"]],
         "toy_MCMC_exps sbc": [[*mcmc, "--experiment=sbc", "--grid=31", "--sims=20", "--sim_n=20"]],
+        "calc_posterior": [["calc_posterior", toy, f"--observations={place / 'seen.csv'}",
+                            "--noise=0.1", "--n=200", "--particles=64", "--bs=1", "--outdir=out",
+                            cpu]],
         "coverage": [["run_toy_alphashape_mesh_exps", toy, "--save_dir=out", "--test_pts=1200",
                       "--r_num=3", "--solver=rk4", "--steps=8", cpu]],
         "train": [["train", "--outdir=out", f"--data={data}", "--cbase=16", "--cres=1,2",
@@ -64,7 +67,8 @@ def commands(place):
 LONG = (
     "gen_fid_samples", "toy_pfODE_int", "pfODE_int", "calc_roundtrip_mse", "calc_nll",
     "extract and calc", "extracttoys", "toy_MCMC_exps flow", "toy_MCMC_exps parallel",
-    "toy_MCMC_exps sbc", "coverage", "train", "fid", "dataset_tool", "dataset_tool folder",
+    "toy_MCMC_exps sbc", "calc_posterior", "coverage", "train", "fid", "dataset_tool",
+    "dataset_tool folder",
 )  # fmt: skip
 
 
@@ -120,7 +124,5 @@ def test_toy_training_many_times(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_commands_many_times(fid_place, tmp_path, name):
-    if name == "coverage":
-        pytest.importorskip("shapely")
     report(name, kill_and_compare(commands(fid_place)[name], tmp_path, 5, seed=2))
     shutil.rmtree(tmp_path)
