@@ -23,7 +23,7 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("faults")
     data = digits(folder)
     untrained(folder / "net.pkl", data, 8)
-    (folder / "seen.csv").write_text("".join(f"{0.1 * k},\n" for k in range(8)))
+    (folder / "seen.csv").write_text("".join(f"{0.1 * k},nan\n" for k in range(8)))
     log = folder / "log.txt"
     assert harness.run(FLAT, folder, log) == 0, log.read_text()
     return folder
