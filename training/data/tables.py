@@ -80,7 +80,8 @@ def read_table(path: Path, options: TableOptions, like: dict[str, Any] | None = 
         for column in table:
             if column.problem and not column.reason:
                 raise Ambiguous(f"column {column.name!r} {column.problem}")
-        taken = [c for c in table if not c.reason]
+        unseen = ("empty",) if options.missing == "keep" else ()  # they are what is looked for
+        taken = [c for c in table if not c.reason or c.reason in unseen]
     else:
         taken = [next(c for c in table if c.name == name) for name in chosen]
     left = {c.name: c.reason or "not asked for" for c in table if c not in taken}

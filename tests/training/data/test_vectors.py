@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.basis import eigenbasis
-from training.data.tables import TableOptions
+from training.data.tables import TableOptions, read_table
 from training.data.vectors import VectorSource
 
 X = np.random.default_rng(0).standard_normal((50, 3)) * [1, 10, 0.1] + [0, 100, 5]
@@ -304,3 +304,9 @@ def test_bad_files_are_one_clear_line(tmp_path, name):
         VectorSource(tmp_path / name)
     assert name in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_column_that_is_all_gaps_is_kept_where_gaps_are_what_is_looked_for(tmp_path):
+    (tmp_path / "seen.csv").write_text("0.3,\n-1.2,\n")
+    table = read_table(tmp_path / "seen.csv", TableOptions(missing="keep"))
+    np.testing.assert_array_equal(table.values, [[0.3, np.nan], [-1.2, np.nan]])
