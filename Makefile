@@ -57,7 +57,7 @@ docs: venv  ## docs/ as a site with a search, site/index.html; fails on a dead l
 	@echo "Look at site/index.html"
 
 test: venv  ## the test suite (CPU, no downloads), about a quarter of an hour on 2 cores
-	@echo "About a quarter of an hour on 2 cores, less on more; slow tests are left to make test-all"
+	@echo "About ten minutes on 2 cores, less on more; slow tests are left to make test-all"
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: venv  ## the slow, gpu and data tests too

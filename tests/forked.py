@@ -46,6 +46,7 @@ def ranks(processes: int) -> list[dict[str, str]]:
 
 def _script(words: list[str], folder: Path, env: dict[str, str], said: list[str]) -> None:
     redirect(*said)
+    os.environ.clear()
     os.environ.update(env)
     os.chdir(folder)
     torch.set_num_threads(1)
@@ -74,12 +75,10 @@ def run_script(
     Raises:
         subprocess.TimeoutExpired: after `timeout` seconds.
     """
-    environments = ranks(processes) if processes > 1 else [{}]
+    own = [os.environ | rank for rank in (ranks(processes) if processes > 1 else [{}])]
     with tempfile.TemporaryDirectory() as folder:
         said = [f"{folder}/stdout", f"{folder}/stderr"]
-        started = [
-            context.Process(target=_script, args=(words, place, env, said)) for env in environments
-        ]
+        started = [context.Process(target=_script, args=(words, place, env, said)) for env in own]
         for process in started:
             process.start()
         for process in started:
