@@ -152,10 +152,10 @@ def test_nan_is_impossible_and_said_once():
 def test_arviz():
     flow, _ = three_blobs(2, 2)
     az = pytest.importorskip("arviz")
-    how = {"chains": 16, "warmup": 4, "draws": 8, "moves": 1}
+    how = {"chains": 8, "warmup": 4, "draws": 16, "moves": 1}
     draws = Posterior(flow, ring, **HOW).sample(40, seed=0, method="hmc", **how)
     data = draws.to_arviz()
-    assert data.posterior["x"].shape == (16, 8, 2)
+    assert data.posterior["x"].shape == (8, 16, 2)
     assert float(az.ess(data.posterior["z"].values[..., 0])) > 4
 
 
