@@ -104,11 +104,10 @@ def run(
         check_end(melt, method)
     save_freq = options.save_freq or ENDS_ONLY
     states, dtype = len(kept_steps(method, save_freq)), DTYPES[options.save_dtype]
-    size = states * total * flow.schedule.data_dim * len(KEYS) * dtype.itemsize / 2**20
     distributed.print0("\n".join(flow.schedule.summary()))
     distributed.print0(
-        f"{', '.join(kinds)}: {total} samples, {method.describe()}; {states} states saved, about "
-        f"{size:.1f} MiB a file"
+        f"{', '.join(kinds)}: {total} samples, {method.describe()}; "
+        + file_size(states, total * flow.schedule.data_dim * dtype.itemsize)
     )
     if options.dry_run:
         return
@@ -134,6 +133,11 @@ def run(
     for name, grid in (pictures(flow, results) if options.plot else {}).items():
         plot.image_grid(f"{stem}_net_{name}.png", grid, COLUMNS)
     record.finish(measured(flow, method, results, x), f"{stem}*", "Simulations")
+
+
+def file_size(states: int, each: int) -> str:
+    """How large a file of states of `each` bytes a key becomes, in words."""
+    return f"{states} states saved, about {states * each * len(KEYS) / 2**20:.1f} MiB a file"
 
 
 def method_of(

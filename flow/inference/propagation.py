@@ -119,9 +119,7 @@ def propagate(
         return flow.from_whitened(u, stop, there)
 
     carried = torch.cat([carry(block) for block in draws.split(flow.block)])
-    lost = int((~torch.isfinite(carried).all(1)).sum())
-    if lost:
-        raise ValueError(f"{lost} of {len(carried)} samples do not stay finite; use more steps")
+    _check_finite(carried)
     point = carry(mean[None])[0]
     J = _jacobian(flow, mean, carry)
     linear = J @ C @ J.T
@@ -129,6 +127,12 @@ def propagate(
         carried.mean(0), torch.cov(carried.T).reshape(linear.shape), carried, point, linear, J,
         *_parting(carried, point, linear),
     )  # fmt: skip
+
+
+def _check_finite(carried: Tensor) -> None:
+    lost = int((~torch.isfinite(carried).all(1)).sum())
+    if lost:
+        raise ValueError(f"{lost} of {len(carried)} samples do not stay finite; use more steps")
 
 
 def _jacobian(flow: Integrator, x: Tensor, carry: Callable[..., Tensor]) -> Tensor:
