@@ -6,7 +6,7 @@ from dnnlib import cli
 from dnnlib.options import takes
 from experiments.inference.observations import read
 from experiments.inference.options import InferenceOptions
-from experiments.inference.run import NOT_FACTS, draw, finish, posteriors_of
+from experiments.inference.run import draw, facts_of, finish, posteriors_of
 from flow.flow import open_flow
 from flow.inference.diagnostics import arviz
 from flow.inference.posterior import compressed, settings_of
@@ -34,16 +34,14 @@ def main(options: InferenceOptions) -> None:
     with cli.user_errors():
         arviz()
         posteriors_of(flow, seen, range(len(seen.models)), options)
-        images = getattr(flow.model, "shape", None) is not None
-        sampler = settings_of(options.method, options.n, images, options.settings())
+        sampler = settings_of(options.method, options.n, flow.images, options.settings())
     with distributed.session(options.device):
         distributed.print0(f"{seen.said}; {options.n} draws of each by {sampler}")
         for note in compressed(flow):
             distributed.print0(f"Note: {note}")
         if options.dry_run:
             return
-        facts = {k: v for k, v in options.record().items() if k not in NOT_FACTS}
-        facts |= {work.NETWORK: flow.digest, "measured": work.digest(seen.y)}
+        facts = facts_of(options) | {work.NETWORK: flow.digest, "measured": work.digest(seen.y)}
         if work.begin(folder, facts, options.resume):
             distributed.print0(f"{folder} holds this run's results: nothing left to do")
             return

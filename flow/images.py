@@ -39,7 +39,7 @@ def open_network(options: ImageNetworkOptions) -> tuple[Flow, str]:
         flow.block = options.bs
     if getattr(options, "tf32", False):
         distributed.allow_tf32(flow.device)
-    if getattr(flow.model, "shape", None) is None or len(shape_of(flow)) != 3:
+    if not flow.images or len(shape_of(flow)) != 3:
         raise UserError(
             f"--network={options.network} was not trained on images; see toy_pfODE_int.py"
         )

@@ -188,7 +188,7 @@ def main(options: LangevinOptions) -> None:
     flow = open_flow(options)
     with cli.user_errors():
         check_growth(flow)
-    if getattr(flow.model, "shape", None) is not None:
+    if flow.images:
         raise cli.UserError(f"--network={options.network} is one of images; name one of vectors")
     cli.check_writable(options.save_dir, "--save_dir")
     n, steps = options.total_samples, options.steps

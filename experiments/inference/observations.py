@@ -54,7 +54,7 @@ def read(flow: Flow, options: InferenceOptions) -> Observations:
     Raises:
         UserError: naming the option.
     """
-    shape = None if getattr(flow.model, "shape", None) is None else shape_of(flow)
+    shape = shape_of(flow) if flow.images else None
     operator = operator_of(options.operator, flow, shape)
     option = "--image" if options.image else "--observations"
     with user_errors(f"{option}={options.image or options.observations}"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dnnlib.density_plot import COLOURS
 from dnnlib.plot import MAX_POINTS, PLAIN, curve, image_grid, save_figure, subplots
@@ -13,6 +14,7 @@ from experiments.inference.observations import Observations, size_of
 from flow.flow import Flow
 from flow.images import shape_of
 from flow.inference.operators import Separable
+from training.data.images import to_pixels
 
 MOST = 4  # observations drawn of vectors
 SHOWN = 4  # values of a datum drawn against each other
@@ -31,7 +33,7 @@ def draw(
     lines = {f"observation {i + 1}": row[:longest] for i, row in enumerate(steps)}
     label = "effective proposals" if method == "importance" else "share of the log likelihood"
     curve(folder / "path.png", np.arange(longest), lines, ("step", label), "Prior to posterior")
-    if getattr(flow.model, "shape", None) is not None:
+    if flow.images:
         pictures(folder / "images.png", flow, found, seen)
         return ["images.png", *names]
     prior = flow.sample(PRIOR, seed=0, steps=8).cpu().numpy()
@@ -104,10 +106,10 @@ def pictures(path: Path, flow: Flow, found: dict[str, np.ndarray], seen: Observa
         x = found["x"][i]
         row = [measured_image(seen, i, shape)]
         if seen.truth is not None:
-            row.append(_pixels(seen.truth[i][None], shape)[0])
-        row.append(_pixels(x.mean(0)[None], shape)[0])
-        row.append(_pixels(2 * x.std(0)[None] - 1, shape)[0])
-        rows.append(np.stack([*row, *_pixels(x[:DRAWS], shape)]))
+            row.append(to_pixels(torch.from_numpy(seen.truth[i]), shape)[0])
+        row.append(to_pixels(torch.from_numpy(x.mean(0)), shape)[0])
+        row.append(to_pixels(torch.from_numpy(2 * x.std(0) - 1), shape)[0])
+        rows.append(np.stack([*row, *to_pixels(torch.from_numpy(x[:DRAWS]), shape)]))
     image_grid(path, np.concatenate(rows), len(rows[0]))
 
 
@@ -119,15 +121,9 @@ def measured_image(seen: Observations, i: int, shape: tuple[int, ...]) -> np.nda
     y = np.where(np.isfinite(seen.y[i]), seen.y[i], 0.0)
     if seen.counts:
         y = 2 * y / max(float(y.max()), 1.0) - 1
-    image = _pixels(y[None], size)[0]
+    image = to_pixels(torch.from_numpy(y), size)[0]
     gaps = ~np.isfinite(seen.y[i]).reshape(size).transpose(1, 2, 0)
     image = np.where(gaps, UNSEEN, image).astype(np.uint8)
     if isinstance(seen.operator, Separable):
         image = image.repeat(shape[1] // size[1], 0).repeat(shape[2] // size[2], 1)
     return image
-
-
-def _pixels(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Images [n, d] in [-1, 1] as uint8 [n, H, W, C]."""
-    values = (x.reshape(-1, *shape) * 127.5 + 127.5).round().clip(0, 255)
-    return values.astype(np.uint8).transpose(0, 2, 3, 1)

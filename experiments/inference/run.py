@@ -30,6 +30,11 @@ FEW = 100  # effective draws below which there is a warning
 CONVERGED = 1.01  # largest R-hat without a warning
 
 
+def facts_of(options: InferenceOptions) -> dict[str, Any]:
+    """The options that say what the results are."""
+    return {k: v for k, v in options.record().items() if k not in NOT_FACTS}
+
+
 def posteriors_of(
     flow: Flow, seen: Observations, rows: range, options: InferenceOptions
 ) -> Posteriors:
@@ -47,9 +52,7 @@ def draw(
         name -> [observations, ...]: x and z [draws, d], log_evidence, effective, path,
         evaluations; of hmc also chains_x, chains_z [chains, draws, d].
     """
-    images = getattr(flow.model, "shape", None) is not None
-    facts = {k: v for k, v in options.record().items() if k not in NOT_FACTS}
-    identity = {"facts": facts, "y": seen.y, NETWORK: flow.digest}
+    identity = {"facts": facts_of(options), "y": seen.y, NETWORK: flow.digest}
 
     def work(rows: range) -> dict[str, Tensor]:
         posteriors = posteriors_of(flow, seen, rows, options)
@@ -60,7 +63,7 @@ def draw(
             )
         return stacked(found)
 
-    together = options.bs or (1 if images else TOGETHER)
+    together = options.bs or (1 if flow.images else TOGETHER)
     parts = Parts(folder / STATE, identity)
     found = compute(work, len(seen.models), together, f"posteriors of {together}", parts)
     return None if found is None else {name: t.numpy() for name, t in found.items()}

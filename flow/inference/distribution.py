@@ -52,24 +52,23 @@ class FlowDistribution(Distribution):
 
         Latents come from torch's own generator (`torch.manual_seed`).
         """
-        shape = self._extended_shape(torch.Size(sample_shape))
-        z = torch.randn(shape, dtype=self.flow.dtype, device=self.flow.device)
-        return self.from_latents(z)
+        return self.from_latents(self._latents(sample_shape))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """The same without a graph."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        z = torch.randn(shape, dtype=self.flow.dtype, device=self.flow.device)
-        x = self.flow.generate(z.reshape(-1, shape[-1]), coords="whitened", **self.path)
-        return x.reshape(shape)
+        return self.from_latents(self._latents(sample_shape), differentiable=False)
 
     def __call__(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         """`rsample`: how pyro draws."""
         return self.rsample(sample_shape)
 
-    def from_latents(self, z: Tensor) -> Tensor:
-        """Whitened latents [..., d] to data, differentiable."""
-        how = {**self.path, "differentiable": True}
+    def _latents(self, sample_shape: Any) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return torch.randn(shape, dtype=self.flow.dtype, device=self.flow.device)
+
+    def from_latents(self, z: Tensor, differentiable: bool = True) -> Tensor:
+        """Whitened latents [..., d] to data."""
+        how = {**self.path, "differentiable": differentiable}
         x = self.flow.generate(z.reshape(-1, z.shape[-1]), coords="whitened", **how)
         return x.reshape(z.shape)
 

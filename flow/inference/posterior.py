@@ -98,8 +98,8 @@ class Posteriors:
         class_labels: Any = None,
         **how: Any,
     ):
-        self.flow, self.images = flow, getattr(flow.model, "shape", None) is not None
-        self.how = {**(IMAGE_HOW if self.images else HOW), **how}
+        self.flow = flow
+        self.how = {**(IMAGE_HOW if flow.images else HOW), **how}
         check_integration(**integration(self.how))
         self.log_likelihoods = [likelihood(v, flow) for v in log_likelihoods]
         self.labels = labels_of(flow, class_labels, len(self.log_likelihoods))
@@ -131,7 +131,7 @@ class Posteriors:
         """
         whole("n", n, 1)
         whole("seed", seed, 0)
-        chosen = settings_of(method, n, self.images, settings)
+        chosen = settings_of(method, n, self.flow.images, settings)
         target = Target(self.flow, self.log_likelihoods, self.labels, self.how)
         like, d = self.flow.latents(1, 0), self.flow.schedule.data_dim
         numbers = range(first, first + len(self.log_likelihoods))

@@ -110,8 +110,7 @@ class Target:
 
     def generate(self, z: Tensor, of: Tensor, gradients: bool = False) -> Tensor:
         """Data of whitened latents [n, d] that belong to observations `of` [n]."""
-        images = getattr(self.flow.model, "shape", None) is not None
-        short = -len(z) % (self.flow.block if images else ROWS)
+        short = -len(z) % (self.flow.block if self.flow.images else ROWS)
         z = torch.cat([z, z.new_zeros(short, z.shape[1])])
         of = torch.cat([of, of[:1].repeat(short)])
         x = []
