@@ -62,7 +62,7 @@ def main(options: GenerateOptions) -> None:
     Images that are there already are left alone: the same command goes on after an interruption.
     """
     flow, name = open_network(options)
-    set_arithmetic(flow, options)
+    set_arithmetic(flow, options, len(options.seeds))
     number = check_class(flow, options.class_)
     check_gen_source(flow, options)
     donors = open_donors(flow, options, number)

@@ -118,6 +118,15 @@ class DeviceOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Float32Options(Options):
+    """How networks compute in float32."""
+
+    tf32: bool = option(
+        False, help="let NVIDIA GPUs round products to 10 bits: faster, and coarser"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DryRunOptions(DeviceOptions):
     """What every command that computes has."""
 

@@ -15,6 +15,7 @@ from flow.flow import Flow, open_flow
 from flow.latents import class_labels, class_number, classes_of, drawn_of, one_hot
 from flow.method import IMAGE_PILOTS, Method, image_method, pilots_of
 from flow.options import (
+    COMPILED_IMAGES,
     UNLABELLED,
     BlockOptions,
     FieldOptions,
@@ -50,12 +51,21 @@ def open_network(options: ImageNetworkOptions) -> tuple[Flow, str]:
     return flow, name
 
 
-def set_arithmetic(flow: Flow, options: FieldOptions) -> None:
-    """Have the network compute in less digits, or compiled, as the options say."""
+def set_arithmetic(flow: Flow, options: FieldOptions, count: int) -> None:
+    """Have the network compute in less digits, or compiled, as the options say.
+
+    Args:
+        flow: the flow.
+        options: of the script.
+        count: images to generate, by which compiling pays or not.
+    """
     assert isinstance(flow.model, InflationPrecond)
     if options.bf16:
         flow.model.amp_dtype = torch.bfloat16
-    if options.compile:
+    compiled = options.compile
+    if compiled is None:
+        compiled = count >= COMPILED_IMAGES and distributed.compiles(flow.device.type)
+    if compiled:
         flow.model.compile()
 
 

@@ -13,6 +13,7 @@ from dnnlib.options import (
     POSITIVE,
     DeviceOptions,
     DryRunOptions,
+    Float32Options,
     NetworkChecks,
     Options,
     again,
@@ -29,6 +30,7 @@ GEN_SOURCE_HELP = (
     "the variances of inflated data. donors: compressed dimensions together from random inflated "
     "data, whose shape they keep"
 )
+COMPILED_IMAGES = 1024  # so many to generate pay for compiling on a GPU
 UNLABELLED = "none"  # what --class says for zero labels
 
 
@@ -94,12 +96,12 @@ class ImageDataOptions(ImageNetworkOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ArithmeticOptions(Options):
+class ArithmeticOptions(Float32Options):
     """How the network computes in float32."""
 
-    tf32: bool = option(
-        False, help="let NVIDIA GPUs round products to 10 bits: faster, and round trips are less "
-        "exact, by about 5 times",
+    tf32: bool = again(
+        Float32Options, "tf32", help="let NVIDIA GPUs round products to 10 bits: faster, and round "
+        "trips are less exact, by about 5 times",
     )  # fmt: skip
 
 
@@ -119,9 +121,10 @@ class FieldOptions(BlockOptions):
     """How the network computes where nothing is inverted: images may be made in less digits."""
 
     bf16: bool = option(False, help="bfloat16 inside the network, where images are only generated")
-    compile: bool = option(
-        False, help="compile the network first, which pays for many images (a minute)"
-    )
+    compile: bool | None = option(
+        None, help="compile the network first, which takes a minute and pays for many images "
+        f"[yes on CUDA from {COMPILED_IMAGES:,} images on]",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

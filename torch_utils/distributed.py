@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -94,6 +95,11 @@ def set_tf32(allowed: bool) -> None:
             part.fp32_precision = "tf32" if allowed else "ieee"
 
 
+def compiles(device: str) -> bool:
+    """Whether torch.compile is worth its time on such a device: on CUDA that has Triton."""
+    return device == "cuda" and find_spec("triton") is not None
+
+
 def allow_tf32(device: torch.device) -> None:
     """Let this process round products of float32 numbers to 10 bits, from now on (--tf32).
 
@@ -105,6 +111,11 @@ def allow_tf32(device: torch.device) -> None:
         raise UserError(f"--tf32: a --device={device.type} has no TF32; leave it out")
     _tf32 = True
     set_tf32(True)
+
+
+def tf32_allowed() -> bool:
+    """Whether `allow_tf32` was called in this process."""
+    return _tf32
 
 
 def use_threads(operations: float) -> None:

@@ -13,7 +13,7 @@ import click
 from dnnlib import cli
 from dnnlib.cache import cache_dir
 from dnnlib.cli import UserError
-from dnnlib.options import COUNT, PATH, POSITIVE, Options, again, option
+from dnnlib.options import COUNT, PATH, POSITIVE, Float32Options, Options, again, option
 from torch_utils import checkpoint, distributed
 from training.augment import LABELS
 from training.basis import Basis, eigenbasis
@@ -101,10 +101,10 @@ class ImageTrainOptions(TrainOptions, ImageOptions):
     compile: bool | None = option(
         None, help="compile field and loss, and the average's field  [yes on CUDA, no elsewhere]"
     )
-    tf32: bool = option(
-        False,
-        help="let CUDA compute float32 with ten bits of mantissa in training: faster, coarser",
-    )
+    tf32: bool = again(
+        Float32Options, "tf32",
+        help="let NVIDIA GPUs round products to 10 bits in training: faster, and coarser",
+    )  # fmt: skip
     bench: bool = option(
         True, help="let cuDNN try its algorithms first (its choice can change the last digits)"
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,6 +25,7 @@ from dnnlib.options import (
     found,
     option,
 )
+from torch_utils import distributed
 from torch_utils.seeding import BLOCKS, PHILOX
 from training.basis import Basis, eigenbasis
 from training.data.source import Source
@@ -139,7 +139,7 @@ class TrainOptions(ScheduleOptions, RunOptions):
         """Whether field and loss are compiled: as --compile says, or on CUDA that has Triton."""
         if self.compile is not None:
             return self.compile
-        return device == "cuda" and not self.second_order and find_spec("triton") is not None
+        return distributed.compiles(device) and not self.second_order
 
     # In samples --------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Detectors: what they are shown, which are accepted, and published numbers."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import io
@@ -22,6 +23,7 @@ from metrics.detectors import (
     tf1_resize,
 )
 from metrics.features import frechet_distance, kernel_distance, statistics_of
+from torch_utils import distributed
 
 CPU = torch.device("cpu")
 
@@ -83,6 +85,20 @@ def test_what_the_network_sees(tmp_path):
     enlarged = load(path, rule="inception")
     wanted = (tf1_resize(grey.float(), 299, 299).mean() - 128) / 128
     torch.testing.assert_close(enlarged(grey), wanted.expand(1, 3))
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_products_are_rounded_only_where_that_was_asked_for(asked, tmp_path, monkeypatch):
+    detector = load(scripted(tmp_path / "plain.pt", Plain()))
+    seen, network = [], detector.network
+
+    def look(x):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return network(x)
+
+    monkeypatch.setattr(distributed, "tf32_allowed", lambda: asked)
+    dataclasses.replace(detector, network=look)(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    assert seen == [asked]
 
 
 def test_a_pinned_file_must_be_that_file(tmp_path):

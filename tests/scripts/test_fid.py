@@ -292,6 +292,7 @@ def test_another_detector_or_rule_is_refused(place):
     assert re.search("--ref=.*made with the input rule none, 0 to 255, but this one has", line)
     line = refused(place, *args, *detector(place), f"--detector-sha256={'0' * 64}")
     assert re.search(f"--detector=.*: its sha256 is .*, expected {'0' * 64}", line)
+    assert "--device=cpu has no TF32" in refused(place, *args, *detector(place), "--tf32")
 
 
 def bad_images(folder):

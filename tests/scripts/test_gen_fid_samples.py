@@ -1,6 +1,7 @@
 """gen_fid_samples.py: one seed, one image, whatever else is asked for; and what is there stays."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from PIL import Image
 import gen_fid_samples
 import pfODE_int
 from flow.flow import load_flow
+from flow.images import set_arithmetic
 from flow.latents import one_hot, seed_latents
 from flow.numbered_images import OPTIONS_FILE, block_classes, parse_seeds
 from tests.helpers import ROOT, run_script
 from tests.image_networks import digits, error_line, good, untrained
+from torch_utils import distributed
 from training.data.images import to_pixels
+from training.precond import InflationPrecond
 
 FAST = ("--device=cpu", "--solver=ab2", "--steps=4")
 
@@ -98,6 +102,20 @@ def test_bfloat16_is_another_kind_of_image_and_a_compiled_one_is_not(place, tmp_
     line = error_line(gen_fid_samples.main, *start, "--seeds=0-5", "--bf16")
     assert "holds images made otherwise (bf16: None, now True)" in line
     assert "has no TF32" in error_line(gen_fid_samples.main, *start, "--seeds=0-5", "--tf32")
+
+
+@pytest.mark.parametrize(
+    ("device", "count", "told", "compiled"),
+    [("cuda", 1024, None, True), ("cuda", 1023, None, False), ("cpu", 50_000, None, False),
+     ("cuda", 50_000, False, False), ("cpu", 1, True, True)],
+)  # fmt: skip
+def test_compiled_where_it_pays(device, count, told, compiled, monkeypatch):
+    model, asked = InflationPrecond.__new__(InflationPrecond), []
+    monkeypatch.setattr(InflationPrecond, "compile", lambda self: asked.append(self))
+    monkeypatch.setattr(distributed, "find_spec", lambda name: name == "triton")
+    flow = SimpleNamespace(model=model, device=torch.device(device))
+    set_arithmetic(flow, SimpleNamespace(bf16=False, compile=told), count)
+    assert asked == [model] * compiled
 
 
 @pytest.mark.slow
