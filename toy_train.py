@@ -42,10 +42,9 @@ def draw_samples(source: ToySource | VectorSource) -> Snapshot:
         n = 2000 if isinstance(source, ToySource) else min(2000, len(source.rows))
         generated = Flow(model).sample(n, seed=0, solver="rk4", steps=16).cpu().numpy()
         truth = source.samples(0, 0, n, "picture").numpy()
-        plot.panels(
-            run_dir / f"samples-{kimg:06d}.png",
-            {"data": (truth, None), f"generated at {kimg} kimg": (generated, None)},
-        )
+        clouds = {"data": (truth, None), f"generated at {kimg} kimg": (generated, None)}
+        own = clouds if isinstance(source, VectorSource) else ()
+        plot.panels(run_dir / f"samples-{kimg:06d}.png", clouds, own=own)
 
     return draw
 

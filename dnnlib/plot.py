@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from dnnlib.util import atomic_path
 
 MAX_POINTS = 4000
+UNLIKE = 4.0  # times the span of another axis
 PLAIN = "#1f5f8b"
 BORDER = 96  # grey between images, neither paper nor ink
 
@@ -49,8 +50,8 @@ def hues(points: np.ndarray) -> np.ndarray:
     return (np.arctan2(x[:, 1], x[:, 0]) / (2 * np.pi)) % 1.0
 
 
-def scatter(ax: Any, points: np.ndarray, colour: np.ndarray | None, limit: float) -> None:
-    """Draw points [n, d] into axes: a histogram (d = 1), a scatter or a 3-D scatter."""
+def scatter(ax: Any, points: np.ndarray, colour: np.ndarray | None, limits: np.ndarray) -> None:
+    """Draw points [n, d] into axes of ranges `limits_of`: a histogram (d = 1) or a scatter."""
     points = points[:MAX_POINTS]
     style: dict = {"s": 2.0, "linewidths": 0}
     if colour is None:
@@ -58,23 +59,41 @@ def scatter(ax: Any, points: np.ndarray, colour: np.ndarray | None, limit: float
     else:
         style |= {"c": colour[:MAX_POINTS], "cmap": "hsv", "vmin": 0, "vmax": 1}
     if points.shape[1] == 1:
-        ax.hist(points[:, 0], bins=100, range=(-limit, limit), color=PLAIN, density=True)
+        ax.hist(points[:, 0], bins=100, range=tuple(limits[0]), color=PLAIN, density=True)
         ax.set_yticks([])
     else:
         ax.scatter(*points[:, :3].T, **style)
-        ax.set_ylim(-limit, limit)
         if points.shape[1] > 2:
-            ax.set_zlim(-limit, limit)
             ax.view_init(elev=18, azim=-70)
             ax.locator_params(nbins=5)
-        else:
-            ax.set_aspect("equal")
-    ax.set_xlim(-limit, limit)
+    fit_axes(ax, limits)
 
 
-def limit_of(*clouds: np.ndarray) -> float:
-    """Half-width of axes that hold all but stray points of clouds [n, d]."""
-    return 1.1 * max(float(np.quantile(np.abs(c[:, :3]), 0.9995)) for c in clouds) + 1e-12
+def limits_of(*clouds: np.ndarray, own: bool | None = False) -> np.ndarray:
+    """Ranges of axes, [k, 2], that hold all but stray points of clouds [n, d]; k = min(d, 3).
+
+    Args:
+        clouds: points.
+        own: give each axis a range of its own, as columns of unlike units need, in place of one
+            range around zero for all; None: where one range would make some a line or a dot.
+    """
+    quantiles = [np.quantile(c[:, :3], (0.0005, 0.9995), axis=0) for c in clouds]
+    low, high = np.min([q[0] for q in quantiles], 0), np.max([q[1] for q in quantiles], 0)
+    spans = high - low
+    if own is None:
+        own = bool(spans.max() > UNLIKE * spans.min() or np.abs(low + high).max() > 2 * spans.max())
+    if own:
+        return np.stack([low, high], 1) + np.outer(0.05 * spans + 1e-12, [-1, 1])
+    limit = 1.1 * max(np.quantile(np.abs(c[:, :3]), 0.9995) for c in clouds) + 1e-12
+    return np.tile([-limit, limit], (len(spans), 1))
+
+
+def fit_axes(ax: Any, limits: np.ndarray) -> None:
+    """Give axes their ranges [k, 2]; two alike are drawn to one scale."""
+    for axis, (low, high) in zip("xyz", limits.tolist(), strict=False):
+        getattr(ax, f"set_{axis}lim")(low, high)
+    if len(limits) == 2 and np.array_equal(limits[0], limits[1]):
+        ax.set_aspect("equal")
 
 
 def panels_in_a_row(n: int, d: int, size: float) -> tuple[Figure, list[Any]]:
@@ -88,6 +107,7 @@ def panels(
     path: str | os.PathLike,
     clouds: Mapping[str, tuple[np.ndarray, np.ndarray | None]],
     title: str = "",
+    own: Collection[str] = (),
 ) -> None:
     """A row of scatter plots.
 
@@ -96,11 +116,12 @@ def panels(
         clouds: caption -> (points [n, d], colours [n] or None). More than 3 dimensions are drawn
             by their first 3.
         title: above the row.
+        own: captions of those whose axes have units, and so ranges, of their own.
     """
     d = next(iter(clouds.values()))[0].shape[1]
     figure, axes = panels_in_a_row(len(clouds), d, 3.4)
     for ax, (caption, (points, colour)) in zip(axes, clouds.items(), strict=True):
-        scatter(ax, points, colour, limit_of(points))
+        scatter(ax, points, colour, limits_of(points, own=caption in own))
         ax.set_title(caption, fontsize=10)
         ax.tick_params(labelsize=7)
     figure.suptitle(title + (f" (first 3 of {d} dimensions)" if d > 3 else ""), fontsize=11)
@@ -108,7 +129,12 @@ def panels(
 
 
 def strip(
-    path: str | os.PathLike, states: np.ndarray, times: np.ndarray, colour: np.ndarray, title: str
+    path: str | os.PathLike,
+    states: np.ndarray,
+    times: np.ndarray,
+    colour: np.ndarray,
+    title: str,
+    own: bool = False,
 ) -> None:
     """States of a trajectory, equally spaced in steps, side by side.
 
@@ -118,11 +144,12 @@ def strip(
         times: time of each state, [k].
         colour: of each point, [n].
         title: above the strip.
+        own: give each axis a range of its own.
     """
     picks = np.unique(np.linspace(0, len(states) - 1, 7).round().astype(int))
     figure, axes = panels_in_a_row(len(picks), states.shape[2], 2.2)
     for ax, k in zip(axes, picks, strict=True):
-        scatter(ax, states[k], colour, limit_of(states[k]))
+        scatter(ax, states[k], colour, limits_of(states[k], own=own))
         ax.set_title(f"t = {times[k]:.2f}", fontsize=9)
         ax.set_xticks([])
         ax.set_yticks([])
@@ -133,17 +160,22 @@ def strip(
 
 
 def animate(
-    path: str | os.PathLike, states: np.ndarray, times: np.ndarray, colour: np.ndarray, title: str
+    path: str | os.PathLike,
+    states: np.ndarray,
+    times: np.ndarray,
+    colour: np.ndarray,
+    title: str,
+    own: bool = False,
 ) -> None:
     """The same trajectory as an animated GIF, there and back; arguments of `strip`."""
     figure, (ax,) = panels_in_a_row(1, states.shape[2], 4.0)
     figure.set_dpi(80)
     canvas: Any = figure.canvas
-    limit = limit_of(*states)
+    limits = limits_of(*states, own=own)
     frames = []
     for state, t in zip(states, times, strict=True):
         ax.clear()
-        scatter(ax, state[:1500], colour[:1500], limit)
+        scatter(ax, state[:1500], colour[:1500], limits)
         ax.set_title(f"{title}, t = {t:.2f}", fontsize=10)
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]))

@@ -143,28 +143,36 @@ def run(
         **latent_summary(flow, melt["xs_es"][-1], method.stop),
     }
     if options.plot:
-        draw(flow, results, stem, options.animate)
+        draw(flow, results, stem, options.animate, isinstance(source, VectorSource))
     record.finish(report, f"{stem}*", "Simulations")
 
 
-def draw(flow: Flow, results: dict[str, dict[str, np.ndarray]], stem: str, animate: bool) -> None:
-    """Panels, a strip of the inflation, the participation ratio, and an animation if wanted."""
+def draw(
+    flow: Flow, results: dict[str, dict[str, np.ndarray]], stem: str, animate: bool, own: bool
+) -> None:
+    """Panels, a strip of the inflation, the participation ratio, and an animation if wanted.
+
+    Args:
+        flow: the flow.
+        results: arrays of the three simulations.
+        stem: of the files' names.
+        animate: whether to draw the animation.
+        own: whether the data's axes have units of their own, as those of a table.
+    """
     melt, back, gen = (results[k] for k in ("melt", "roundtrip", "gen"))
     colour = plot.hues(melt["tilde_xs"][0])
     title = Path(stem).name.split("_net_")[0].rstrip("_")
-    plot.panels(
-        f"{stem}panels.png",
-        {
-            "data": (melt["tilde_xs"][0], colour),
-            "latent (inflated data)": (melt["xs"][-1], colour),
-            "round trip": (back["tilde_xs"][-1], colour),
-            "generated": (gen["tilde_xs"][-1], plot.hues(gen["tilde_xs"][-1])),
-        },
-        title,
-    )
-    plot.strip(f"{stem}inflation.png", melt["xs"], melt["t"], colour, f"{title}: x̃(t)")
+    data = {
+        "data": (melt["tilde_xs"][0], colour),
+        "round trip": (back["tilde_xs"][-1], colour),
+        "generated": (gen["tilde_xs"][-1], plot.hues(gen["tilde_xs"][-1])),
+    }
+    latents = {"latent (inflated data)": (melt["xs"][-1], colour)}
+    clouds = {"data": data["data"], **latents, **data}
+    plot.panels(f"{stem}panels.png", clouds, title, data if own else ())
+    plot.strip(f"{stem}inflation.png", melt["xs"], melt["t"], colour, f"{title}: x̃(t)", own)
     if animate:
-        plot.animate(f"{stem}inflation.gif", melt["xs"], melt["t"], colour, title)
+        plot.animate(f"{stem}inflation.gif", melt["xs"], melt["t"], colour, title, own)
     times = np.linspace(0, flow.schedule.tmax, 200)
     ratios = {"schedule": np.array([flow.schedule.participation_ratio(t) for t in times])}
     measured = melt["xs_es"].var(1)  # [states, d]

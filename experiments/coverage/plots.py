@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from dnnlib.plot import limit_of, save_figure, subplots
+from dnnlib.plot import fit_axes, limits_of, save_figure, subplots
 from experiments.coverage.boundaries import Boundary, coverage_of_ball
 from experiments.coverage.carrier import CAPTIONS, STAGES
 from experiments.coverage.coverage import Report
@@ -70,12 +70,7 @@ def bands_plot(
             *some.T, s=3.0, linewidths=0, c=bands[: len(some)], cmap=hues,
             vmin=-0.5, vmax=len(radii) + 0.5,
         )  # fmt: skip
-        limits = np.array([limit_of(some[:, [i]]) for i in range(2)])
-        if limits.max() <= 4 * limits.min():  # compressed dimensions would be a line
-            limits[:] = limits.max()
-            ax.set_aspect("equal")
-        ax.set_xlim(-limits[0], limits[0])
-        ax.set_ylim(-limits[1], limits[1])
+        fit_axes(ax, limits_of(some, own=None))
         ax.set_title(CAPTIONS[stage], fontsize=10)
         ax.tick_params(labelsize=7)
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, ticks=range(len(radii) + 1))
@@ -155,14 +150,7 @@ def _flat(ax: Any, boundaries: list[Boundary], stage: str, points: np.ndarray) -
     for boundary in boundaries:
         for ring in boundary.regions[stage].rings():
             ax.plot(*ring.T, color=hues(scale(boundary.radius)), lw=1.0)
-    limits = np.array([limit_of(points[:, [i]]) for i in range(2)])
-    if limits.max() > 4 * limits.min():  # compressed dimensions would be a line
-        ax.set_xlim(-limits[0], limits[0])
-        ax.set_ylim(-limits[1], limits[1])
-        return
-    ax.set_xlim(-limits.max(), limits.max())
-    ax.set_ylim(-limits.max(), limits.max())
-    ax.set_aspect("equal")
+    fit_axes(ax, limits_of(points, own=None))
 
 
 def _solid(ax: Any, boundary: Boundary, stage: str, points: np.ndarray) -> None:
@@ -176,9 +164,7 @@ def _solid(ax: Any, boundary: Boundary, stage: str, points: np.ndarray) -> None:
     )  # fmt: skip
     for some, colour, size in ((points[~inside], OUTSIDE, 1.5), (points[inside], INSIDE, 2.5)):
         ax.scatter(*some.T, s=size, linewidths=0, color=colour, depthshade=False, zorder=2)
-    for i, axis in enumerate("xyz"):
-        limit = limit_of(points[:, [i]])
-        getattr(ax, f"set_{axis}lim")(-limit, limit)
+    fit_axes(ax, limits_of(points, own=True))
     ax.set_box_aspect((4, 4, 3.4), zoom=1.1)
     ax.view_init(elev=18, azim=-70)
     ax.locator_params(nbins=5)

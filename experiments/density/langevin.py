@@ -272,8 +272,8 @@ def draw(
         clouds = {captions.get(k, k): (x, None) for k, x in ends.items()}
         plot.panels(f"{stem}_samples.png", clouds)
         return
-    limit = plot.limit_of(*ends.values())
-    x = np.linspace(-limit, limit, 801)
+    low, high = plot.limits_of(*ends.values(), own=True)[0]
+    x = np.linspace(low, high, 801)
     curves = {}
     if truth is not None:
         curves["true density"] = np.exp(true_log_density(truth, x[:, None]))

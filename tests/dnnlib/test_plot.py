@@ -31,6 +31,20 @@ def test_pictures(tmp_path, d):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "p.png", "s.png"]
 
 
+def test_one_scale_for_all_axes_unless_their_units_differ():
+    rng = np.random.default_rng(0)
+    latents = rng.standard_normal((5000, 3)) * [1.0, 1.0, 0.01]
+    low, high = plot.limits_of(latents).T
+    assert np.array_equal(low, -high)
+    assert len(set(high.tolist())) == 1  # a compressed dimension is seen to be one
+    table = np.array([13.0, 750.0, 1e5]) + rng.standard_normal((5000, 3)) * [0.8, 300.0, 2.0]
+    assert np.array_equal(plot.limits_of(table, own=None), plot.limits_of(table, own=True))
+    low, high = plot.limits_of(table, own=True).T
+    inside = (table > low) & (table < high)
+    assert (inside.mean(0) > 0.998).all()
+    assert (np.ptp(table, axis=0) > 0.8 * (high - low)).all()  # no column is a line
+
+
 def test_loss_curve_from_stats(tmp_path):
     lines = [json.dumps({"kimg": k, "loss": 1 / (k + 1)}) for k in range(9)]
     (tmp_path / "stats.jsonl").write_text("\n".join(lines) + "\n")
