@@ -33,7 +33,11 @@ SETTINGS: dict[str, type[Smc] | type[Hmc] | type[Importance]] = {
 }  # fmt: skip
 HOW: dict[str, Any] = {"solver": "rk4", "steps": 4}  # of vectors
 IMAGE_HOW: dict[str, Any] = {"solver": "ab2", "steps": 16}
-IMAGE_PARTICLES = 256  # where they are not given, for what a network of images costs
+# Of images, for what their networks cost, where it is not given.
+IMAGE_SETTINGS: dict[str, dict[str, Any]] = {
+    "smc": {"particles": 256},
+    "hmc": {"start": "annealing", "warmup": 6, "draws": 4, "leapfrogs": 8},
+}
 
 
 class Draws(NamedTuple):
@@ -190,8 +194,8 @@ def settings_of(
     for name in settings:
         if name not in known:
             raise ValueError(f"method={method!r} has no {name}; it has {', '.join(known)}")
-    few = {"particles": IMAGE_PARTICLES} if images and method == "smc" else {}
-    return kind(**{**few, **settings}).enough(n)
+    here = IMAGE_SETTINGS.get(method, {}) if images else {}
+    return kind(**{**here, **settings}).enough(n)
 
 
 def likelihood(given: Any, flow: Flow) -> LogLikelihood:

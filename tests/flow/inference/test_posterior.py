@@ -42,6 +42,7 @@ def linear_problem(d, keep, m, noise=0.1):
 SETTINGS = {
     "smc": {"particles": 256},
     "hmc": {"chains": 64, "warmup": 16, "draws": 16, "moves": 2},
+    "hmc annealed": {"chains": 64, "warmup": 16, "draws": 16, "start": "annealing"},
     "importance": {"particles": 2048},
 }
 
@@ -54,9 +55,10 @@ def check_linear(d, keep, m, method, n, **settings):
     return draws, float(error.abs().max()), float(away), draws.log_evidence - evidence
 
 
-@pytest.mark.parametrize("method", SETTINGS)
-def test_linear_gaussian(method):
-    draws, error, away, evidence = check_linear(2, 2, 1, method, 1000, **SETTINGS[method])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_linear_gaussian(name):
+    method = name.split()[0]
+    draws, error, away, evidence = check_linear(2, 2, 1, method, 1000, **SETTINGS[name])
     assert draws.x.shape == draws.z.shape == (1000, 2)
     assert 200 < draws.effective < 1000
     assert error < 3
@@ -65,15 +67,16 @@ def test_linear_gaussian(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize(("d", "keep", "m"), [(2, 2, 1), (10, 7, 5), (64, 40, 20)])
-def test_linear_gaussian_in_many_dimensions(d, keep, m, method):
+def test_linear_gaussian_in_many_dimensions(d, keep, m, name):
     """Means within 3 Monte Carlo errors (of the worst of d: 3.7), covariances within 10 %.
 
     That takes n draws of error sqrt(d/n). Importance says in 64 dimensions that it is of no use.
     """
     n = {2: 2000, 10: 4000, 64: 24000}[d]
-    draws, error, away, evidence = check_linear(d, keep, m, method, n)
+    method, told = name.split()[0], {"start": "annealing"} if "annealed" in name else {}
+    draws, error, away, evidence = check_linear(d, keep, m, method, n, **told)
     if (method, d) == ("importance", 64):
         assert draws.effective < 10
         return
