@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 from click.testing import CliRunner, Result
 
 import dataset_tool
 import train
 from tests.helpers import fill_weights
+from tests.image_fixtures import png, write_zip
 from torch_utils import checkpoint
 from training.basis import eigenbasis
 from training.data.images import ImageSource
@@ -41,6 +44,14 @@ def digits(folder: Path, count: int = 150) -> Path:
     path = folder / "digits.zip"
     good(dataset_tool.main, "--source=digits", f"--dest={path}", f"--max-images={count}")
     return path
+
+
+def random_images(path: Path) -> Path:
+    """A zip of 200 images of two classes, all of whose pixels vary."""
+    rng = np.random.default_rng(0)
+    files = {f"{k}.png": png(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for k in range(200)}
+    labels = [[name, k % 2] for k, name in enumerate(files)]
+    return write_zip(path, files | {"dataset.json": json.dumps({"labels": labels}).encode()})
 
 
 def trained(folder: Path, data: Path, *args: object) -> Path:

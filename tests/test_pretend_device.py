@@ -6,11 +6,13 @@ import torch
 from click.testing import CliRunner
 
 import toy_train
+import train
 from flow.elbo import elbo
 from flow.flow import ifs_times, load_flow
 from flow.likelihood import log_prob
 from flow.method import Method
 from flow.simulation import simulate
+from tests.image_networks import random_images
 from tests.pretend_device import OnDevice, pretend_device
 
 
@@ -137,4 +139,32 @@ def test_flows(runs, monkeypatch, case):
         assert isinstance(found[0], OnDevice)
         found = [v.cpu() for v in found]
     for a, b in zip(wanted, found, strict=True):
+        torch.testing.assert_close(b.double(), a.double(), rtol=2e-3, atol=2e-3)
+
+
+IMAGES = [
+    "--cbase=16", "--cres=1", "--num_blocks=1", "--batch=16", "--tick=0.032", "--lr_rampup=0",
+    "--augment=0.5", "--dropout=0.3", "--no-plot", "--duration=0.00008",
+]  # fmt: skip
+
+
+def test_images_with_augmentation_and_dropout(tmp_path, monkeypatch):
+    """Trained, inflated and generated there as on the CPU."""
+    data = random_images(tmp_path / "images.zip")
+    args = [f"--data={data}", *IMAGES]
+    good(train.main, f"--outdir={tmp_path / 'cpu'}", *args, "--device=cpu")
+    with pretend_device(monkeypatch):
+        good(train.main, f"--outdir={tmp_path / 'mps'}", *args, "--device=mps")
+    here, there = (load_flow(tmp_path / k, "cpu") for k in ("cpu", "mps"))
+    states = (here.model.state_dict(), there.model.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=2e-3, atol=2e-4)
+    x = here.sample(3, seed=0, steps=4)
+    wanted = here.inflate(x, steps=4)
+    with pretend_device(monkeypatch):
+        flow = load_flow(tmp_path / "cpu", "mps")
+        found = flow.sample(3, seed=0, steps=4), flow.inflate(x.float(), steps=4)
+        assert isinstance(found[0], OnDevice)
+        found = [v.cpu() for v in found]
+    for a, b in zip((x, wanted), found, strict=True):
         torch.testing.assert_close(b.double(), a.double(), rtol=2e-3, atol=2e-3)

@@ -13,6 +13,7 @@ import toy_train
 import train
 from tests.helpers import run_script
 from tests.image_fixtures import png, write_zip
+from tests.image_networks import random_images
 from torch_utils.seeding import BLOCKS, PHILOX
 from training import guards, network_file, times, training_loop
 
@@ -22,12 +23,7 @@ SMALL = ["--cbase=16", "--cres=1", "--num_blocks=1", "--batch=16", "--tick=0.032
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    files = {f"{k}.png": png(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for k in range(200)}
-    files["dataset.json"] = json.dumps(
-        {"labels": [[name, k % 2] for k, name in enumerate(files)]}
-    ).encode()
-    return write_zip(tmp_path_factory.mktemp("data") / "set.zip", files)
+    return random_images(tmp_path_factory.mktemp("data") / "set.zip")
 
 
 def call(main, *args):
@@ -200,8 +196,8 @@ def test_what_is_compiled_and_tf32(data, tmp_path, monkeypatch):
     assert result.exit_code == 2
     assert "--tf32 is of CUDA; leave it out or give --device=cuda" in result.output
     options = train.ImageTrainOptions(outdir=str(tmp_path), data=str(data))
-    monkeypatch.setattr("training.options.find_spec", lambda name: name)
+    monkeypatch.setattr("torch_utils.distributed.find_spec", lambda name: name)
     assert options.compiles("cuda")
     assert not options.compiles("cpu")
-    monkeypatch.setattr("training.options.find_spec", lambda name: None)
+    monkeypatch.setattr("torch_utils.distributed.find_spec", lambda name: None)
     assert not options.compiles("cuda")
