@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
 	touch $@
 
-DEMO := --data_name=circles --duration=3 --resume=latest
+DEMO := --data_name=circles --duration=2.5 --resume=latest
 # The reducing schedule of the paper's coverage and HMC experiments: all latents are Gaussian.
 REDUCE := --dims_to_keep=1 --g_type=orig --g_rescaling=0.15 --rho=1 --tmax=15.01
 # A small U-Net, trained and integrated along the same arc.
@@ -31,7 +31,7 @@ demo: venv  ## train, inflate, round-trip and generate circles and real digits; 
 	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRP --save_dir=out/demo --animate
 	$(BIN)/python toy_pfODE_int.py net --network=out/demo/train-PRRto1D --save_dir=out/demo --animate
 	test -f out/demo/digits-8x8.zip || $(BIN)/python dataset_tool.py --source=digits --dest=out/demo/digits-8x8.zip
-	$(BIN)/python train.py --outdir=out/demo/train-digits --data=out/demo/digits-8x8.zip $(UNET) --duration=0.03 --tmax=6.51
+	$(BIN)/python train.py --outdir=out/demo/train-digits --data=out/demo/digits-8x8.zip $(UNET) --duration=0.025 --tmax=6.51
 	$(BIN)/python pfODE_int.py --network=out/demo/train-digits --data_root=out/demo/digits-8x8.zip --save_dir=out/demo --bs=64 --solver=rk4 --steps=16
 	@echo; echo "Look at these:"; ls out/demo/*.png out/demo/*.gif
 

@@ -30,7 +30,7 @@ def main(options: ToyTrainOptions) -> None:
     The run folder {outdir}/{00000}-{data}-{schedule} gets networks, states, stats.jsonl, a loss
     curve and samples. After an interruption the same command with --resume=latest goes on.
     Defaults that depend on --arch are the published ones for ToyConvUNet (7000 Mimg, warm-up of 10)
-    and our own for ToyMLP (10 Mimg): see PRESETS in training/toy_options.py.
+    and our own for ToyMLP (10 Mimg, of tables at most 500 passes): see training/toy_options.py.
     """
     run(options.embedded(), draw_samples)
 

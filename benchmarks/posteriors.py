@@ -49,7 +49,6 @@ NETWORK = [
     "--lr_decay=cosine", "--lr_rampup=0.005", "--ema=0.008", "--duration=0.07", "--tick=10",
     "--t_sampling=arc", "--weighting=arc", "--tmax=6.51",
 ]  # fmt: skip
-TABLE = ["--duration=1", "--tmax=7.01"]
 HIDDEN = 0.23  # share of a wine's numbers
 RELATIVE = 0.1  # noise of a wine's numbers, in sds of their columns
 
@@ -160,7 +159,7 @@ def wine() -> tuple[Rows, list[Line]]:
     folder = NETWORKS / "posteriors"
     folder.mkdir(parents=True, exist_ok=True)
     known.to_csv(folder / "wine.csv", index=False)
-    run("toy_train.py", f"--outdir={folder / 'wine'}", f"--data={folder / 'wine.csv'}", *TABLE,
+    run("toy_train.py", f"--outdir={folder / 'wine'}", f"--data={folder / 'wine.csv'}",
         "--resume=latest", "--no-plot")  # fmt: skip
     flow, sd = load_flow(folder / "wine", "cpu"), known.std().to_numpy()
     rng = np.random.default_rng(0)

@@ -170,13 +170,17 @@ class TrainOptions(ScheduleOptions, RunOptions):
 
     # What depends on other options -------------------------------------------------------------
 
-    def filled(self) -> Self:
-        """These options with the defaults that go with the network."""
+    def filled(self, source: Source) -> Self:
+        """These options with the defaults that go with the network and the data."""
         preset = self.PRESETS[self.arch].items()
         full = replace(self, **{k: v for k, v in preset if getattr(self, k) is None})
         if full.lr_rampup is not None:
             return full
         return replace(full, lr_rampup=min(0.4, 0.05 * full.duration))
+
+    def remarks(self, source: Source) -> list[str]:
+        """What to say of these options and the data before training."""
+        return []
 
     def resolved(self, source: Source) -> Self:
         """These options with all that depends on the data, checked against them and each other.

@@ -65,12 +65,13 @@ def run(options: TrainOptions, draw: Callable[[Any], Snapshot]) -> None:
         return opened[key]
 
     where, stored = of_rank0(lambda: find_run(options, source_of))
-    options = options.restored(stored).filled()
+    options = options.restored(stored)
     if options.outdir is None:
         raise UserError("--outdir is missing: name the folder that run folders go to")
     with cli.user_errors():
         distributed.pick_device(options.device)
     source = source_of(options)
+    options = options.filled(source)
     options = replace(options, data_sha256=source.content_hash())
     which, name = options.named
     agree_on_file(f"--{which}", name, options.data_sha256)
@@ -183,9 +184,9 @@ def prepare(options: TrainOptions, source: Source, fresh: bool) -> Start:
     if theirs is not None:
         with cli.user_errors("--transfer"):
             distributed.print0("\n".join(transfer(model, theirs, str(options.transfer))))
-    notes = model.schedule.summary(basis.floored) + levels_note(
-        model.schedule, options.t_sampling, options.weighting
-    )
+    notes = model.schedule.summary(basis.floored)
+    notes += levels_note(model.schedule, options.t_sampling, options.weighting)
+    notes += options.remarks(source)
     if options.dropout and options.generator == BLOCKS:
         notes.append("Note: dropout masks depend on the number of processes and --batch-gpu")
     return Start(options, model, network, notes)

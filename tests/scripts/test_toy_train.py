@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import toy_train
 from flow.flow import load_flow
+from training.toy_options import ToyTrainOptions
 
 
 def call(*args):
@@ -130,6 +131,27 @@ def test_a_run_keeps_how_its_table_was_read(tmp_path):
     result = call(f"--resume={run}", "--duration=0.003")
     assert result.exit_code == 2
     assert "columns ['a', 'b'] before, ['a', 'c'] now" in result.output
+
+
+@pytest.mark.parametrize(
+    ("rows", "told", "duration", "tick", "said"),
+    [
+        (200, {}, 0.1, 5.0, "200 rows are seen 500 times each"),
+        (20, {}, 0.02, 1.0, "20 rows are seen 1,000 times each"),
+        (40_000, {}, 10.0, 250.0, "40000 rows are seen 250 times each"),
+        (200, {"duration": 0.5}, 0.5, 250.0, "Note: 200 rows are seen 2,500 times each"),
+        (200, {"arch": "ToyConvUNet"}, 7000.0, 1000.0, "Note: 200 rows are seen 35,000,000 times"),
+    ],
+)  # fmt: skip
+def test_small_tables_are_not_learnt_by_heart(rows, told, duration, tick, said, tmp_path):
+    """The default follows the rows; what is told does not, and is remarked on."""
+    table = tmp_path / "t.npy"
+    np.save(table, np.random.default_rng(0).standard_normal((rows, 2)))
+    options = ToyTrainOptions(data=str(table), **told)
+    source = options.open()
+    full = options.filled(source)
+    assert (full.duration, full.tick) == (duration, tick)
+    assert full.remarks(source)[0].startswith(said)
 
 
 def test_help_shows_a_runnable_example():
