@@ -20,7 +20,7 @@ from dnnlib.util import aligned, atomic_path
 from flow.integration import IMAGE_BLOCK
 from flow.numbered_images import file_of, save_png
 
-SIZES, QUICK = (5000, 20000), (1000, 2000)
+SIZES, QUICK = (5000, 50_000), (1000, 2000)
 TURN = 1000  # images that each way writes before it is the other's turn
 ALL, TARGET = 50_000, 5.0
 

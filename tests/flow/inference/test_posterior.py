@@ -111,6 +111,19 @@ def test_a_mixture_with_a_likelihood_of_ones_own():
     assert float((draws.x.norm(dim=1) - 1).abs().max()) < 0.6
 
 
+def test_annealed_chains_keep_the_weights_of_modes():
+    """Chains that only follow gradients from the prior would keep its weights, which are others."""
+    flow, _ = three_blobs(2, 2)
+    share, _ = by_quadrature(flow, ring)
+    how = {"chains": 256, "warmup": 4, "draws": 2, "start": "annealing"}
+    draws = Posterior(flow, ring, **HOW).sample(256, seed=1, method="hmc", **how)
+    found = float((draws.x[:, 0] > 0).double().mean())
+    assert abs(found - share) < 4 * math.sqrt(share * (1 - share) / 64)
+    assert draws.facts["temperatures"][-1] == 1.0
+    prior = float((flow.sample(4000, seed=2, **HOW)[:, 0] > 0).double().mean())
+    assert abs(prior - share) > 4 * math.sqrt(share * (1 - share) / 64)
+
+
 def test_a_wrong_likelihood_is_seen():
     """The same tests fail with a noise that is off by a factor of 2 in variance."""
     flow, observation, _, covariance, _ = linear_problem(2, 2, 1)
