@@ -186,7 +186,10 @@ def test_command(document, command, place, monkeypatch):
     assert sorted(place.rglob("*")) == before
 
 
-@pytest.mark.parametrize(("document", "command"), MODULES)
+@pytest.mark.parametrize(
+    ("document", "command"),
+    [pytest.param(*m, marks=pytest.mark.slow) if "digit_quality" in m[1] else m for m in MODULES],
+)
 def test_module(document, command, place):
     _, _, module, *args = shlex.split(command)
     if module.startswith("benchmarks."):  # minutes: there, and with something to run

@@ -10,7 +10,7 @@ import calc_roundtrip_mse
 from flow.flow import load_flow
 from flow.images import pixel_errors
 from tests.helpers import ROOT, run_script
-from tests.image_networks import digits, error_line, good, trained, untrained
+from tests.image_networks import digits, error_line, good, untrained
 from training.data.images import ImageSource, to_pixels
 
 FAST = ("--device=cpu", "--solver=ab2", "--steps=3", "--seed=42")
@@ -21,7 +21,6 @@ NAME = "PRRto8D_Roundtrip_MSE_42seed_200.5kimgs"
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     data = digits(folder)
-    trained(folder / "run", data, "--dims_to_keep=8")
     untrained(folder / "plain.pkl", data, 8, kimg=200.5)
     untrained(folder / "classes.pkl", data, 8, classes=10, kimg=200.5)
     untrained(folder / "silent.pkl", data, 8)

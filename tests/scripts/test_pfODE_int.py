@@ -23,10 +23,9 @@ STEM = "digits_PRRto8D_net_"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Digits and networks on them: a trained one, and untrained ones without and with classes."""
+    """Digits and untrained networks on them, without and with classes."""
     folder = tmp_path_factory.mktemp("images")
     data = digits(folder)
-    trained(folder / "run", data, "--dims_to_keep=8")
     untrained(folder / "plain.pkl", data, 8)
     untrained(folder / "classes.pkl", data, 8, classes=10)
     untrained(folder / "prp.pkl", data, 64)
@@ -75,6 +74,7 @@ def test_published_integration_through_the_flow_and_the_simulations(name):
 @pytest.mark.slow
 def test_a_trained_network_at_a_tolerance(place, tmp_path):
     args = ["--data_name=digits", "--data_dim=64", "--dims_to_keep=8", "--plot", "--tol=0.01"]
+    trained(place / "run", place / "digits.zip", "--dims_to_keep=8")
     output = call(place, tmp_path, *args, network="run")
     source = ImageSource(place / "digits.zip")
     for kind in KINDS:
