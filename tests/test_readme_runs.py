@@ -134,7 +134,7 @@ def run_all(place: Path, text: str, name: str) -> None:
 def test_the_readme_from_its_first_line_to_its_last(place):
     run_all(place, TEXTS["README.md"], "README.md")
     pictures = {p.relative_to(place).parts[1] for p in place.glob("out/**/*.png")}
-    assert pictures >= {"wine", "circles", "wine-flow", "posterior", "cifar10", "cifar10-flow"}
+    assert pictures >= {"wine", "circles", "wine-flow", "imputed", "cifar10", "cifar10-flow"}
     assert (place / "out/report.html").exists()
 
 
