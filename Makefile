@@ -73,7 +73,7 @@ format: venv  ## apply the style
 	$(BIN)/ruff format .
 
 BENCHMARKS := toy_training integrators nll mcmc correlations basis batches frechet unet \
-	image_round_trips evaluations likelihood scaling png gpu
+	image_round_trips evaluations likelihood scaling png posteriors gpu
 bench: venv  ## time to answer, about 20 minutes: benchmarks/results/bench.txt
 	$(BIN)/python -m benchmarks
 
