@@ -57,6 +57,11 @@ class VectorOptions(Options):
         distributed.print0(source.said)
         for name in source.constant:
             distributed.print0(f"Warning: column {name} of {self.data} is constant")
+        for said in source.codes:
+            distributed.print0(
+                f"Warning: {self.data}: {said}: if that stands for a missing value, leave the cell "
+                "empty; it is taken as a number"
+            )
         return source
 
     def check_no_table(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class VectorSource(Source):
         rows: the data, float64 [n, d].
         scale: standard deviations of the columns, 1 of constant ones, [d].
         constant: names of constant columns.
+        codes: sentences on values that may stand for missing ones.
         reading: how a table was read, plain values; None for .npy and .npz.
         said: what was read, in one line.
 
@@ -60,6 +61,7 @@ class VectorSource(Source):
             names = self.reading["columns"] if self.reading else numbers
             self.scale = _scale(self.rows, names)
             self.constant = [name for name, s in zip(names, self.scale, strict=True) if s == 0]
+            self.codes = codes_of_missing(array, names)
             if len(self.constant) == self.dim:
                 raise ValueError("every column is constant; there is nothing to learn")
         except ValueError as error:
@@ -104,6 +106,27 @@ class VectorSource(Source):
         digest.update(f" {tuple(self.rows.shape)}".encode())
         digest.update(self.rows.numpy().astype("<f8").tobytes())
         return digest.hexdigest()
+
+
+def codes_of_missing(rows: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Values such as -999 that are far from all others of their column, one sentence each.
+
+    Args:
+        rows: the table, [n, d].
+        names: of its columns, [d].
+    """
+    found = []
+    for name, column in zip(names, rows.T, strict=True):
+        for value in (column.min(), column.max()):
+            rest = column[column != value]
+            digits = f"{abs(value):g}"
+            if len(digits) < 2 or set(digits) != {"9"} or not len(rest):
+                continue
+            span = max(float(np.ptp(rest)), float(np.abs(rest).max()))
+            if abs(value) > 5 * span:
+                count = len(column) - len(rest)
+                found.append(f"column {name} is {value:g} in {count} rows, far from all its others")
+    return found
 
 
 def _scale(rows: Tensor, names: list[str]) -> Tensor:

@@ -221,6 +221,18 @@ def test_a_network_reads_the_columns_that_it_was_trained_on(tmp_path):
         VectorSource(path, TableOptions(columns=("b", "a", "c")), like)
 
 
+def test_codes_of_missing_values_are_named(tmp_path):
+    """-999 among small numbers, not among its like, and no number that only ends in nines."""
+    code = X[:50].copy()
+    code[[3, 7], 0] = -999
+    near = np.linspace(-999, 999, 50)
+    np.save(tmp_path / "c.npy", np.column_stack([code, near, np.where(near > 990, 1999, near)]))
+    (said,) = VectorSource(tmp_path / "c.npy").codes
+    assert said == "column 0 is -999 in 2 rows, far from all its others"
+    np.save(tmp_path / "d.npy", X)
+    assert VectorSource(tmp_path / "d.npy").codes == []
+
+
 def test_constant_columns_are_known(tmp_path):
     constant = [np.full(50, 7.7), np.full(50, 0.3) + 1e-17, np.where(X[:, 0] > 0, 0.3, 0.1 * 3)]
     np.save(tmp_path / "c.npy", np.column_stack([X, *constant]))
