@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flow.inference.smc import MOST, Ellipse, next_step, systematic
+from flow.inference.smc import Ellipse, check_possible, next_temperature, systematic
 from flow.inference.target import Ask, Values
 from torch_utils import seeding
 
@@ -64,23 +64,12 @@ def anneal(seed: int, chains: int, d: int, like: Tensor) -> Generator[Ask, Value
     """
     start = torch.from_numpy(seeding.normals(seed, "hmc prior", 0, chains, d)).to(like)
     here = yield Ask(start, True)
-    if not bool(torch.isfinite(here.log_like).any()):
-        raise ValueError(
-            f"the likelihood is zero at all of {chains} draws of the prior: is the observation in "
-            "the data's units, and its noise not too small? More chains may find some"
-        )
+    check_possible(here.log_like)
     path, taken, step = [0.0], 0.0, 0.5
     values, vectors = yield from curvature(like.new_zeros(d))
     while path[-1] < 1.0:
-        if len(path) > MOST:
-            raise ValueError(
-                f"{MOST} temperatures have not reached the posterior (now {path[-1]:.3g}): the "
-                "likelihood is too sharp for this flow; give a larger noise or more chains"
-            )
-        left = 1.0 - path[-1]
-        more = next_step(here.log_like, left, SHARE)
+        more, beta = next_temperature(here.log_like, path, SHARE)
         weights = torch.softmax(more * here.log_like, 0)
-        beta = 1.0 if more >= left else path[-1] + more
         path.append(beta)
         rng = seeding.generator(seed, "annealed", len(path))
         here = here.rows(systematic(weights, chains, rng))

@@ -38,7 +38,7 @@ class Hmc:
 
     Attributes:
         chains: side by side.
-        warmup: transitions in which the step size adapts, after the start by `smc`.
+        warmup: transitions in which the step size adapts, after the start.
         draws: of each chain, at least.
         leapfrogs: steps of a trajectory, at most.
         accept: acceptance aimed at.

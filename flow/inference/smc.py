@@ -68,24 +68,14 @@ class Smc:
         M, K = self.particles, self.moves + 1
         start = torch.from_numpy(seeding.normals(seed, "smc prior", 0, M * K, d)).to(like)
         pool = yield Ask(start)
-        if not bool(torch.isfinite(pool.log_like).any()):
-            raise ValueError(
-                f"the likelihood is zero at all of {M * K} draws of the prior: is the observation "
-                "in the data's units, and its noise not too small? More particles may find some"
-            )
+        check_possible(pool.log_like)
         beta, log_evidence, path = 0.0, 0.0, [0.0]
         accepted: list[float] = []
         while beta < 1.0:
-            if len(path) > MOST:
-                raise ValueError(
-                    f"{MOST} temperatures have not reached the posterior (now {beta:.3g}): the "
-                    "likelihood is too sharp for this flow; give a larger noise or more particles"
-                )
-            step = next_step(pool.log_like, 1.0 - beta, self.share)
+            step, beta = next_temperature(pool.log_like, path, self.share)
             log_w = step * pool.log_like
             log_evidence += float(torch.logsumexp(log_w, 0)) - math.log(len(log_w))
             weights = torch.softmax(log_w, 0)
-            beta = 1.0 if step >= 1.0 - beta else beta + step
             path.append(beta)
             rng = seeding.generator(seed, "smc", len(path))
             here = pool.rows(systematic(weights, M, rng))
@@ -144,6 +134,36 @@ class Ellipse(NamedTuple):
         """log N(z; mean, L L^T) less its constant that all Gaussians share, [n]."""
         white = torch.linalg.solve_triangular(self.L, (z - self.mean).T, upper=False)
         return -0.5 * white.square().sum(0) - self.L.diagonal().log().sum()
+
+
+def check_possible(log_like: Tensor) -> None:
+    """Check log likelihoods [n] at draws of the prior.
+
+    Raises:
+        ValueError: if all are impossible.
+    """
+    if not bool(torch.isfinite(log_like).any()):
+        raise ValueError(
+            f"the likelihood is zero at all of {len(log_like)} draws of the prior: is the "
+            "observation in the data's units, and its noise not too small? More particles may "
+            "find some"
+        )
+
+
+def next_temperature(log_like: Tensor, path: list[float], share: float) -> tuple[float, float]:
+    """How much further the likelihood [n] is let in, and the temperature after those of `path`.
+
+    Raises:
+        ValueError: if there are too many.
+    """
+    beta = path[-1]
+    if len(path) > MOST:
+        raise ValueError(
+            f"{MOST} temperatures have not reached the posterior (now {beta:.3g}): the "
+            "likelihood is too sharp for this flow; give a larger noise or more particles"
+        )
+    step = next_step(log_like, 1.0 - beta, share)
+    return step, 1.0 if step >= 1.0 - beta else beta + step
 
 
 def next_step(log_like: Tensor, most: float, share: float) -> float:
