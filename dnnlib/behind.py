@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +18,7 @@ from dnnlib.util import scratch_dir, sync, writing
 
 Writer = Callable[[Path], object]  # writes a file at the path that it is given
 Block = dict[Path, Writer]
+EVERY = 1.0  # seconds between two waits for the disk
 
 
 class Behind:
@@ -68,9 +71,9 @@ class Behind:
 def blocks_of_files(folder: str | os.PathLike) -> Iterator[Callable[[Block], None]]:
     """Yield a function that writes a block of files below a folder, beside the caller's work.
 
-    Files get their names once the block is on the disk, which one call waits for: whenever the
-    process or the machine dies, a file is whole or not there. The end of the `with` block waits for
-    the last one. Two blocks are in memory at most.
+    Files get their names once they are on the disk, which one call a second waits for: whenever the
+    process or the machine dies, a file is whole or not there, and no more than a second of writing
+    is lost. The end of the `with` block waits for the last one. Two blocks are in memory at most.
 
     Args:
         folder: of all the files, or above their folders.
@@ -78,42 +81,55 @@ def blocks_of_files(folder: str | os.PathLike) -> Iterator[Callable[[Block], Non
     Raises:
         DiskError: naming a file, if the disk refuses.
     """
-    folder, parents = Path(folder), set[Path]()
-    workers = min(8, os.cpu_count() or 1)
     with (
-        scratch_dir(folder / "files") as scratch,
-        ThreadPoolExecutor(workers) as pool,
+        scratch_dir(Path(folder) / "files") as scratch,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         Behind() as behind,
     ):
-
-        def write(files: Block) -> None:
-            for parent in {path.parent for path in files} - parents:
-                with writing(parent / "files"):
-                    parent.mkdir(parents=True, exist_ok=True)
-                parents.add(parent)
-            behind(_write_block, pool, scratch, files)
-
-        yield write
+        files = _Files(scratch, pool)
+        try:
+            yield lambda block: behind(files.write, block)
+        finally:
+            behind(files.name)
         behind.wait()
-        for parent in parents:
+        for parent in files.parents:
             sync(parent)
 
 
-def _write_block(pool: ThreadPoolExecutor, scratch: Path, files: Block) -> None:
-    paths = list(files)
-    hidden = [scratch / f"{k}{path.suffix}" for k, path in enumerate(paths)]
+class _Files:
+    """Files written in a scratch folder, and moved to where they belong once the disk has them."""
 
-    def put(k: int) -> None:
-        with writing(paths[k]):
-            files[paths[k]](hidden[k])
+    def __init__(self, scratch: Path, pool: ThreadPoolExecutor) -> None:
+        self.parents: set[Path] = set()
+        self._scratch, self._pool = scratch, pool
+        self._numbers = itertools.count()
+        self._written: dict[Path, Path] = {}  # where a file belongs, where it is
+        self._named = time.monotonic()
 
-    list(pool.map(put, range(len(paths))))
-    for path in paths[:1]:
-        with writing(path):
-            _sync_all(scratch, hidden, pool)
-    for path, temporary in zip(paths, hidden, strict=True):
-        with writing(path):
-            os.replace(temporary, path)
+    def write(self, files: Block) -> None:
+        for parent in {path.parent for path in files} - self.parents:
+            with writing(parent / "files"):
+                parent.mkdir(parents=True, exist_ok=True)
+            self.parents.add(parent)
+        hidden = {p: self._scratch / f"{next(self._numbers)}{p.suffix}" for p in files}
+
+        def put(path: Path) -> None:
+            with writing(path):
+                files[path](hidden[path])
+
+        list(self._pool.map(put, files))
+        self._written |= hidden
+        if time.monotonic() - self._named > EVERY:
+            self.name()
+
+    def name(self) -> None:
+        for path in list(self._written)[:1]:
+            with writing(path):
+                _sync_all(self._scratch, list(self._written.values()), self._pool)
+        for path, temporary in self._written.items():
+            with writing(path):
+                os.replace(temporary, path)
+        self._written, self._named = {}, time.monotonic()
 
 
 def _sync_all(folder: Path, files: list[Path], pool: ThreadPoolExecutor) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib import colormaps
 
 from dnnlib.plot import MAX_POINTS, PLAIN, panels_in_a_row, save_figure, subplots
 
@@ -138,6 +137,8 @@ def paths(
         ax.pcolormesh(sides, edges, heat, cmap="Greys", vmax=1.4 * np.quantile(heat, 0.98))
         picks = np.argsort(values[order[-1]], kind="stable")  # coloured by their latents
         picks = picks[(np.linspace(0.01, 0.99, PATHS) * (len(picks) - 1)).astype(int)]
+        from matplotlib import colormaps
+
         hues = colormaps["viridis"](np.linspace(0, 1, len(picks)))
         for i, hue in zip(picks, hues, strict=True):
             ax.plot(place, values[order, i], color=hue, lw=0.7)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from torch_utils import checkpoint
 from training.augment import CONVENTION, OPPOSITE
@@ -185,12 +187,13 @@ def network_from_dict(content: dict[str, Any]) -> tuple[InflationPrecond, dict[s
     try:
         state = content["state"]
         basis = Basis(state["mean"], state["scale"], state["schedule.xi"], state["W"])
-        _rehearse(content, basis)
+        _check_weights(content)
         with torch.random.fork_rng(devices=[]):  # building draws weights; nobody's seed moves
             model = build(content["network"], content["schedule"], basis, content["precond"])
         stated = {k: v.clone() for k, v in model.schedule.state_dict().items()}
         model.load_state_dict(state)
         _check_schedule(model.schedule, stated)
+        _check_passage(model.model, content["precond"], len(basis.xi))
         return model, content["info"]
     except KeyError as missing:
         raise ValueError(f"the network file lacks the entry {missing}") from None
@@ -199,29 +202,45 @@ def network_from_dict(content: dict[str, Any]) -> tuple[InflationPrecond, dict[s
         raise ValueError(f"the network file does not fit its own description: {reason}") from None
 
 
-def _rehearse(content: dict[str, Any], basis: Basis) -> None:
-    """Check, on tensors without memory, that the network has the file's weights and fits its data.
+class _NoDraws(TorchFunctionMode):
+    """Leaves out the draws of `nn.init`, for which PyTorch would import its compiler: 2 s."""
 
-    A file cannot make a network larger than its own weights, nor one that fails when it is used.
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is Tensor.normal_ or getattr(func, "__module__", None) == nn.init.__name__:
+            return next(iter([*args, *kwargs.values()]))
+        return func(*args, **kwargs)
+
+
+def _check_weights(content: dict[str, Any]) -> None:
+    """Check, on tensors without memory, that the network has the file's weights.
+
+    So a file cannot make a network larger than its own weights.
     """
-    precond = content["precond"]
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), _NoDraws():
         net = _make(content["network"])
     theirs = {k: v for k, v in content["state"].items() if k.startswith("model.")}
     ours = {f"model.{k}": v for k, v in net.state_dict().items()}
     for name in ours.keys() | theirs.keys():
         if name not in ours or name not in theirs or ours[name].shape != theirs[name].shape:
             raise RuntimeError(f"its weights {name[:80]} are not those of the network it names")
-    d = len(basis.xi)
+
+
+@torch.no_grad()
+def _check_passage(net: nn.Module, precond: dict[str, Any], d: int) -> None:
+    """Check on one sample of d dimensions that a network does not fail when it is used."""
     shape = (1, *precond["shape"]) if precond.get("shape") else (1, d)
     time_input = precond.get("time_input") or getattr(net, "time_input", "published")
-    labels = torch.empty((1, 3) if time_input == "features" else (1,), device="meta")
-    x = torch.empty(shape, device="meta")
-    if x.numel() != d or net.eval()(x, labels).shape != shape:
+    labels = torch.zeros((1, 3) if time_input == "features" else (1,))
+    fits = math.prod(shape) == d and net.eval()(torch.zeros(shape), labels).shape == shape
+    net.train()
+    if not fits:
         raise RuntimeError(f"the network does not take and give samples of {d} dimensions")
 
 
-def _check_schedule(schedule: Schedule, stated: dict[str, torch.Tensor]) -> None:
+def _check_schedule(schedule: Schedule, stated: dict[str, Tensor]) -> None:
     """Check that the buffers of a schedule are those of its settings, and give usable numbers."""
     for name, value in schedule.state_dict().items():
         if not torch.allclose(value, stated[name], rtol=1e-4, atol=1e-9):

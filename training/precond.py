@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from torch_utils.operations import Operations
 from training.basis import Basis
 from training.edm_precond import DENOISERS, NOISE_LABELS
 from training.schedule import Schedule
@@ -58,9 +58,9 @@ class FieldModel(nn.Module):
     def operations(self, samples: int) -> float:
         """Floating-point operations of the field of so many samples."""
         t = self.W.new_full((1,), self.schedule.tmax)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), Operations() as counter:
             self(self.W.new_zeros(1, len(self.W)), t)
-        return float(counter.get_total_flops() * samples)
+        return float(counter.total * samples)
 
     def encode(self, x: Tensor) -> Tensor:
         """Raw data [n, d] to centred eigenbasis coordinates y_es [n, d], in the buffers' dtype."""

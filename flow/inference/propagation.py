@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.stats import kstest, norm
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -195,6 +194,8 @@ def _given(
 
 def _parting(draws: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, float]:
     """KS distance of each dimension [d] from N(mean, covariance), and what chance gives."""
+    from scipy.stats import kstest, norm  # slow to import, for a flow that may not need it
+
     sds = covariance.diagonal().clamp(min=0).sqrt()
     columns = zip(draws.T.cpu().numpy(), mean.tolist(), sds.tolist(), strict=True)
     found = [

@@ -82,7 +82,7 @@ class PositionalEmbedding(_PreciseFrequencies):
     def __init__(self, channels: int, endpoint: bool, sine_first: bool):
         super().__init__()
         half = channels // 2
-        exponents = torch.arange(half, dtype=torch.float32) / (half - int(endpoint))
+        exponents = torch.arange(half, dtype=torch.float32, device="cpu") / (half - int(endpoint))
         self.register_buffer("freqs", (1 / 10000) ** exponents, persistent=False)
         self.sine_first = sine_first
 
@@ -130,7 +130,7 @@ class ResampledConv2d(nn.Module):
             self.bias = nn.Parameter(torch.empty(cout))
             init(self.weight, self.bias, gain)
         if resample:
-            f = torch.as_tensor(taps, dtype=torch.float32)
+            f = torch.as_tensor(taps, dtype=torch.float32, device="cpu")
             f = f.outer(f) / f.sum().square()
             self.register_buffer("resample_filter", f[None, None])
 

@@ -51,7 +51,8 @@ class ToyMLP(nn.Module):
 
     def __init__(self, in_channels: int, width: int = 64, depth: int = 4, bands: int = 4):
         super().__init__()
-        self.register_buffer("freqs", math.pi * torch.arange(1, bands + 1, dtype=torch.float32))
+        octaves = torch.arange(1, bands + 1, dtype=torch.float32, device="cpu")
+        self.register_buffer("freqs", math.pi * octaves)
         emb = 32
         self.embed = nn.Sequential(
             nn.Linear(3 * (1 + 2 * bands), emb), nn.SiLU(), nn.Linear(emb, emb), nn.SiLU()
@@ -86,7 +87,7 @@ class FourierEmbedding(nn.Module):
 
     def __init__(self, channels: int, scale: float = 16.0):
         super().__init__()
-        self.register_buffer("freqs", torch.randn(channels // 2) * scale)
+        self.register_buffer("freqs", torch.randn(channels // 2, device="cpu") * scale)
 
     def forward(self, t: Tensor) -> Tensor:
         """Times [n] to [n, channels]. The product's order keeps published weights' phases exact."""
