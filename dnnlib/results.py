@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dnnlib.util import Json
+
 KEY = "envelope"
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dnnlib", "torch_utils", "training", "flow", "metrics", "experiments")
@@ -59,7 +61,7 @@ def enclosed(
     arrays: Sequence[str] = (),
     pictures: Sequence[str] = (),
     notes: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Json:
     """The content of a result file with its envelope.
 
     Args:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from dnnlib import cli
 from dnnlib.cli import DiskError
@@ -27,6 +27,7 @@ except ImportError:  # on Windows, where what killed processes leave stays
 
 S = TypeVar("S")
 T = TypeVar("T")
+Json = dict[str, Any]  # what a .json file holds: plain values by name
 SCRATCH = ".part"  # how names of scratch folders end
 _swept: set[str] = set()
 
@@ -52,10 +53,7 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def in_order(
-    function: Callable[[S], T],
-    items: Iterable[S],
-    workers: int | None = None,
-    ahead: int = 4,
+    function: Callable[[S], T], items: Iterable[S], workers: int | None = None, ahead: int = 4
 ) -> Generator[T, None, None]:
     """function(item) of each item, computed by threads a little ahead, given in order.
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,29 @@ from torch import Tensor
 from flow.coordinates import Coordinates
 from flow.steppers import PAPER_SOLVERS, SOLVERS
 from training.data.table_columns import shown
+
+
+class How(TypedDict, total=False):
+    """How to integrate: keyword arguments of `Integrator.carry`, which says what they are."""
+
+    solver: str
+    steps: int
+    times: Sequence[float] | None
+    callback: Callable[[int, float, Tensor], None] | None
+    differentiable: bool
+    rtol: float
+    atol: float
+    coupling: float
+
+
+class VolumeHow(How, total=False):
+    """The same, and keyword arguments of `likelihood.inflate_with_volume`."""
+
+    trace: Any
+    probes: int
+    seed: int
+    start: int
+    progress: Callable[[int], Any] | None
 
 
 def rows(x: Any, d: int, columns: list[str] | None = None) -> Tensor:
@@ -85,7 +108,7 @@ def check_coordinates(coords: Any) -> None:
 
 
 def check_integration(
-    solver: Any, steps: Any, times: Sequence[float] | None, settings: dict[str, Any], graph: bool
+    solver: Any, steps: Any, times: Sequence[float] | None, settings: Mapping[str, Any], graph: bool
 ) -> None:
     """Check arguments of `Integrator.integrate`.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dnnlib.cli import user_errors
 from flow import likelihood
-from flow.arguments import check_coordinates, check_latents, check_state
+from flow.arguments import How, VolumeHow, check_coordinates, check_latents, check_state
 from flow.coordinates import Coordinates
 from flow.inference.propagation import Propagated, propagate
 from flow.integration import Integrator
@@ -65,7 +65,7 @@ class Flow(Integrator):
             flow.model, flow.block = Conditioned(self.model, class_labels), len(class_labels)
         return flow
 
-    def inflate(self, x: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:
+    def inflate(self, x: Any, coords: Coordinates = "scaled_es", **how: Unpack[How]) -> Tensor:
         """Data to latents.
 
         Args:
@@ -80,10 +80,10 @@ class Flow(Integrator):
         check_coordinates(coords)
         t0, T = self.ends(**how)
         u = self.admit(x, t0, "unscaled")
-        u = self._in_blocks(self.integrate, u, {"start": t0, "stop": T, **how})
+        u = self._in_blocks(lambda b: self.integrate(b, t0, T, **how), u, how)
         return self.from_whitened(u, T, coords)
 
-    def generate(self, z: Any, coords: Coordinates = "scaled_es", **how: Any) -> Tensor:
+    def generate(self, z: Any, coords: Coordinates = "scaled_es", **how: Unpack[How]) -> Tensor:
         """Latents to data: the inverse of `inflate`, same arguments.
 
         Args:
@@ -96,14 +96,14 @@ class Flow(Integrator):
         """
         t0, T = self.ends(**how)
         u = self.admit(z, T, coords)
-        u = self._in_blocks(self.integrate, u, {"start": T, "stop": t0, **how})
+        u = self._in_blocks(lambda b: self.integrate(b, T, t0, **how), u, how)
         return self.from_whitened(u, t0, "unscaled")
 
-    def round_trip(self, x: Any, **how: Any) -> Tensor:
+    def round_trip(self, x: Any, **how: Unpack[How]) -> Tensor:
         """Data to latent and back, [n, d] to [n, d]; exact with solver="reversible"."""
         t0, T = self.ends(**how)
 
-        def there_and_back(u: Tensor, **how: Any) -> Tensor:
+        def there_and_back(u: Tensor) -> Tensor:
             return self.integrate(self.carry(u, t0, T, **how)[1], T, t0, **how)
 
         u = self._in_blocks(there_and_back, self.admit(x, t0, "unscaled"), how)
@@ -121,7 +121,7 @@ class Flow(Integrator):
         cos, sin = (v.to(u) for v in self.schedule.cos_sin(t))
         return self.model.decode(self.schedule.xi.to(u).sqrt() * (cos * u + sin * self.field(u, t)))
 
-    def log_prob(self, x: Any, **how: Any) -> Tensor:
+    def log_prob(self, x: Any, **how: Unpack[VolumeHow]) -> Tensor:
         """Log density of data x [n, d] in its own units, nats, [n]; see `likelihood.log_prob`."""
         return likelihood.log_prob(self, x, **how).value
 
@@ -160,7 +160,7 @@ class Flow(Integrator):
         wanted[self.schedule.dims_to_keep :] = eps
         return u * (wanted / self.schedule.latent_variance(t)).sqrt().to(u)
 
-    def sample(self, n: int, seed: int = 0, eps: float | None = None, **how: Any) -> Tensor:
+    def sample(self, n: int, seed: int = 0, eps: float | None = None, **how: Unpack[How]) -> Tensor:
         """Generate n samples in the data's own units, [n, d]; see `latents` and `inflate`."""
         latents = self.latents(n, seed, eps, t=self.ends(**how)[1])
         return self.generate(latents, coords="whitened", **how)

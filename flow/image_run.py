@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import click
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from dnnlib import cli, plot
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, PATH, SEED, RunOptions, again, option
+from dnnlib.util import Json
 from flow.flow import Flow
 from flow.images import Drawn, method_for, pixel_errors, shape_of
 from flow.inflation_file import Melt, run_entry
@@ -174,9 +174,9 @@ def check_end(melt: Melt, method: Method) -> None:
 
 def measured(
     flow: Flow, method: Method, results: dict[str, Result], x: torch.Tensor | None
-) -> dict[str, Any]:
+) -> Json:
     """What the simulations show, on rank 0: evaluations, round-trip errors, shape of latents."""
-    report: dict[str, Any] = {
+    report: Json = {
         "evaluations_one_way": max(r.evaluations for r in results.values()),
         "samples": next(iter(results.values())).arrays["xs"].shape[1],
     }

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from flow.arguments import check_coordinates, check_integration
+from flow.arguments import How, check_coordinates, check_integration
 from flow.arguments import rows as checked_rows
 from flow.coordinates import CoordinateMaps, Coordinates
 from flow.steppers import PAPER_SOLVERS, SOLVERS, solve
@@ -197,11 +197,10 @@ class Integrator(CoordinateMaps):
             u = term.leave(term.grid[-1], y)
             return u, u if rows is y else term.leave(term.grid[-1], rows)
 
-    def _in_blocks(self, step: Callable[..., Tensor], u: Tensor, how: dict[str, Any]) -> Tensor:
-        """step(block, **how) of all blocks, so that memory stays flat; a callback sees all rows."""
-        if how.get("callback") is not None or len(u) <= self.block:
-            return step(u, **how)
-        return torch.cat([step(b, **how) for b in u.split(self.block)])
+    def _in_blocks(self, step: Callable[[Tensor], Tensor], u: Tensor, how: How) -> Tensor:
+        """step(block) of all blocks, so that memory stays flat; a callback sees all rows."""
+        whole = how.get("callback") is not None or len(u) <= self.block
+        return step(u) if whole else torch.cat([step(b) for b in u.split(self.block)])
 
     def _plain(self, t: float, u: Tensor, _: Tensor) -> tuple[Tensor, tuple[()]]:
         return self.field(u, t), ()

@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
 
-from flow.arguments import whole
+from flow.arguments import VolumeHow, whole
 from flow.coordinates import Coordinates
 from flow.integration import Integrator, Rate
 from torch_utils import philox
@@ -122,7 +122,7 @@ def log_prob(
     flow: Integrator,
     x: Any,
     coords: Coordinates = "unscaled",
-    **how: Any,
+    **how: Unpack[VolumeHow],
 ) -> Density:
     """Log density of data under the flow.
 

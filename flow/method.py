@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from dnnlib.cli import UserError, user_errors
+from dnnlib.util import Json
+from flow.arguments import How
 from flow.flow import Flow, ifs_times, vp_ode_times
 from flow.options import ImageSolverOptions, SolverOptions, ToySolverOptions
 from flow.steppers import PAPER_SOLVERS, SOLVERS
@@ -44,17 +46,18 @@ class Method:
     start: float = 0.0
     times: list[float] | None = None
     disc: str | None = None
-    settings: dict[str, float] = field(default_factory=dict)
+    settings: How = field(default_factory=How)
     estimate: float | None = None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """Plain values for a .json file."""
         return {k: v for k, v in asdict(self).items() if k != "times" and v not in (None, {})}
 
-    def how(self) -> dict[str, Any]:
+    def how(self) -> How:
         """Arguments of `Flow.integrate`, `inflate`, `generate` and `round_trip`."""
-        grid = {"solver": self.solver, "steps": self.steps, "times": self.times}
-        return {**grid, **self.settings}
+        return {
+            "solver": self.solver, "steps": self.steps, "times": self.times, **self.settings
+        }  # fmt: skip
 
 
 def paper_method(
@@ -122,7 +125,7 @@ def angle_method(
     """
     tmax = flow.schedule.tmax
     if solver == "adaptive":
-        settings = {"rtol": tolerance, "atol": tolerance}
+        settings: How = {"rtol": tolerance, "atol": tolerance}
         return Method(solver, steps or 32, tmax, settings=settings)
     solver = solver or "rk4"
     if steps is not None:

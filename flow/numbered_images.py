@@ -20,7 +20,7 @@ from PIL import Image
 
 from dnnlib.behind import blocks_of_files
 from dnnlib.cli import UserError
-from dnnlib.util import write_json
+from dnnlib.util import Json, write_json
 from flow.flow import Flow
 from flow.images import shape_of
 from flow.latents import Lender, classes_of, drawn_of, one_hot, seed_latents
@@ -83,9 +83,7 @@ def is_complete(path: Path) -> bool:
         return False
 
 
-def claim(
-    folder: Path, identity: dict[str, Any], options: dict[str, Any], found: int, count: int
-) -> bool:
+def claim(folder: Path, identity: Json, options: Json, found: int, count: int) -> bool:
     """Check that images already there are of the same kind, and say what is made.
 
     Every rank calls this; rank 0 looks.
@@ -106,9 +104,9 @@ def claim(
     return of_rank0(lambda: _claim(folder, identity, options, found)) == count
 
 
-def _claim(folder: Path, identity: dict[str, Any], options: dict[str, Any], found: int) -> int:
+def _claim(folder: Path, identity: Json, options: Json, found: int) -> int:
     """How many images there were when something was measured of them."""
-    stored: dict[str, Any] | None = None
+    stored: Json | None = None
     measured = 0
     try:
         content = json.loads((folder / OPTIONS_FILE).read_text())

@@ -14,7 +14,7 @@ import numpy as np
 from dnnlib.cli import UserError
 from dnnlib.options import Options
 from dnnlib.results import Measured, enclosed
-from dnnlib.util import atomic_path, write_json
+from dnnlib.util import Json, atomic_path, write_json
 from flow.flow import Flow
 from flow.method import Method
 from flow.options import KnownOptions, LatentOptions
@@ -24,7 +24,7 @@ from training.data.source import Source
 from training.data.toys import own_dimensions, trained_on
 
 
-def document(flow: Flow, options: Options, method: Method | None = None) -> dict[str, Any]:
+def document(flow: Flow, options: Options, method: Method | None = None) -> Json:
     """What the .json of results says beside them: options, schedule, method."""
     schedule = {**flow.schedule.settings(), "name": flow.schedule.name}
     told = {"options": options.record(), "schedule": schedule}
@@ -49,7 +49,7 @@ class Record:
     """
 
     path: Path
-    document: dict[str, Any]
+    document: Json
     made_from: dict[str, str | None]
     started: float = field(default_factory=time.monotonic)
 
@@ -74,12 +74,12 @@ class Record:
 
     def finish(
         self,
-        results: dict[str, Any],
+        results: Json,
         shown: str,
         kind: str,
         figures: Sequence[Measured] = (),
         flat: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Json:
         """Write and print the results.
 
         Args:
@@ -125,7 +125,7 @@ def check_network(flow: Flow, options: KnownOptions) -> None:
         UserError: naming the option and both values.
     """
     s, shape = flow.schedule, getattr(flow.model, "shape", None) or (None, None)
-    known: dict[str, Any] = {"data_dim": s.data_dim, "dims_to_keep": s.dims_to_keep}
+    known: Json = {"data_dim": s.data_dim, "dims_to_keep": s.dims_to_keep}
     known |= {"end_vars": s.A0**2, "img_ch": shape[0], "img_size": shape[-1]}
     data, told = flow.info.get("data", {}), vars(options)
     if "augment_to" in data and options.data_dim == own_dimensions(trained_on(flow.info)):

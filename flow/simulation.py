@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dnnlib import cli
+from flow.arguments import How
 from flow.flow import Flow
 from flow.latents import (
     Lender,
@@ -99,7 +100,7 @@ def simulate(
                 records.append(state_record(beside, t, u).to(dtype).cpu())
                 times.append(t)
 
-        how = {**method.how(), "callback": keep}
+        how: How = {**method.how(), "callback": keep}
         final[block.start] = here.carry(start(block).to(flow.device), *ends, **how)[1].cpu()
         count = torch.full((len(block),), here.evaluations)
         return {"states": torch.stack(records, dim=1), "evaluations": count}

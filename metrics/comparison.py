@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import click
 
 from dnnlib import cli
 from dnnlib.options import COUNT, SEED, DeviceOptions, Float32Options, RunOptions, again, option
+from dnnlib.util import Json
 from metrics.detectors import BUNDLE, INCEPTION_SHA256, INPUTS, Detector, load_detector
 from metrics.features import (
     FeatureStatistics,
@@ -106,16 +106,16 @@ def warnings(reference: Reference, stream: ImageStream) -> list[str]:
     return found
 
 
-def distances(x: FeatureStatistics, real: FeatureStatistics, seed: int) -> dict[str, Any]:
+def distances(x: FeatureStatistics, real: FeatureStatistics, seed: int) -> Json:
     """FID and, if the reference has features, KID with its spread where there are subsets."""
-    result: dict[str, Any] = {"fid": frechet_distance(x.mu, x.sigma, real.mu, real.sigma)}
+    result: Json = {"fid": frechet_distance(x.mu, x.sigma, real.mu, real.sigma)}
     if x.pool is not None and real.pool is not None:
         result["kid"], sd = kernel_distance(x.pool, real.pool, seed=seed)
         result |= {} if math.isnan(sd) else {"kid_sd": sd}
     return result
 
 
-def lines(result: dict[str, Any], count: int) -> list[str]:
+def lines(result: Json, count: int) -> list[str]:
     """The figures as lines of text, each with the number of images."""
     text = [f"FID: {result['fid']:.4f} ({count} images)"]
     if "kid" in result:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, SEED, Options, option, takes
 from dnnlib.results import enclosed
-from dnnlib.util import write_json
+from dnnlib.util import Json, write_json
 from metrics.classifier import Judgement, hold_out, judge, train
 from metrics.features import frechet_distance, kernel_distance, statistics_of
 from torch_utils import seeding
@@ -92,9 +91,7 @@ def samples(source: ImageSource) -> Tensor:
     return source.samples(0, 0, len(source)).unflatten(1, source.shape)
 
 
-def measure(
-    real: ImageSource, sets: dict[str, Tensor], epochs: int = 20, seed: int = 0
-) -> dict[str, Any]:
+def measure(real: ImageSource, sets: dict[str, Tensor], epochs: int = 20, seed: int = 0) -> Json:
     """Train the classifier and judge each set of images.
 
     Frechet distances shrink with the number of images, so all rows use equally many for it.
@@ -139,9 +136,7 @@ def measure(
     return {"classifier": facts, "rows": rows}
 
 
-def row(
-    judged: Judgement, reference: Tensor, count: int, classes: int, seed: int
-) -> dict[str, Any]:
+def row(judged: Judgement, reference: Tensor, count: int, classes: int, seed: int) -> Json:
     """The numbers of one set of images beside the training images' features [m, f]."""
     n = len(judged.features)
     picks = np.sort(seeding.generator(seed, "distance").permutation(n)[:count])
@@ -171,7 +166,7 @@ def gaussian_noise(x: Tensor, n: int, seed: int) -> Tensor:
     return drawn.clamp(-1, 1).float().unflatten(1, x.shape[1:])
 
 
-def table(report: dict[str, Any]) -> list[str]:
+def table(report: Json) -> list[str]:
     """The report as lines of text."""
     facts, rows = report["classifier"], report["rows"]
     width = max(len(name) for name in rows)

@@ -26,6 +26,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 
 from dnnlib import cli, results
 from dnnlib.cli import UserError
+from dnnlib.util import Json
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # one process of several has all
 PATIENCE = timedelta(minutes=60)  # with others that read, or are started late
@@ -137,7 +138,7 @@ class Peers:
             self._mine.acquire()
             self._end(record, store)
 
-    def _end(self, record: dict[str, Any], store: Store) -> NoReturn:
+    def _end(self, record: Json, store: Store) -> NoReturn:
         """End after the failure of another process, which each machine says once.
 
         Args:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dnnlib.arrays import load_npz
 from dnnlib.cli import UserError
-from dnnlib.util import atomic_path, write_json
+from dnnlib.util import Json, atomic_path, write_json
 from torch_utils import distributed
 from torch_utils.peers import of_rank0
 
@@ -57,7 +57,7 @@ def digest(value: Any) -> str:
     return found.hexdigest()
 
 
-def differing(stored: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+def differing(stored: Json, wanted: Json) -> list[str]:
     """Names by which two identities differ, sorted; one of them may have been read from a file."""
     stored, wanted = (json.loads(json.dumps(facts)) for facts in (stored, wanted))
     return sorted(k for k in stored.keys() | wanted if stored.get(k) != wanted.get(k))
@@ -78,7 +78,7 @@ class Parts:
             identity are left alone.
     """
 
-    def __init__(self, folder: Path | None, identity: dict[str, Any]):
+    def __init__(self, folder: Path | None, identity: Json):
         self.folder = folder
         self.key = "" if folder is None else digest(identity)[:16]
 
@@ -188,7 +188,7 @@ def shared_rows(
 # Runs ------------------------------------------------------------------------------------------
 
 
-def begin(folder: Path, facts: dict[str, Any], resume: bool) -> bool:
+def begin(folder: Path, facts: Json, resume: bool) -> bool:
     """Check a folder against the run that is to use it, and claim it; every rank calls this.
 
     Args:
@@ -234,13 +234,13 @@ def begin(folder: Path, facts: dict[str, Any], resume: bool) -> bool:
     return False
 
 
-def finish(folder: Path, facts: dict[str, Any]) -> None:
+def finish(folder: Path, facts: Json) -> None:
     """Note that the results are complete, and drop what was needed to go on; on rank 0."""
     write_json(folder / MANIFEST, {"facts": facts, "finished": True})
     shutil.rmtree(folder / STATE, ignore_errors=True)
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
+def _manifest(folder: Path) -> Json | None:
     """What a folder says of its run, and whether something is left of it; None if there is none.
 
     Raises:

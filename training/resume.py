@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dnnlib.cli import UserError
-from dnnlib.util import run_dirs, sync
+from dnnlib.util import Json, run_dirs, sync
 from torch_utils import checkpoint, distributed
 from training.data.source import Source
 from training.data.toys import trained_on
@@ -28,7 +28,7 @@ KEPT = 2  # states
 Open = Callable[[TrainOptions], Source]
 
 
-def find_run(options: TrainOptions, source_of: Open) -> tuple[str | None, dict[str, Any]]:
+def find_run(options: TrainOptions, source_of: Open) -> tuple[str | None, Json]:
     """The run that --resume means, or that torchrun has restarted this process for.
 
     Args:
@@ -60,7 +60,7 @@ def find_run(options: TrainOptions, source_of: Open) -> tuple[str | None, dict[s
     return resume, stored
 
 
-def _latest(options: TrainOptions, source_of: Open) -> tuple[str | None, dict[str, Any]]:
+def _latest(options: TrainOptions, source_of: Open) -> tuple[str | None, Json]:
     """See `find_run`."""
     if options.outdir is None:
         raise UserError("--resume=latest needs --outdir, the folder of the runs")
@@ -105,7 +105,7 @@ def _runs(outdir: str) -> list[Path]:
     return [*reversed(run_dirs(outdir)), Path(outdir)]
 
 
-def _stored(folder: Path) -> dict[str, Any]:
+def _stored(folder: Path) -> Json:
     if folder.suffix == ".pt":
         network = checkpoint.SNAPSHOT.replace("{:06d}", folder.stem.rpartition("-")[2])
         raise UserError(
@@ -125,7 +125,7 @@ def _stored(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _conflicts(stored: dict[str, Any], options: TrainOptions) -> dict[str, tuple[Any, Any]]:
+def _conflicts(stored: Json, options: TrainOptions) -> dict[str, tuple[Any, Any]]:
     return {
         name: (stored.get(name), value)
         for name, value in options.chosen().items()
@@ -133,9 +133,7 @@ def _conflicts(stored: dict[str, Any], options: TrainOptions) -> dict[str, tuple
     }
 
 
-def _unfit(
-    folder: Path, stored: dict[str, Any], options: TrainOptions, source_of: Open
-) -> str | None:
+def _unfit(folder: Path, stored: Json, options: TrainOptions, source_of: Open) -> str | None:
     """What keeps a run of these stored options from going on; None: nothing."""
     flaw = _other_script(stored, options)
     if flaw is not None:
@@ -151,7 +149,7 @@ def _unfit(
     return flaw
 
 
-def _other_script(stored: dict[str, Any], options: TrainOptions) -> str | None:
+def _other_script(stored: Json, options: TrainOptions) -> str | None:
     """Why options read from a run's file are not of the kinds that a command line gives."""
     ours = options.record().items()
     flaws = [k for k, v in ours if k in stored and not _alike(stored[k], v)]
@@ -196,7 +194,7 @@ def _other_data(folder: Path, source: Source, options: TrainOptions) -> str | No
 # States ----------------------------------------------------------------------------------------
 
 
-def save_state(run_dir: Path, nimg: int, content: dict[str, Any]) -> None:
+def save_state(run_dir: Path, nimg: int, content: Json) -> None:
     """Write the state after nimg samples; older ones go once it is verified, all but the last.
 
     Raises:
@@ -210,7 +208,7 @@ def save_state(run_dir: Path, nimg: int, content: dict[str, Any]) -> None:
         old.unlink()
 
 
-def latest_state(run_dir: Path) -> dict[str, Any] | None:
+def latest_state(run_dir: Path) -> Json | None:
     """The newest state that is whole, as rank 0 has it, on every rank; None if there is none.
 
     Raises:
@@ -228,7 +226,7 @@ def latest_state(run_dir: Path) -> dict[str, Any] | None:
     return content
 
 
-def _search(run_dir: Path) -> tuple[dict[str, Any] | None, str | None, str | None]:
+def _search(run_dir: Path) -> tuple[Json | None, str | None, str | None]:
     """Content and path of the newest whole state; or a line on why there is none."""
     paths = checkpoint.numbered(run_dir, checkpoint.STATE)
     for path in reversed(paths):

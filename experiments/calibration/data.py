@@ -9,14 +9,16 @@ necessary and, over all directions, sufficient.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from scipy.stats import chi2, kstest
 from torch import Tensor
 
+from dnnlib.util import Json
 from experiments.density.density import noise_at_start
 from experiments.density.gaussianity import KS_TOLERANCE, Gaussianity, gaussianity
+from flow.arguments import How
 from flow.flow import Flow
 from torch_utils.work import shared_rows
 
@@ -53,7 +55,7 @@ class Held:
         error = np.sqrt(exact * (1 - exact) / n)
         return list(zip(RADII, self.shares.tolist(), exact.tolist(), error.tolist(), strict=True))
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Json:
         """Plain values for a .json file."""
         rows = [dict(zip(("radius", "share", "exact", "standard_error"), r, strict=True))
                 for r in self.rows()]  # fmt: skip
@@ -81,7 +83,7 @@ class Held:
         ]
 
 
-def held_out(flow: Flow, x: Tensor, how: dict[str, Any], seed: int = 0) -> Held:
+def held_out(flow: Flow, x: Tensor, how: How, seed: int = 0) -> Held:
     """Inflate held-out data, in a session; every rank must call this.
 
     Args:

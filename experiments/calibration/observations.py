@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import Json
 from experiments.posterior.uniformity import LEVEL, assess
 from torch_utils import seeding
 from torch_utils.work import Parts, shared_rows
@@ -57,7 +58,7 @@ class Verdict:
     effective: np.ndarray
     draws: int
     least: float
-    tests: dict[str, dict[str, Any]]
+    tests: dict[str, Json]
 
     @property
     def failures(self) -> list[str]:
@@ -81,7 +82,7 @@ class Verdict:
         what = f"TARP and ranks of {n} held-out truths, {self.draws} draws each"
         return f"{what}: " + (f"FAIL ({'; '.join(why[:3])})" if why else "PASS")
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Json:
         """Plain values for a .json file."""
         low, middle = np.quantile(self.effective, [0.05, 0.5]).tolist()
         return {

@@ -17,12 +17,12 @@ Reference: Inflationary Flows, appendix C.2.1.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import Json
 from experiments.coverage.boundaries import Boundary, coverage_of_ball
 from experiments.coverage.carrier import CAPTIONS, STAGES
 from torch_utils.work import NOTHING_KEPT, Parts, shared_rows
@@ -112,7 +112,7 @@ class Report:
         """Standard deviation over seeds, [stages, radii]; zero for a single seed."""
         return self.shares.std(0, ddof=1 if len(self.seeds) > 1 else 0)
 
-    def stage(self, name: str) -> dict[str, Any]:
+    def stage(self, name: str) -> Json:
         """What the stage's .json says of the coverage, plain values."""
         k = STAGES.index(name)
         change = np.abs(self.shares[:, k] - self.shares[:, 0])

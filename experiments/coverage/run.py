@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -15,7 +14,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, POSITIVE, SEED, RunOptions, option
 from dnnlib.results import enclosed
-from dnnlib.util import write_json
+from dnnlib.util import Json, write_json
 from experiments.calibration.data import Held, held_out
 from experiments.coverage.boundaries import DIMENSIONS, Boundary, alpha_shapes
 from experiments.coverage.carrier import CAPTIONS, STAGES, Carrier
@@ -236,7 +235,7 @@ def data(flow: Flow, method: Method, name: str, x: Tensor, options: CoverageOpti
     print(f"Results: {stem}_held_out.*", flush=True)
 
 
-def write(stem: Path, report: Report, boundaries: list[Boundary], record: dict[str, Any]) -> None:
+def write(stem: Path, report: Report, boundaries: list[Boundary], record: Json) -> None:
     """A .json for each stage, the .npz, and surfaces as .ply; boundaries are the first seed's."""
     for stage in STAGES:
         told = report.stage(stage)

@@ -6,12 +6,12 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flow.arguments import How, VolumeHow
 from flow.dequantization import Dequantization, check_levels
 from flow.elbo import elbo
 from flow.exact import MixtureField
@@ -49,12 +49,14 @@ class Settings:
     draws: int = 1
     noise: bool = True
     times: int = 0
-    how: dict[str, Any] = field(default_factory=dict)
+    how: How = field(default_factory=How)
 
-    def asked(self, start: int = 0) -> dict[str, Any]:
+    def asked(self, start: int = 0) -> VolumeHow:
         """Arguments of `log_prob` for samples from number `start` on."""
-        told = {"trace": self.trace, "probes": self.probes, "seed": self.seed, "start": start}
-        return {**self.how, **told}
+        return {
+            **self.how, "trace": self.trace, "probes": self.probes, "seed": self.seed,
+            "start": start,
+        }  # fmt: skip
 
 
 @dataclass

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
 from scipy.stats import chi2
 from scipy.stats import t as student
 
+from dnnlib.util import Json
 from torch_utils import seeding
 
 # What beyond chance earns a warning: Kolmogorov-Smirnov distances, and a correlation, which moves
@@ -75,7 +75,7 @@ class Gaussianity:
         """Whether latents are Gaussian, up to chance and tolerance."""
         return all(value <= 0 for value in self.excess.values())
 
-    def summary(self, dims_to_keep: int) -> dict[str, Any]:
+    def summary(self, dims_to_keep: int) -> Json:
         """Plain values for a .json file."""
         rows = [
             {

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from dnnlib import cli, density_plot, plot
 from dnnlib.options import SEED, RunOptions, option, takes
+from dnnlib.util import Json
 from experiments.density.density import noise_at_start, true_log_density, true_model
 from experiments.density.gaussianity import ks_distance
 from flow.exact import MixtureField
@@ -241,9 +241,9 @@ def noisy_data(flow: Flow, n: int) -> np.ndarray | None:
     return (ToySource(trained_on(flow.info) or "").samples(0, 0, n) + noise).numpy()
 
 
-def describe(x: np.ndarray, truth: MixtureField | None) -> dict[str, Any]:
+def describe(x: np.ndarray, truth: MixtureField | None) -> Json:
     """Moments of samples [n, d]; where the true density is known, how probable they are there."""
-    told: dict[str, Any] = {"mean": x.mean(0).tolist(), "variance": x.var(0).tolist()}
+    told: Json = {"mean": x.mean(0).tolist(), "variance": x.var(0).tolist()}
     if truth is not None:
         told["mean_true_log_density"] = float(true_log_density(truth, x).mean())
     if truth is not None and x.shape[1] == 1:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dnnlib import density_plot, plot
 from dnnlib.results import Measured
+from dnnlib.util import Json
 from experiments.density.density import (
     Evaluation,
     Settings,
@@ -21,6 +22,7 @@ from experiments.density.density import (
     true_model,
 )
 from experiments.density.gaussianity import Gaussianity, gaussianity
+from flow.arguments import VolumeHow
 from flow.exact import MixtureField
 from flow.flow import Flow
 from flow.likelihood import log_prob
@@ -39,12 +41,12 @@ def mean_and_error(values: np.ndarray) -> dict[str, float]:
     return {"mean": float(values.mean()), "standard_error": error}
 
 
-def summarise(found: Evaluation, flow: Flow, latents: Gaussianity) -> dict[str, Any]:
+def summarise(found: Evaluation, flow: Flow, latents: Gaussianity) -> Json:
     """Plain values of the results: nats a sample and bits a dimension, ODE and SDE, latents."""
     d = flow.schedule.data_dim
     bit = d * math.log(2)
     nll, bound = -found.column("log_prob"), found.bound
-    told: dict[str, Any] = {
+    told: Json = {
         "samples": len(nll),
         "dimensions": d,
         "nll_nats": mean_and_error(nll),
@@ -69,12 +71,13 @@ def integration_error(flow: Flow, x: Tensor, method: Method, settings: Settings)
     if method.times is not None or SOLVERS[method.solver]().order is None:
         return None
     coarse = log_prob(flow, x, **settings.asked()).value
-    fine = log_prob(flow, x, **{**settings.asked(), "steps": 2 * method.steps}).value
+    finer: VolumeHow = {**settings.asked(), "steps": 2 * method.steps}
+    fine = log_prob(flow, x, **finer).value
     change = coarse - fine
     return {"mean_nats": float(change.mean()), "rms_nats": float(change.square().mean().sqrt())}
 
 
-def against_truth(found: Evaluation, truth: MixtureField) -> dict[str, Any]:
+def against_truth(found: Evaluation, truth: MixtureField) -> Json:
     """NLL under the true density at the same points, and the flow's excess (a divergence)."""
     true = -true_log_density(truth, found.points)
     nll = -found.column("log_prob")
@@ -88,11 +91,11 @@ def finish(
     record: Record,
     flow: Flow,
     found: Evaluation,
-    told: dict[str, Any],
+    told: Json,
     arrays: dict[str, np.ndarray],
     nats: bool,
     draw: bool,
-    grid: dict[str, Any] | None = None,
+    grid: Json | None = None,
 ) -> None:
     """Summarise and warn, and write .json, .npz and pictures; for rank 0.
 
@@ -134,7 +137,7 @@ def finish(
     print(headline(results, nats), flush=True)
 
 
-def headline(results: dict[str, Any], nats: bool) -> str:
+def headline(results: Json, nats: bool) -> str:
     """One line: the figure that was asked for."""
     key, unit = ("nll_nats", "nats") if nats else ("bits_per_dim", "bits/dim")
     value = results[key]
@@ -168,7 +171,7 @@ def density_grid(points: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
 
 def on_grid(
     flow: Flow, points: np.ndarray, settings: Settings, truth: MixtureField | None
-) -> dict[str, Any] | None:
+) -> Json | None:
     """Densities of the flow and, where known, the truth on a grid over data; every rank computes.
 
     Args:
@@ -196,9 +199,7 @@ def on_grid(
     return {"axes": axes, "density": density, "true": true, "told": told}
 
 
-def draw_density(
-    flow: Flow, data: np.ndarray, grid: dict[str, Any], path: Path, title: str
-) -> None:
+def draw_density(flow: Flow, data: np.ndarray, grid: Json, path: Path, title: str) -> None:
     """Density of the flow beside data, samples and the true density, 1-D or 2-D."""
     made = flow.sample(len(data), seed=0, solver="rk4", steps=16).cpu().numpy()
     if data.shape[1] == 1:

@@ -9,6 +9,7 @@ import click
 
 from dnnlib.cli import UserError
 from dnnlib.options import COUNT, NONNEGATIVE, PATH, POSITIVE, SEED, RunOptions, option
+from flow.arguments import How
 from flow.inference.posterior import SETTINGS
 from flow.options import ClassNumber, NetworkOptions
 from flow.steppers import ANGLE_SOLVERS
@@ -122,7 +123,11 @@ class InferenceOptions(NetworkOptions, RunOptions):
         name = "chains" if self.method == "hmc" else "particles"
         return {} if self.particles is None else {name: self.particles}
 
-    def how(self) -> dict[str, Any]:
+    def how(self) -> How:
         """Arguments of integration, as `Posteriors` takes them."""
-        told = {"solver": self.solver, "steps": self.steps}
-        return {k: v for k, v in told.items() if v is not None}
+        told: How = {}
+        if self.solver is not None:
+            told["solver"] = self.solver
+        if self.steps is not None:
+            told["steps"] = self.steps
+        return told

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dnnlib.results import Measured, enclosed
-from dnnlib.util import aligned, atomic_path, write_json
+from dnnlib.util import Json, aligned, atomic_path, write_json
 from experiments.inference import plots
 from experiments.inference.observations import Observations
 from experiments.inference.options import InferenceOptions
@@ -30,7 +29,7 @@ FEW = 100  # effective draws below which there is a warning
 CONVERGED = 1.01  # largest R-hat without a warning
 
 
-def facts_of(options: InferenceOptions) -> dict[str, Any]:
+def facts_of(options: InferenceOptions) -> Json:
     """The options that say what the results are."""
     return {k: v for k, v in options.record().items() if k not in NOT_FACTS}
 
@@ -93,15 +92,13 @@ def names_of(flow: Flow) -> list[str]:
     return flow.columns or [f"x{j}" for j in range(flow.schedule.data_dim)]
 
 
-def report(
-    found: dict[str, np.ndarray], seen: Observations, names: list[str]
-) -> list[dict[str, Any]]:
+def report(found: dict[str, np.ndarray], seen: Observations, names: list[str]) -> list[Json]:
     """What the summary says of each observation, plain values."""
     rows = []
     for i in range(len(found["x"])):
         x = found["x"][i]
         quantiles = np.quantile(x, QUANTILES, axis=0)
-        row: dict[str, Any] = {
+        row: Json = {
             **(
                 {}
                 if np.isnan(found["log_evidence"][i])
@@ -182,7 +179,7 @@ def save_arviz(path: Path, found: dict[str, np.ndarray], names: list[str]) -> No
         )
 
 
-def table(rows: list[dict[str, Any]], seen: Observations) -> tuple[list[str], list[list[str]]]:
+def table(rows: list[Json], seen: Observations) -> tuple[list[str], list[list[str]]]:
     """A row of text for each observation."""
     keys = [k for k in rows[0] if k not in ("values", "evaluations")]
     names = [k.replace("_", " ") for k in keys]
@@ -194,7 +191,7 @@ def table(rows: list[dict[str, Any]], seen: Observations) -> tuple[list[str], li
     return ["observation", "values", *names], cells
 
 
-def figures(rows: list[dict[str, Any]], seen: Observations) -> list[Measured]:
+def figures(rows: list[Json], seen: Observations) -> list[Measured]:
     """What can be compared with something: how often intervals hold the truth."""
     if seen.truth is None:
         return []
@@ -202,7 +199,7 @@ def figures(rows: list[dict[str, Any]], seen: Observations) -> list[Measured]:
     return [Measured("truth in 90 % intervals", share, yardstick=0.9, source="nominal")]
 
 
-def warnings_of(rows: list[dict[str, Any]]) -> list[str]:
+def warnings_of(rows: list[Json]) -> list[str]:
     """Observations whose draws are worth little."""
     notes = []
     few = [i + 1 for i, row in enumerate(rows) if row["effective"] < FEW]

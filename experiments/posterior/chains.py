@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dnnlib.util import Json
 from experiments.posterior.chain_store import ChainStore, packed, unpacked
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Draws, Problem, Truth
@@ -250,7 +251,7 @@ def fingerprint(problem: Problem, options: SamplerOptions) -> str:
 
     The data are rounded first: the last digits of a simulation differ between machines.
     """
-    facts: dict[str, Any] = {k: v for k, v in options.settings().items() if k not in FREE}
+    facts: Json = {k: v for k, v in options.settings().items() if k not in FREE}
     facts |= {"noise_var": problem.noise_var, "how": problem.how}
     return digest([facts, problem.concentration, problem.x.cpu().numpy().round(4) + 0.0])
 
@@ -262,7 +263,7 @@ def record_every(problem: Problem, options: SamplerOptions) -> int:
     return max(options.thin, math.ceil(size / TRAJECTORY_BYTES))
 
 
-def of_gradients(sampler: Sampler, cost: int) -> dict[str, Any]:
+def of_gradients(sampler: Sampler, cost: int) -> Json:
     """What the results of every gradient sampler say, `cost` evaluations being one gradient."""
     return {
         "integration": sampler.problem.how,

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor
 
 from experiments.posterior.posterior import Problem
+from flow.arguments import How
 from torch_utils import seeding
 
 MOST_EVALUATIONS = 32  # of the network, for one gradient
-GRADIENT_HOW = {"solver": "rk4", "steps": 8}  # 32 evaluations
+GRADIENT_HOW: How = {"solver": "rk4", "steps": 8}  # 32 evaluations
 PILOTS = 24  # points a datum from which the shape of its posterior is guessed
 JACOBIAN_COUNTS_AS = 3.0  # pilots, when their covariance and the Jacobian's are averaged
 
@@ -46,7 +47,7 @@ def affordable(problem: Problem) -> tuple[Problem, int]:
         cost = _cost(problem)
         if cost <= MOST_EVALUATIONS:
             return problem, cost
-    problem = replace(problem, how=dict(GRADIENT_HOW))
+    problem = replace(problem, how=GRADIENT_HOW)
     return problem, _cost(problem)
 
 

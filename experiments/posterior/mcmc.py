@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dnnlib.results import Measured, enclosed
-from dnnlib.util import atomic_path, write_json
+from dnnlib.util import Json, atomic_path, write_json
 from experiments.posterior.chains import Build, draw
 from experiments.posterior.flow_sampler import FlowSampler
 from experiments.posterior.hamiltorch_sampler import HamiltorchSampler
@@ -37,7 +37,7 @@ TAILS = (0.05, 0.95)  # quantiles whose effective sizes are those of the tails
 
 def run(
     name: str, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
-) -> tuple[Draws, dict[str, Any]]:
+) -> tuple[Draws, Json]:
     """Draw with a named sampler, in a session; every rank must call this.
 
     Args:
@@ -71,7 +71,7 @@ def run(
     return draws, report(draws, truth)
 
 
-def report(draws: Draws, truth: Truth) -> dict[str, Any]:
+def report(draws: Draws, truth: Truth) -> Json:
     """Posterior of the weights, its diagnostics and its cost, as plain values."""
     found = diagnose(draws.weights)
     least = min(found["ess_bulk"])
@@ -88,7 +88,7 @@ def report(draws: Draws, truth: Truth) -> dict[str, Any]:
     }
 
 
-def diagnose(weights: np.ndarray) -> dict[str, Any]:
+def diagnose(weights: np.ndarray) -> Json:
     """Means, sds, intervals and what they are worth, of draws [chains, draws, K].
 
     A single chain is cut into two halves, as R-hat compares chains. One that never moves leaves no
@@ -126,9 +126,7 @@ def diagnose(weights: np.ndarray) -> dict[str, Any]:
     }
 
 
-def warnings_of(
-    draws: Draws, found: dict[str, Any], largest_r_hat: float, least_ess: float
-) -> list[str]:
+def warnings_of(draws: Draws, found: Json, largest_r_hat: float, least_ess: float) -> list[str]:
     """What a reader of the results must know: chains that disagree, or lost a component."""
     lines = list(draws.warnings)
     worst = float(np.max(found["r_hat"]))
@@ -158,7 +156,7 @@ def save_draws(folder: Path, draws: Draws) -> None:
         save_trajectories(folder / TRAJECTORIES, draws)
 
 
-def save(folder: Path, draws: Draws, summary: dict[str, Any]) -> None:
+def save(folder: Path, draws: Draws, summary: Json) -> None:
     """Write the summary, plain values, and what arviz reads, beside what `run` has written."""
     figures = [
         Measured(f"w{k + 1}", mean, error=error, yardstick=true, source="truth of the simulation")

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import gaussian_kde
 
 from dnnlib.plot import PLAIN, save_figure, subplots
+from dnnlib.util import Json
 from experiments.posterior.sbc import RANKS, unit_ranks
 from experiments.posterior.tarp import LEVELS
 from experiments.posterior.uniformity import BINS, LEVEL, band, ecdf
@@ -20,7 +21,7 @@ MASSES = (0.95, 0.8, 0.5)  # of the regions that contours enclose
 NAMES = {"exact": "under the flow's own prior", "flat": "under a flat prior of the datum"}
 
 
-def posterior(path: Path, weights: np.ndarray, summary: dict[str, Any], title: str) -> None:
+def posterior(path: Path, weights: np.ndarray, summary: Json, title: str) -> None:
     """Joint and single densities of the weights, and a table of diagnostics.
 
     Args:
@@ -97,7 +98,7 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return float(values.min() - margin), float(values.max() + margin)
 
 
-def _table(figure: Any, axes: Any, summary: dict[str, Any]) -> None:
+def _table(figure: Any, axes: Any, summary: Json) -> None:
     for ax in axes[1:]:
         ax.remove()
     ax = axes[0]

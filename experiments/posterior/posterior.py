@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flow.arguments import How
 from flow.flow import Flow
 from flow.likelihood import inflate_with_volume
 from torch_utils import seeding
@@ -91,7 +92,7 @@ class Problem:
     noise_var: float
     concentration: Tensor
     x: Tensor = field(default_factory=lambda: torch.empty(0, 0))
-    how: dict[str, Any] = field(default_factory=dict)
+    how: How = field(default_factory=How)
 
     @property
     def dim(self) -> int:
@@ -103,7 +104,7 @@ class Problem:
         t0, T = self.flow.ends(**self.how)
         u = self.flow.to_whitened(z, T, "scaled_es")
         blocks = u.split(self.flow.block)
-        how = {**self.how, "differentiable": differentiable}
+        how: How = {**self.how, "differentiable": differentiable}
         u = torch.cat([self.flow.integrate(b, T, t0, **how) for b in blocks])
         return self.flow.from_whitened(u, t0, "scaled_es")
 
@@ -137,7 +138,7 @@ def paper_problem(
     noise_var: float = 1e-2,
     eps: float | None = None,
     proper: bool = True,
-    how: dict[str, Any] | None = None,
+    how: How | None = None,
 ) -> Problem:
     """The problem of appendix B.7 for a flow, without data.
 
@@ -155,7 +156,7 @@ def paper_problem(
         variances[keep:] = eps
     mixture = paper_mixture(variances.to(flow.device, flow.dtype))
     concentration = mixture.means.new_full((len(mixture.means),), float(proper))
-    return Problem(flow, mixture, noise_var, concentration, how=how or {})
+    return Problem(flow, mixture, noise_var, concentration, how=how or How())
 
 
 @dataclass

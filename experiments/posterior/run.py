@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dnnlib.results import enclosed
-from dnnlib.util import atomic_path, format_time, write_json
+from dnnlib.util import Json, atomic_path, format_time, write_json
 from experiments.posterior import mcmc
 from experiments.posterior import plots as posterior_plots
 from experiments.posterior.options import McmcOptions
@@ -22,7 +21,7 @@ CONVERGED = 1.01  # largest R-hat that passes without a warning
 LEAST_ESS = 400
 
 
-def weights(problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path) -> None:
+def weights(problem: Problem, options: McmcOptions, summary: Json, folder: Path) -> None:
     """The posterior of the weights of one simulated data set.
 
     Raises:
@@ -47,7 +46,7 @@ def weights(problem: Problem, options: McmcOptions, summary: dict[str, Any], fol
         raise ValueError(f"{draws.fatal}. What was drawn is in {folder}")
 
 
-def table(report: dict[str, Any]) -> str:
+def table(report: Json) -> str:
     """The posterior and its diagnostics as text."""
     lines = ["      truth    mean     sd       95 %             MC error  R-hat   bulk, tail ESS"]
     for k, true in enumerate(report["truth"]):
@@ -61,9 +60,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, cost])
 
 
-def calibration(
-    problem: Problem, options: McmcOptions, summary: dict[str, Any], folder: Path
-) -> None:
+def calibration(problem: Problem, options: McmcOptions, summary: Json, folder: Path) -> None:
     """Self-consistency: ranks of simulated weights, or expected coverage of latent posteriors."""
     name = options.experiment
     check = {"sbc": calibrate, "tarp": expected_coverage}[name]
@@ -90,7 +87,7 @@ def calibration(
             posterior_plots.coverage(path, found.arrays, title, options.seed)
 
 
-def verdict(tests: dict[str, Any]) -> str:
+def verdict(tests: Json) -> str:
     """What the tests of uniformity found, as text."""
     return (
         f"Kolmogorov-Smirnov p {tests['kolmogorov_smirnov_p']:.3f}, "

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from dnnlib.util import Json
 from torch_utils import seeding
 
 LEVEL = 0.95
@@ -26,8 +27,8 @@ class Calibration(NamedTuple):
     """
 
     arrays: dict[str, np.ndarray]
-    tests: dict[str, dict[str, Any]]
-    summary: dict[str, Any]
+    tests: dict[str, Json]
+    summary: Json
 
 
 def ecdf(values: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -71,9 +72,7 @@ def band(
     return low, high
 
 
-def assess(
-    values: np.ndarray, points: np.ndarray, seed: int = 0, level: float = LEVEL
-) -> dict[str, Any]:
+def assess(values: np.ndarray, points: np.ndarray, seed: int = 0, level: float = LEVEL) -> Json:
     """Tests of uniformity on (0, 1), as plain values.
 
     Args:

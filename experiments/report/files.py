@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dnnlib.util import Json
+
 MAX_JSON = 2**24  # bytes of a .json
 MAX_TEXT = 2**25  # bytes read of a .jsonl
 MAX_LOG = 2**15  # bytes shown of a log
@@ -40,7 +42,7 @@ def is_inside(path: Path, root: Path) -> bool:
     return path.is_file() and path.resolve().is_relative_to(root.resolve())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Json:
     """The object in a .json file; ValueError says in a line what is wrong with it."""
     try:
         if path.stat().st_size > MAX_JSON:
@@ -50,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(error.strerror or "it cannot be read") from None
 
 
-def parsed(data: bytes) -> dict[str, Any]:
+def parsed(data: bytes) -> Json:
     """The object that JSON says; ValueError says in a line why it says none."""
     try:
         content = json.loads(data.decode())

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from dnnlib.results import KEY
+from dnnlib.util import Json
 from experiments.report import files as reading
 from experiments.report.files import PICTURES, is_inside, number, parsed, read_json, tail, text
 from experiments.report.training import loss_chart
@@ -38,9 +38,9 @@ class Section:
 
     source: Path
     date: float
-    envelope: dict[str, Any]
+    envelope: Json
     pictures: list[Path] = field(default_factory=list)
-    details: dict[str, Any] = field(default_factory=dict)
+    details: Json = field(default_factory=dict)
     chart: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ def _sections(
         yield Section(folder, _date(pictures), said, pictures)
 
 
-def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _records(path: Path) -> tuple[list[Json], int]:
     """Objects of a .jsonl, and how many lines could not be read."""
     with open(path, "rb") as file:
         lines = file.read(reading.MAX_TEXT).splitlines()
@@ -143,7 +143,7 @@ def _training(
     ticks = [r for r in records if number(r.get("kimg")) is not None]
     losses = [r for r in ticks if number(r.get("loss")) is not None]
     last = {k: v for k, v in ticks[-1].items() if k != "timestamp"} if ticks else {}
-    values: dict[str, Any] = {k: last.pop(k) for k in ("loss", "kimg") if k in last}
+    values: Json = {k: last.pop(k) for k in ("loss", "kimg") if k in last}
     if losses:
         values["lowest loss of a tick"] = min(r["loss"] for r in losses)
     values |= {k.replace("_", " "): v for k, v in last.items()}
@@ -165,7 +165,7 @@ def _training(
     return section
 
 
-def _read(path: Path, problems: list[str]) -> dict[str, Any]:
+def _read(path: Path, problems: list[str]) -> Json:
     """A .json; empty, and a sentence, if it cannot be used."""
     try:
         return read_json(path)

@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from dnnlib.util import Json
+
 MAX_POINTS = 600  # of a chart
 WINDOW = 9  # ticks of the running median, as in loss.png
 DECADES = 1.5  # of losses from which their axis is logarithmic
@@ -22,7 +24,7 @@ COLOURED = "axes.edge", "axes.label", "grid.", "text.", "xtick.", "ytick."
 STYLE: Any = {"svg.hashsalt": "report"} | dict.fromkeys([f"{c}color" for c in COLOURED], SOFT)
 
 
-def loss_lines(ticks: Sequence[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def loss_lines(ticks: Sequence[Json]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Abscissa [n], kimg, and lines [n] of the loss: each tick, and the running median."""
     kimg, loss = np.array([(r["kimg"], r["loss"]) for r in ticks], dtype=float).T
     lines, half = {"each tick": loss}, WINDOW // 2
@@ -33,7 +35,7 @@ def loss_lines(ticks: Sequence[dict[str, Any]]) -> tuple[np.ndarray, dict[str, n
     return kimg[picks], {name: line[picks] for name, line in lines.items()}
 
 
-def loss_chart(ticks: Sequence[dict[str, Any]]) -> tuple[str, str]:
+def loss_chart(ticks: Sequence[Json]) -> tuple[str, str]:
     """The loss of two ticks or more: SVG as a data: address, and what it shows."""
     kimg, lines = loss_lines(ticks)
     with matplotlib.rc_context(STYLE):

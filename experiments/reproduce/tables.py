@@ -13,14 +13,14 @@ from typing import Any
 import pandas as pd
 
 from dnnlib import results
-from dnnlib.util import aligned, atomic_path, write_json
+from dnnlib.util import Json, aligned, atomic_path, write_json
 from experiments.reproduce.papers import TABLES, Case, Papers, figure
 
 LEADING = ("what", "published", "exact", "ours", "error")
 TRAILING = ("ratio", "seed", "machine", "commit", "settings")
 
 
-def locations(row: dict[str, Any], text: str, case: Case) -> list[tuple[str, list[str]]]:
+def locations(row: Json, text: str, case: Case) -> list[tuple[str, list[str]]]:
     """Where a number is: of each seed the pattern of a file, below the outdir, and keys in it."""
     found: list[tuple[str, list[str]]] = []
     for seed in range(case["seeds"]):
@@ -50,7 +50,7 @@ def folders(papers: Papers, table: str) -> list[str]:
     return list(found)
 
 
-def _read(outdir: Path, where: str, keys: Sequence[str]) -> tuple[float, dict[str, Any]] | None:
+def _read(outdir: Path, where: str, keys: Sequence[str]) -> tuple[float, Json] | None:
     """A number and the content of the file that it is in; None if it is not there."""
     for path in sorted(outdir.glob(where)):
         with suppress(KeyError, IndexError, TypeError, ValueError, OSError):
@@ -67,13 +67,13 @@ def _pick(value: Any, keys: Sequence[str]) -> Any:
     return value
 
 
-def cells(papers: Papers, row: dict[str, Any], case: Case, outdir: Path) -> dict[str, Any]:
+def cells(papers: Papers, row: Json, case: Case, outdir: Path) -> Json:
     """Plain values of a row of a table, by column; None where a result is missing.
 
     The error is 2 sd over seeds, as published, where there are several; else the result's own.
     """
 
-    def all_of(text: Any) -> list[tuple[float, dict[str, Any]]]:
+    def all_of(text: Any) -> list[tuple[float, Json]]:
         if not isinstance(text, str) or case.get("net", "") is None:
             return []
         found = [_read(outdir, *place) for place in locations(row, text, case)]
@@ -107,7 +107,7 @@ def cells(papers: Papers, row: dict[str, Any], case: Case, outdir: Path) -> dict
     }  # fmt: skip
 
 
-def write_table(papers: Papers, name: str, outdir: Path) -> dict[str, Any]:
+def write_table(papers: Papers, name: str, outdir: Path) -> Json:
     """Write {outdir}/{table}/table.json, .txt, .csv and .tex, with gaps where results are missing.
 
     Returns:
@@ -168,7 +168,7 @@ def write_results(outdir: Path) -> str:
     return together
 
 
-def text(content: dict[str, Any]) -> str:
+def text(content: Json) -> str:
     """A table as aligned text."""
     columns = content["columns"]
     rows = [[_shown(row.get(c)) for c in columns] for row in content["rows"]]

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -17,7 +16,7 @@ from dnnlib import cli
 from dnnlib.cli import UserError
 from dnnlib.options import SEED, DryRunOptions, option
 from dnnlib.results import enclosed
-from dnnlib.util import write_json
+from dnnlib.util import Json, write_json
 from experiments.residuals.autocorrelation import NOISES, denoised, noise_rows, space_of
 from experiments.residuals.files import ERRORS, OUTPUTS, RESIDUALS, is_done, save_with_run
 from flow.flow import Flow
@@ -74,7 +73,7 @@ class Extraction:
         """Names of what is extracted."""
         return [OUTPUTS, RESIDUALS] if self.exact is None else [OUTPUTS, RESIDUALS, ERRORS]
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Json:
         """What goes into the files as their origin, plain values."""
         return {
             "schedule": self.flow.schedule.name,
@@ -130,8 +129,8 @@ def extract_here(
 
 
 def extract_files(
-    extraction: Extraction, paths: list[Path], origin: dict[str, Any], options: ExtractOptions
-) -> dict[str, Any] | None:
+    extraction: Extraction, paths: list[Path], origin: Json, options: ExtractOptions
+) -> Json | None:
     """Write a file for each time, those that are not there yet, times shared among ranks.
 
     Args:
@@ -161,7 +160,7 @@ def extract_files(
 
 
 def files_to_make(
-    paths: list[Path], runs: list[dict[str, Any]], shapes: Mapping[str, tuple[int, ...]]
+    paths: list[Path], runs: list[Json], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[int]:
     """Which of the files are not there yet, as rank 0 sees them; see `files.is_done`.
 
@@ -177,7 +176,7 @@ def files_to_make(
 def make_files(
     todo: list[int],
     paths: list[Path],
-    runs: list[dict[str, Any]],
+    runs: list[Json],
     make: Callable[[int], dict[str, np.ndarray]],
     folder: str,
     label: str,
@@ -228,7 +227,7 @@ def refuse(options: DryRunOptions, line: str) -> None:
     distributed.print0(f"Note: {line}")
 
 
-def write_record(path: Path, flow: Flow, options: ExtractOptions, facts: dict[str, Any]) -> None:
+def write_record(path: Path, flow: Flow, options: ExtractOptions, facts: Json) -> None:
     """The .json beside what was extracted."""
     content = {**document(flow, options), **facts}
     write_json(path, enclosed(content, path.stem, kind="Residuals"))

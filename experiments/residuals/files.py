@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dnnlib.arrays import load_npz
+from dnnlib.util import Json
 from flow.results import save_results
 
 OUTPUTS, RESIDUALS, ERRORS = "net_outputs", "net_residuals", "net_errors"
@@ -44,7 +45,7 @@ def toy_correlation_file(folder: str | Path, data: str, schedule: str) -> Path:
     return Path(folder) / f"{data}_{schedule}_toy_autocorrelations.npz"
 
 
-def save_with_run(path: Path, arrays: dict[str, np.ndarray], run: dict[str, Any]) -> None:
+def save_with_run(path: Path, arrays: dict[str, np.ndarray], run: Json) -> None:
     """Write arrays and, as JSON, what they were made from, atomically."""
     save_results(path, arrays | {"run": np.array(json.dumps(run, sort_keys=True))})
 
@@ -96,7 +97,7 @@ class ArrayFile:
             raise ValueError(f"{self.path}: not a readable .npz file ({error})") from None
 
     @property
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Json:
         """What the file was made from; empty if it does not say."""
         text = self.small("run")
         return {} if text is None else json.loads(str(text))
@@ -126,7 +127,7 @@ class ArrayFile:
         return np.memmap(self.path, kind, "r", offset, self.shapes[name], order)
 
 
-def is_done(path: Path, run: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def is_done(path: Path, run: Json, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether a file is there, whole, and was made from the same.
 
     Args:

@@ -9,12 +9,13 @@ x = pyro.sample("x", prior)  # differentiable: pyro's NUTS takes it
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack, cast
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from flow.arguments import How, VolumeHow
 from flow.flow import Flow
 from flow.likelihood import log_prob
 
@@ -30,10 +31,11 @@ class FlowDistribution(Distribution):
     arg_constraints: ClassVar[dict[str, Any]] = {}
     has_rsample = True
 
-    def __init__(self, flow: Flow, **how: Any):
+    def __init__(self, flow: Flow, **how: Unpack[VolumeHow]):
         d = flow.schedule.data_dim
         self.flow, self.how = flow, how
-        self.path = {k: v for k, v in how.items() if k not in ("trace", "probes", "seed")}
+        path = {k: v for k, v in how.items() if k not in ("trace", "probes", "seed")}
+        self.path = cast(How, path)
         super().__init__(torch.Size(), torch.Size([d]), validate_args=False)
 
     @property
@@ -68,12 +70,15 @@ class FlowDistribution(Distribution):
 
     def from_latents(self, z: Tensor, differentiable: bool = True) -> Tensor:
         """Whitened latents [..., d] to data."""
-        how = {**self.path, "differentiable": differentiable}
+        how: How = {**self.path, "differentiable": differentiable}
         x = self.flow.generate(z.reshape(-1, z.shape[-1]), coords="whitened", **how)
         return x.reshape(z.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density, nats, [...], of data [..., d]; differentiable where the data are."""
         rows = value.reshape(-1, value.shape[-1])
-        how = {**self.how, "differentiable": torch.is_grad_enabled() and value.requires_grad}
+        how: VolumeHow = {
+            **self.how,
+            "differentiable": torch.is_grad_enabled() and value.requires_grad,
+        }
         return log_prob(self.flow, rows, **how).value.reshape(value.shape[:-1])

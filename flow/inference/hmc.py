@@ -17,18 +17,20 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import Json
 from flow.inference.annealing import LENGTH, anneal, trajectory
 from flow.inference.smc import Ellipse, Smc
 from flow.inference.step_size import DualAveraging
 from flow.inference.target import Ask, Outcome, Sampler, Values, effective_size
 from torch_utils import seeding
 
+Start = Literal["smc", "annealing"]
 JITTER = 0.2  # by which step sizes vary, so that no trajectory closes on itself
 
 
@@ -52,7 +54,7 @@ class Hmc:
     leapfrogs: int = 16
     accept: float = 0.8
     moves: int = 9
-    start: str = "smc"
+    start: Start = "smc"
 
     def enough(self, n: int) -> Hmc:
         """With draws enough for n of them."""
@@ -86,7 +88,7 @@ class Hmc:
 
     def begin(
         self, seed: int, d: int, like: Tensor
-    ) -> Generator[Ask, Values, tuple[Tensor, Ellipse, float, dict[str, Any]]]:
+    ) -> Generator[Ask, Values, tuple[Tensor, Ellipse, float, Json]]:
         """Where chains begin, [chains, d], in which units and steps they move, and what to tell."""
         if self.start == "annealing":
             z, ellipse, step, path = yield from anneal(seed, self.chains, d, like)

@@ -12,16 +12,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from flow.arguments import check_integration, whole
+from flow.arguments import How, check_integration, positive, whole
 from flow.flow import Flow
 from flow.inference.diagnostics import inference_data
-from flow.inference.hmc import Hmc
+from flow.inference.hmc import Hmc, Start
 from flow.inference.importance import Importance
 from flow.inference.smc import Smc
 from flow.inference.target import LogLikelihood, Outcome, Progress, Target, drive
@@ -31,8 +31,8 @@ from torch_utils import seeding
 SETTINGS: dict[str, type[Smc] | type[Hmc] | type[Importance]] = {
     "smc": Smc, "hmc": Hmc, "importance": Importance,
 }  # fmt: skip
-HOW: dict[str, Any] = {"solver": "rk4", "steps": 4}  # of vectors
-IMAGE_HOW: dict[str, Any] = {"solver": "ab2", "steps": 16}
+HOW: How = {"solver": "rk4", "steps": 4}  # of vectors
+IMAGE_HOW: How = {"solver": "ab2", "steps": 16}
 # Of images, for what their networks cost, where it is not given.
 IMAGE_SETTINGS: dict[str, dict[str, Any]] = {
     "smc": {"particles": 256},
@@ -100,11 +100,13 @@ class Posteriors:
         flow: Flow,
         log_likelihoods: Sequence[Any],
         class_labels: Any = None,
-        **how: Any,
+        **how: Unpack[How],
     ):
         self.flow = flow
-        self.how = {**(IMAGE_HOW if flow.images else HOW), **how}
-        check_integration(**integration(self.how))
+        self.how: How = {**(IMAGE_HOW if flow.images else HOW), **how}
+        told = self.how
+        settings = {k: v for k, v in told.items() if k not in ("solver", "steps", "times")}
+        check_integration(told["solver"], told["steps"], told.get("times"), settings, graph=False)
         self.log_likelihoods = [likelihood(v, flow) for v in log_likelihoods]
         self.labels = labels_of(flow, class_labels, len(self.log_likelihoods))
 
@@ -162,13 +164,15 @@ class Posteriors:
 class Posterior:
     """The posterior of one observation through a flow; arguments of `Posteriors`, but for one."""
 
-    def __init__(self, flow: Flow, log_likelihood: Any, class_labels: Any = None, **how: Any):
+    def __init__(
+        self, flow: Flow, log_likelihood: Any, class_labels: Any = None, **how: Unpack[How]
+    ):
         labels = None if class_labels is None else [class_labels]
         self.all = Posteriors(flow, [log_likelihood], labels, **how)
 
     @staticmethod
     def batch(
-        flow: Flow, log_likelihoods: Sequence[Any], class_labels: Any = None, **how: Any
+        flow: Flow, log_likelihoods: Sequence[Any], class_labels: Any = None, **how: Unpack[How]
     ) -> Posteriors:
         """Posteriors of several observations, sampled side by side."""
         return Posteriors(flow, log_likelihoods, class_labels, **how)
@@ -195,7 +199,19 @@ def settings_of(
         if name not in known:
             raise ValueError(f"method={method!r} has no {name}; it has {', '.join(known)}")
     here = IMAGE_SETTINGS.get(method, {}) if images else {}
-    return kind(**{**here, **settings}).enough(n)
+    chosen = kind(**{**here, **settings})
+    for f in fields(kind):
+        value = getattr(chosen, f.name)
+        if isinstance(f.default, int):
+            whole(f.name, value, {"n": 0, "warmup": 2}.get(f.name, 1))
+        elif isinstance(f.default, float):
+            positive(f.name, value)
+    if isinstance(chosen, Hmc):
+        if chosen.start not in get_args(Start):
+            raise ValueError(f"start={chosen.start!r} is none of {', '.join(get_args(Start))}")
+        if chosen.start == "annealing" and "moves" in settings:
+            raise ValueError("moves are of start='smc', and start='annealing' makes none")
+    return chosen.enough(n)
 
 
 def likelihood(given: Any, flow: Flow) -> LogLikelihood:
@@ -240,13 +256,6 @@ def labels_of(flow: Flow, given: Any, count: int) -> Tensor | None:
     if any(v.shape != (classes,) for v in labels):
         raise ValueError(f"class_labels: give a class each, or one-hot labels of {classes} classes")
     return torch.stack(labels).float().to(flow.device)
-
-
-def integration(how: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `check_integration`."""
-    own = ("solver", "steps", "times")
-    settings = {k: v for k, v in how.items() if k not in own}
-    return {**{k: how.get(k) for k in own}, "settings": settings, "graph": False}
 
 
 def gathered(

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from flow.arguments import whole
+from flow.arguments import How, whole
 from flow.coordinates import Coordinates
 from flow.integration import Integrator
 from torch_utils import seeding
@@ -86,7 +86,7 @@ def propagate(
     coords: Coordinates = "whitened",
     n: int = 4096,
     seed: int = 0,
-    **how: Any,
+    **how: Unpack[How],
 ) -> Propagated:
     """Carry an uncertain datum to its latent, or an uncertain latent to its datum.
 

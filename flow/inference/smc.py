@@ -22,12 +22,13 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dnnlib.util import Json
 from flow.inference.target import Ask, Outcome, Sampler, Values, effective_size
 from torch_utils import seeding
 
@@ -88,7 +89,7 @@ class Smc:
                 states.append(here)
             pool = Values(*(torch.cat(v) for v in list(zip(*states, strict=True))[:3]))
         z, x = (v.unflatten(0, (K, M)).transpose(0, 1) for v in (pool.z, pool.x))
-        facts: dict[str, Any] = {
+        facts: Json = {
             "temperatures": path,
             "moved": float(np.mean(accepted)),
             "particles": M,

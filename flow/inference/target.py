@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dnnlib.util import Json
+from flow.arguments import How
 from flow.flow import Flow
 
 LogLikelihood = Callable[[Tensor], Any]  # data [n, d] -> log likelihoods [n], up to a constant
@@ -69,7 +71,7 @@ class Outcome(NamedTuple):
     z: Tensor
     log_evidence: float
     effective: float
-    facts: dict[str, Any]
+    facts: Json
 
 
 class Ask(NamedTuple):
@@ -104,7 +106,7 @@ class Target:
     flow: Flow
     log_likelihoods: Sequence[LogLikelihood]
     labels: Tensor | None = None
-    how: dict[str, Any] = field(default_factory=dict)
+    how: How = field(default_factory=How)
     evaluations: int = 0
     impossible: int = 0
 

@@ -187,6 +187,14 @@ REFUSED = {
     "infinite": lambda f: Posterior(f, lambda x: -nothing(x), **HOW).sample(4, particles=16),
     "method='gibbs' is none of smc, hmc": lambda f: Posterior(f, ring).sample(4, method="gibbs"),
     "method='smc' has no chains": lambda f: Posterior(f, ring).sample(4, chains=4),
+    "particles=0: give a whole number": lambda f: Posterior(f, ring).sample(4, particles=0),
+    "share=-1.0: give a number above 0": lambda f: Posterior(f, ring).sample(4, share=-1.0),
+    "start='Smc' is none of smc, annealing": lambda f: Posterior(f, ring).sample(
+        4, method="hmc", start="Smc"
+    ),
+    "moves are of start='smc'": lambda f: Posterior(f, ring).sample(
+        4, method="hmc", start="annealing", moves=4
+    ),
     "n=0": lambda f: Posterior(f, ring).sample(0),
     "solver='rk5'": lambda f: Posterior(f, ring, solver="rk5"),
     "not conditional": lambda f: Posterior(f, ring, class_labels=1),
