@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "all_digits": ("dataset_tool.py --source=digits --dest={out}/digits.zip --no-plot",),
     "colour": (
         "dataset_tool.py --source={digits}/digits.zip --dest={out}/colour.zip --channels=3 "
-        "--resolution=16x12 --transform=center-crop-wide --max-images=20",
+        "--resolution=8x4 --transform=center-crop-wide --max-images=20",
     ),
     # training of toys
     "vp": (f"{TOY}=moons --no-plot --precond=vp",),
@@ -74,7 +74,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "adaptive": (f"{SIMULATE} --network={{prr}} --solver=adaptive --tol=.01 --no-plot",),
     "reversible": (f"{SIMULATE} --network={{second}} --solver=reversible --steps=6 --no-plot",),
     "paper_euler": (f"{SIMULATE} --network={{prr}} --h=1 --animate --gen_source=empirical",),
-    "paper_heun": (f"{SIMULATE} --network={{prp}} --solver=paper_heun --steps=4 --eps=1e-3",),
+    "paper_heun": (f"{SIMULATE} --network={{prp}} --solver=heun --steps=4 --eps=1e-3",),
     "by_tol": (f"{SIMULATE} --network={{vp_velocity}} --tol=.05 --no-plot",),
     "own_vectors": (f"{SIMULATE} --network={{vectors}} --data={{inputs}}/vectors.csv --steps=4",),
     "discrete": (
