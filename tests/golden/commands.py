@@ -20,6 +20,7 @@ FLOW = f"pfODE_int.py {IMAGES} --bs=12"
 NLL_TOYS = (
     "calc_nll.py toys --save_dir={out} --device=cpu --total_samples=60 --solver=rk4 --steps=3"
 )
+POSTERIOR = "calc_posterior.py --outdir={out} --device=cpu --n=16"
 NLL_NET = f"calc_nll.py net {IMAGES} --solver=ab3 --steps=3 --no-plot"
 CALIBRATE = "toy_MCMC_exps.py --outdir={out} --network={prr} --device=cpu --solver=rk4 --steps=2"
 MCMC = f"{CALIBRATE} --gt_n=8 --chains=2 --mcmc_n=12 --burn=6 --keep_z=3 --prior=dirichlet"
@@ -116,6 +117,19 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "nll_exact_net": (
         f"{NLL_NET} --network={{image_is}} --total_samples=3 --dequantization=none --trace=exact "
         "--steps=1",
+    ),
+    # posteriors of measurements
+    "measured": (
+        f"{POSTERIOR} --network={{vectors}} --observations={{inputs}}/vectors.csv --count=2 "
+        "--noise=.5 --particles=32",
+    ),
+    "measured_hmc": (
+        f"{POSTERIOR} --network={{vectors}} --observations={{inputs}}/vectors.csv --count=1 "
+        "--relative_noise=.5 --method=hmc --particles=16 --steps=2",
+    ),
+    "measured_image": (
+        f"{POSTERIOR} --network={{image_is}} --image={{digits}}/digits.zip --count=1 --simulate "
+        "--mask=left --noise=.3 --particles=16 --steps=4",
     ),
     # residuals
     "outputs_toys": (
