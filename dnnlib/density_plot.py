@@ -124,6 +124,8 @@ def paths(
         label: of the ordinate.
         title: above the row.
     """
+    from matplotlib import colormaps  # slow to import, see `plot.subplots`
+
     size = (5.2 * len(states), 3.6)
     figure, axes = subplots(1, len(states), figsize=size, sharey=True, squeeze=False)
     order = np.argsort(times)
@@ -137,8 +139,6 @@ def paths(
         ax.pcolormesh(sides, edges, heat, cmap="Greys", vmax=1.4 * np.quantile(heat, 0.98))
         picks = np.argsort(values[order[-1]], kind="stable")  # coloured by their latents
         picks = picks[(np.linspace(0.01, 0.99, PATHS) * (len(picks) - 1)).astype(int)]
-        from matplotlib import colormaps
-
         hues = colormaps["viridis"](np.linspace(0, 1, len(picks)))
         for i, hue in zip(picks, hues, strict=True):
             ax.plot(place, values[order, i], color=hue, lw=0.7)
