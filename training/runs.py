@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,11 @@ def run(options: TrainOptions, draw: Callable[[Any], Snapshot]) -> None:
             raise UserError(_out_of_memory(options)) from error
         if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
             reason = str(error).strip().splitlines()[0][:200]
-            raise UserError(f"--compile does not work here ({reason}); use --no-compile") from error
+            raise UserError(
+                f"--compile does not work here ({reason}); use --no-compile, or, where it has "
+                "worked, delete what it left: torch's TORCHINDUCTOR_CACHE_DIR, by default "
+                f"{tempfile.gettempdir()}/torchinductor_*"
+            ) from error
         raise
 
 
