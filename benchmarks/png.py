@@ -21,7 +21,7 @@ from flow.integration import IMAGE_BLOCK
 from flow.numbered_images import file_of, save_png
 
 SIZES, QUICK = (5000, 50_000), (1000, 2000)
-TURN = 1000  # images that each way writes before it is the other's turn
+TURN = 5000  # images that each way writes before it is the other's turn: seconds of one wait each
 ALL, TARGET = 50_000, 5.0
 
 

@@ -18,6 +18,7 @@ from dnnlib.util import scratch_dir, sync, writing
 
 Writer = Callable[[Path], object]  # writes a file at the path that it is given
 Block = dict[Path, Writer]
+THREADS = min(8, os.cpu_count() or 1)
 EVERY = 1.0  # seconds between two waits for the disk
 
 
@@ -83,7 +84,7 @@ def blocks_of_files(folder: str | os.PathLike) -> Iterator[Callable[[Block], Non
     """
     with (
         scratch_dir(Path(folder) / "files") as scratch,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(THREADS) as pool,
         Behind() as behind,
     ):
         files = _Files(scratch, pool)
@@ -113,11 +114,13 @@ class _Files:
             self.parents.add(parent)
         hidden = {p: self._scratch / f"{next(self._numbers)}{p.suffix}" for p in files}
 
-        def put(path: Path) -> None:
-            with writing(path):
-                files[path](hidden[path])
+        def put(paths: list[Path]) -> None:
+            for path in paths:
+                with writing(path):
+                    files[path](hidden[path])
 
-        list(self._pool.map(put, files))
+        todo = list(files)
+        list(self._pool.map(put, [todo[k::THREADS] for k in range(THREADS)]))
         self._written |= hidden
         if time.monotonic() - self._named > EVERY:
             self.name()
