@@ -156,7 +156,7 @@ def test_where_data_enters_and_latents_leave():
     how = {"solver": "heun", "times": times}
     assert flow.ends(**how) == (0.0, 6.0)
     z = flow.inflate(x, **how)
-    truth = flow.integrate(flow.to_whitened(x, 0.0, "unscaled"), 0.0, 6.0, steps=256)
+    truth = flow.integrate(flow.to_whitened(x, 0.0, "unscaled"), 0.0, 6.0, steps=64)
     truth = flow.from_whitened(truth, 6.0, "scaled_es")
     torch.testing.assert_close(z, truth, atol=1e-3, rtol=0)
     torch.testing.assert_close(flow.generate(z, **how), x, atol=1e-3, rtol=0)

@@ -76,7 +76,7 @@ def test_moments_of_levels_are_exact_whatever_the_blocks():
     assert n == other[0] == len(levels)
     assert torch.equal(mean, other[1])
     assert torch.equal(covariance, other[2])
-    whole = levels.astype(np.int64) - 128
+    whole = levels.astype(float) - 128  # sums of products below 2^53: exact
     exact = (n * (whole.T @ whole) - np.outer(whole.sum(0), whole.sum(0))) / (127.5 * n) ** 2
     np.testing.assert_allclose(covariance, exact, rtol=1e-14)
     assert float(covariance[3, 3]) == 0
