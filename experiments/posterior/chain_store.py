@@ -111,21 +111,22 @@ class ChainStore:
         return self._path(f"-trajectory{iteration:06d}.npy")
 
 
-def packed(state: Any, name: str = "state") -> dict[str, np.ndarray]:
-    """A nested NamedTuple of tensors, arrays and numbers as arrays: name.field.field -> array."""
-    if isinstance(state, tuple):
-        fields = zip(state._fields, state, strict=True)  # type: ignore[attr-defined]  # a state is a NamedTuple of its sampler
-        return {k: a for field, x in fields for k, a in packed(x, f"{name}.{field}").items()}
-    return {name: state.cpu().numpy() if isinstance(state, Tensor) else np.asarray(state)}
+def packed(state: Any) -> dict[str, np.ndarray]:
+    """A NamedTuple of tensors, arrays and numbers as arrays: state.field -> array."""
+    values = state._asdict().items()
+    return {
+        f"state.{name}": x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        for name, x in values
+    }
 
 
-def unpacked(
-    kind: Any, arrays: dict[str, np.ndarray], device: torch.device, name: str = "state"
-) -> Any:
+def unpacked(kind: Any, arrays: dict[str, np.ndarray], device: torch.device) -> Any:
     """Undo `packed`: the NamedTuple of a type, its tensors on a device."""
-    if issubclass(kind, tuple):
-        hints = get_type_hints(kind).items()
-        return kind(*(unpacked(hint, arrays, device, f"{name}.{field}") for field, hint in hints))
-    if kind is Tensor:
-        return torch.from_numpy(arrays[name]).to(device)
-    return arrays[name] if kind is np.ndarray else kind(arrays[name])
+
+    def field(name: str, hint: Any) -> Any:
+        array = arrays[f"state.{name}"]
+        if hint is Tensor:
+            return torch.from_numpy(array).to(device)
+        return array if hint is np.ndarray else hint(array)
+
+    return kind(**{name: field(name, hint) for name, hint in get_type_hints(kind).items()})

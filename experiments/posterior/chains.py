@@ -1,6 +1,6 @@
 """The one driver of all samplers: it runs their chains, saves, resumes and gathers them.
 
-A sampler is an `init` and a `step` (as in blackjax): what a chain is between two steps is a nested
+A sampler is an `init` and a `step` (as in blackjax): what a chain is between two steps is a
 NamedTuple, which is saved as it is, and every step draws from generators of its own, seeded by
 chain and step, so that a saved chain needs no random state.
 """

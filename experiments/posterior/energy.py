@@ -8,29 +8,26 @@ Of the joint posterior of weights and latents (see `posterior.posterior`), in te
 w being the softmax of the logits and a the Dirichlet concentration (zero: flat in the logits). The
 density does not change if all logits are shifted together, so one of them may be held at zero.
 
-Given w the latents are independent of each other, but the posterior of each has a scale and a
-shape of its own: f is steep between the data's structures and flat on them. `LatentTarget` states
-it in whitened units q_i, in which it is about as wide in every direction.
+`LatentTarget` has the units q_i of latents, in which every posterior is about as wide in every
+direction.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from experiments.posterior.posterior import Problem
+from experiments.posterior.proposals import moments
 from flow.arguments import How
-from torch_utils import seeding
 
 MOST_EVALUATIONS = 32  # of the network, for one gradient
 GRADIENT_HOW: How = {"solver": "rk4", "steps": 8}  # 32 evaluations
-PILOTS = 24  # points a datum from which the shape of its posterior is guessed
-JACOBIAN_COUNTS_AS = 3.0  # pilots, when their covariance and the Jacobian's are averaged
 
 
 def affordable(problem: Problem) -> tuple[Problem, int]:
@@ -84,123 +81,49 @@ def log_joint(problem: Problem, z: Tensor, log_weights: Tensor) -> Tensor:
 
 
 class LatentTarget:
-    """The posterior of each latent given the weights, in whitened units: z_i = c_i + R_i q_i.
+    """The units of latents in which their posteriors are about alike: z_i = c_i + R_i q_i.
 
-    c_i and R_i R_i^T are mean and covariance of z_i | x_i under equal weights, guessed from pilots:
-    x' ~ N(x_i, noise_var I) carried to z' = f^-1(x') has the posterior's density but for the
-    factor p(z') |det df^-1/dx'|, its importance weight. Where these are so uneven that few pilots
-    count, the covariance leans on the Laplace guess at f^-1(x_i), the inverse of
-    J^T J / noise_var + (prior variance)^-1 with J the Jacobian of f. Any c and R give the same
-    posterior; these make one step size fit all directions.
+    c_i and R_i R_i^T are mean and covariance of z_i | x_i under the flow's own prior, of draws
+    (`proposals.moments`). Any c and R give the same posterior.
 
     Args:
         problem: with data.
-        seed: of the pilots.
-        pilots: for each datum; 0 for the Laplace guess alone.
+        seed: of the draws.
+        folder: keeps what is needed to go on after a kill.
 
     Attributes:
-        start: f^-1(x) in whitened units, [n, d].
+        problem: as gradients take it, see `affordable`.
         cost: evaluations of the network for one energy or gradient of one latent.
-        setup_evaluations: of the network, each of one sample, for c, R and the start.
-
-    Raises:
-        ValueError: if f^-1 of a datum is not finite, naming it.
+        setup_evaluations: of the network, each of one sample, for c and R.
     """
 
-    def __init__(self, problem: Problem, seed: int = 0, pilots: int = PILOTS):
+    def __init__(self, problem: Problem, seed: int = 0, folder: Path | None = None):
         self.problem, self.cost = affordable(problem)
-        x = self.problem.x
-        origin, volume = self.problem.inflate(x)  # [n, d], [n]
-        bad = torch.nonzero(~torch.isfinite(origin).all(1)).flatten().tolist()
-        if bad:
-            raise ValueError(
-                f"the latent of datum {bad[0]}, {x[bad[0]].tolist()}, is not finite: it lies "
-                "where this flow was not trained; leave it out, or train longer"
-            )
-        covariance = self._laplace(origin)
-        self.centre = origin
-        if pilots:
-            self.centre, covariance = self._moments(origin, volume, covariance, seed, pilots)
-        self.root = torch.linalg.cholesky(covariance)  # [n, d, d]
-        self.start = torch.linalg.solve(self.root, origin - self.centre)
-        self.setup_evaluations = self.cost * len(x) * (pilots + 2)
+        found, flow = moments(self.problem, seed, folder), problem.flow
+        stretch = flow.stretch(flow.schedule.tmax, "scaled_es")
+        self.centre = found.mean * stretch  # [n, d]
+        self.root = stretch[:, None] * torch.linalg.cholesky(found.covariance)  # [n, d, d]
+        self.setup_evaluations = found.evaluations
 
     def begin(self, rng: np.random.Generator) -> Tensor:
-        """Where a chain begins: f^-1(x) moved at random by about a posterior sd, [n, d].
+        """Where a chain begins: a draw of these Gaussians, q [n, d].
 
         Raises:
-            ValueError: if the flow cannot carry the latent of a datum back.
+            ValueError: if the flow generates nothing finite from them.
         """
-        moved = torch.from_numpy(rng.standard_normal(tuple(self.start.shape))).to(self.start)
-        q = self.start + moved
-        q = torch.where(torch.isfinite(self.misfit(q)[0])[:, None], q, self.start)
-        if not bool(torch.isfinite(self.misfit(q)[0]).all()):
+        q = torch.from_numpy(rng.standard_normal(tuple(self.centre.shape))).to(self.centre)
+
+        def sound(q: Tensor) -> Tensor:
+            return torch.isfinite(self.problem.generate(self.latents(q))).all(1, keepdim=True)
+
+        q = torch.where(sound(q), q, 0.0)
+        if not bool(sound(q).all()):
             raise ValueError(
-                "this flow does not generate finite data from f^-1(x): train it longer"
+                "this flow does not generate finite data where the posteriors of these data are: "
+                "train it longer"
             )
         return q
 
-    def latents(self, q: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
-        """z for whitened q [m, d] of the data `rows`, [m, d]."""
-        return self.centre[rows] + (self.root[rows] @ q[..., None])[..., 0]
-
-    def misfit(self, q: Tensor, rows: Tensor | slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """-log N(x_i; f(z_i), noise_var I), [m], and its gradient with respect to q, [m, d]."""
-        x = self.problem.x[rows]
-        places = torch.arange(len(self.centre), device=q.device)[rows]
-        parts = []
-        for some in torch.arange(len(q), device=q.device).split(self.problem.flow.block):
-
-            def energy(z: Tensor, some: Tensor = some) -> Tensor:
-                fz = self.problem.generate(z, differentiable=True)
-                return -self.problem.log_likelihood(x[some], fz)
-
-            parts.append(self._with_gradient(energy, q[some], places[some]))
-        values, gradients = zip(*parts, strict=True)
-        return torch.cat(values), torch.cat(gradients)
-
-    def prior(
-        self, q: Tensor, log_weights: Tensor, rows: Tensor | slice = slice(None)
-    ) -> tuple[Tensor, Tensor]:
-        """-log sum_k w_k N_k(z_i), [m], and its gradient with respect to q, [m, d]."""
-        return self._with_gradient(
-            lambda z: -self.problem.mixture.log_prob(z, log_weights), q, rows
-        )
-
-    def _with_gradient(
-        self, energy: Callable[[Tensor], Tensor], q: Tensor, rows: Tensor | slice
-    ) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            v = q.detach().requires_grad_()
-            value = energy(self.latents(v, rows))
-            (gradient,) = torch.autograd.grad(value.sum(), v)
-        return value.detach(), gradient
-
-    def _laplace(self, z: Tensor) -> Tensor:
-        """(J^T J / noise_var + prior precision)^-1 at latents z [n, d], [n, d, d]."""
-        J = self.problem.jacobian(z)
-        precision = J.mT @ J / self.problem.noise_var
-        return torch.linalg.inv(precision + torch.diag(1 / self.problem.mixture.moments()[1]))
-
-    def _moments(
-        self, origin: Tensor, volume: Tensor, laplace: Tensor, seed: int, pilots: int
-    ) -> tuple[Tensor, Tensor]:
-        """Means [n, d] and covariances [n, d, d] of weighted pilots, the first at f^-1(x)."""
-        problem = self.problem
-        n, d = origin.shape
-        noise = torch.from_numpy(seeding.normals(seed, "pilots", 0, n * pilots, d)).to(problem.x)
-        points = problem.x.repeat_interleave(pilots, 0) + problem.noise_var**0.5 * noise
-        z, log_det = problem.inflate(points)
-        z = torch.cat([origin[:, None], z.reshape(n, pilots, d)], 1)  # [n, 1 + pilots, d]
-        log_det = torch.cat([volume[:, None], log_det.reshape(n, pilots)], 1)
-        equal = -math.log(len(problem.mixture.means)) * torch.ones_like(problem.mixture.means[:, 0])
-        log_p = problem.mixture.log_prob(z.reshape(-1, d), equal).reshape(n, -1) + log_det
-        usable = torch.isfinite(log_p) & torch.isfinite(z).all(2)
-        weight = torch.softmax(log_p.masked_fill(~usable, -math.inf), 1)[..., None]  # [n, 1+m, 1]
-        z = z.masked_fill(~usable[..., None], 0.0)
-        mean = (weight * z).sum(1)
-        spread = z - mean[:, None]
-        covariance = (weight * spread).mT @ spread
-        effective = 1 / weight.square().sum(1)[..., None]  # [n, 1, 1], between 1 and 1 + pilots
-        total = effective - 1 + JACOBIAN_COUNTS_AS
-        return mean, (effective * covariance + JACOBIAN_COUNTS_AS * laplace) / total
+    def latents(self, q: Tensor) -> Tensor:
+        """z, scaled_es, for q [n, d], [n, d]."""
+        return self.centre + (self.root @ q[..., None])[..., 0]

@@ -1,21 +1,18 @@
-r"""The sampler `flow`: candidates in data space, weighed by the flow's own likelihood.
+r"""The sampler `flow`: candidates for each datum's latent, weighed by the flow's own likelihood.
 
-The noiseless datum y_i = f(z_i) has the posterior density N(x_i; y, noise_var I) p(f^-1(y)) |det|,
-det = det df^-1/dy. So M candidates y_im ~ q_i, carried to the latent once, give
+M candidates z_im ~ q_i of datum i, which `proposals` draws from about its posterior, give
 
-    L_ik = p(x_i | k)  ~  mean_m g_k(y_im),
-    g_k(y) = N(x_i; y, noise_var I) N_k(f^-1(y)) |det df^-1/dy| / q_i(y),
+    L_ik = p(x_i | k)  ~  mean_m g_k(z_im),    g_k(z) = N(x_i; f(z), noise_var I) N_k(z) / q_i(z),
 
-without bias, in up to 16 dimensions (the determinant is exact); `proposals` has q. A
-chain alternates
+without bias, in any number of dimensions. A chain alternates
 
     1. weights and labels given the candidates: Gibbs draws with L (`gibbs_weights`);
     2. for one block of data after another: candidate m is kept with probability proportional to
-       sum_k w_k g_k(y_im), all others are drawn anew (conditional importance resampling).
+       sum_k w_k g_k(z_im), all others are drawn anew (conditional importance resampling).
 
 Both leave invariant the joint density of weights and candidates
 
-    p(w) prod_i q(y_i1, ..., y_iM) mean_m sum_k w_k g_k(y_im),
+    p(w) prod_i q(z_i1, ..., z_iM) mean_m sum_k w_k g_k(z_im),
 
 q being that of the proposals, whose marginal in w is the exact posterior for any M; the average
 over candidates that are never renewed is biased, by a term of order 1/M, so that blocks are renewed
@@ -53,7 +50,7 @@ from experiments.posterior.posterior import (
 from experiments.posterior.proposals import Proposals, proposal_error, proposals
 from experiments.posterior.sobol import as_normals, as_uniforms, sobol_bits
 
-POINTS = 2048  # candidates inflated together
+POINTS = 2048  # candidates generated together
 EVERY = 50  # most Gibbs draws between reports
 PER = 1000  # draws that `refresh` counts renewals for
 # Effective candidates, at the 10 % quantile of the data, under which there is a warning, an error.
@@ -93,7 +90,7 @@ class State(NamedTuple):
 
 
 class FlowSampler(Sampler):
-    """Candidates in data space: `proposals` of each datum, renewed as `refresh` says.
+    """Candidates of each datum from `proposals`, renewed as `refresh` says.
 
     Raises:
         ValueError: if a datum cannot be carried to the latent, or few candidates count from the
@@ -105,7 +102,7 @@ class FlowSampler(Sampler):
     def __init__(
         self, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
     ):
-        self.proposed = proposals(problem)
+        self.proposed = proposals(problem, options.seed, folder)
         self.plan = plan(options, len(problem.x))
         super().__init__(problem, options, len(self.plan))
 
@@ -175,13 +172,13 @@ def renewed(proposed: Proposals, state: State, renewal: int, rng: np.random.Gene
     if renewal >= blocks:
         keep = list(bits[rows, choose(log_g[rows], state.w, rng)])
     bits[rows] = np.stack([sobol_bits(rng, M, 1 + d, point) for point in keep])
-    y = proposed.draw(rows, as_uniforms(bits[rows, :, 0]), as_normals(bits[rows, :, 1:]))
-    z[rows], log_g[rows] = proposed.weigh(rows, y)
+    drawn = proposed.draw(rows, as_uniforms(bits[rows, :, 0]), as_normals(bits[rows, :, 1:]))
+    z[rows], log_g[rows] = proposed.weigh(rows, drawn)
     lost = rows[np.isneginf(log_g[rows]).all((1, 2))]
     if len(lost):
         raise ValueError(
-            f"no candidate of datum {lost[0]}, {proposed.problem.x[lost[0]].tolist()}, can be "
-            "carried to the latent: it lies where this flow was not trained; train longer"
+            f"no candidate of datum {lost[0]}, {proposed.problem.x[lost[0]].tolist()}, "
+            "generates finite data: this flow was not trained there; train longer"
         )
     log_like[rows] = logsumexp(log_g[rows], axis=1) - math.log(M)
     return State(state.w, bits, z, log_g, log_like)
@@ -226,7 +223,7 @@ def few(effective: np.ndarray, options: SamplerOptions) -> str:
     return (
         f"of {options.proposals} candidates a datum, {lowest:.1f} count at the 10 % quantile of "
         f"the data (under {FEW:g}: weights may be biased, unseen by R-hat; under {TOO_FEW:g} they "
-        f"are): use --proposals={4 * options.proposals}, or --sampler=parallel"
+        f"are): use --proposals={4 * options.proposals}, or --sampler=nuts"
     )
 
 
@@ -240,12 +237,9 @@ def evaluations(proposed: Proposals, options: SamplerOptions, steps: list[Step])
     """Network evaluations of the whole run, of one sample each (their derivatives not counted)."""
     problem = proposed.problem
     before = problem.flow.evaluations
-    y, _ = problem.inflate(problem.x[:1])
-    inflate = problem.flow.evaluations - before
-    problem.generate(y)
-    generate = problem.flow.evaluations - before - inflate
+    problem.generate(problem.mixture.means[:1])
+    each = problem.flow.evaluations - before
     n, block = len(problem.x), max(1, POINTS // options.proposals)
     blocks = -(-n // block)
     data = sum(min(block, n - j % blocks * block) for *_, j in steps if j is not None)
-    each = inflate + (1 - float(proposed.around.mean())) * generate
     return proposed.evaluations + round(each * options.chains * options.proposals * data)

@@ -42,7 +42,7 @@ def hamiltorch() -> Any:
     except ImportError:
         raise ValueError(
             f"--sampler=hamiltorch needs hamiltorch, which is not installed: {INSTALL} "
-            "(or use --sampler=parallel, which needs nothing)"
+            "(or use --sampler=flow, which needs nothing)"
         ) from None
     return library
 

@@ -16,7 +16,6 @@ from experiments.posterior.flow_sampler import FlowSampler
 from experiments.posterior.hamiltorch_sampler import HamiltorchSampler
 from experiments.posterior.nuts_sampler import NutsSampler
 from experiments.posterior.options import SamplerOptions
-from experiments.posterior.parallel_sampler import ParallelSampler
 from experiments.posterior.posterior import Draws, Problem, Truth
 from experiments.posterior.quadrature import QuadratureSampler
 from flow.inference.diagnostics import arviz, inference_data
@@ -26,7 +25,6 @@ from torch_utils.work import STATE
 SAMPLERS: dict[str, Build] = {
     "flow": FlowSampler,
     "quadrature": QuadratureSampler,
-    "parallel": ParallelSampler,
     "nuts": NutsSampler,
     "hamiltorch": HamiltorchSampler,
 }

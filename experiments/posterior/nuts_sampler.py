@@ -4,8 +4,7 @@ Its position is one vector (v, q): v = logits of the weights but for the last, w
 zero, as the posterior does not change if all logits are shifted together (and neither does the
 paper's flat prior on them); q = the latents in the whitened units of `energy.LatentTarget`. Labels
 are summed out. All latents move, and are accepted, together, so that one step must suit the
-steepest: every latent is measured in units of the step that suits it, which a few iterations of
-`parallel` find out, and from where these end the chain warms up.
+steepest; pyro adapts the units of all to each other (its diagonal mass matrix) in the warm-up.
 
 Reference: Hoffman and Gelman 2014, "The No-U-Turn sampler".
 """
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,18 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.posterior import parallel_sampler
 from experiments.posterior.chains import Chain, Facts, Sampler, of_gradients, seeded
 from experiments.posterior.energy import LatentTarget, log_joint
 from experiments.posterior.options import SamplerOptions
-from experiments.posterior.posterior import Draws, Problem, Truth
+from experiments.posterior.posterior import Draws, Problem, Truth, start_weights
 from torch_utils import seeding
 
 SITE = "position"
 START_STEP = 0.5  # pyro looks for a better one itself
-PILOT = 100  # iterations of `parallel` before
-PILOT_ACCEPT = 0.99  # at most, in these: all latents are accepted only if each is
-LOGIT_STEP = 0.3  # posterior sds: a leapfrog step that hardly costs acceptance
 
 
 def pyro_nuts() -> Any:
@@ -79,29 +73,19 @@ class Joint:
 
     def split(self, position: Tensor) -> tuple[Tensor, Tensor]:
         """Log weights [K] and latents [n, d] of a position."""
-        v, q = (position * self.scale).split([self.free, self.target.start.numel()])
+        v, q = (position * self.scale).split([self.free, self.target.centre.numel()])
         log_w = torch.log_softmax(torch.cat([v, v.new_zeros(1)]), 0)
-        return log_w, self.target.latents(q.reshape(self.target.start.shape))
+        return log_w, self.target.latents(q.reshape(self.target.centre.shape))
 
 
-def pilot(target: LatentTarget, options: SamplerOptions, chain: int) -> tuple[Tensor, Tensor, int]:
-    """Where a chain begins and in which units, from a few iterations of `parallel`.
-
-    Returns:
-        position and scale, each [K - 1 + n d], and the gradients of one latent spent.
-    """
-    n, d = target.start.shape
-    accept = min(options.acpt ** (1 / n), PILOT_ACCEPT)
-    few = replace(options, burn=PILOT, step_size=None, acpt=accept)
-    state = parallel_sampler.start(target, few, chain)
-    for iteration in range(PILOT):
-        state = parallel_sampler.advance(target, few, state, chain, iteration)
-    w = torch.from_numpy(state.w).to(target.start).clamp_min(1 / n)
+def begin(target: LatentTarget, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Where a chain begins and in which units, each [K - 1 + n d]: apart from other chains."""
+    q = target.begin(rng)
+    w = torch.from_numpy(start_weights(len(target.problem.concentration), rng)).to(q)
     logits = (w[:-1] / w[-1]).log()
-    spread = ((1 / w[:-1] + 1 / w[-1]) / n).sqrt()  # of logits, if the labels were known
-    units = state.steps.log_average.exp()[:, None].expand(n, d)
-    scale = torch.cat([LOGIT_STEP * spread, units.flatten()])
-    return torch.cat([logits, state.point.q.flatten()]) / scale, scale, state.moves
+    spread = ((1 / w[:-1] + 1 / w[-1]) / len(q)).sqrt()  # of logits, if the labels were known
+    scale = torch.cat([spread, torch.ones_like(q).flatten()])
+    return torch.cat([logits, q.flatten()]) / scale, scale
 
 
 class State(NamedTuple):
@@ -142,22 +126,24 @@ class NutsSampler(Sampler):
         self, problem: Problem, truth: Truth, options: SamplerOptions, folder: Path | None = None
     ):
         pyro_nuts()
-        self.target = LatentTarget(problem, options.seed)
+        self.target = LatentTarget(problem, options.seed, folder)
         self.kernels: dict[int, tuple[Joint, Any]] = {}  # of chains that are warm
         super().__init__(self.target.problem, options, options.mcmc_n)
 
     def init(self, chain: Chain) -> State:
-        """Adapt the step size from where the pilot ended."""
+        """Adapt step size and units."""
         o = self.options
-        position, scale, moves = pilot(self.target, o, chain.number)
+        position, scale = begin(self.target, self.random(chain.number, 0))
         joint = Joint(self.target, scale)
         with self._seeded(chain, 0):
             kernel = self._kernel(joint, position, o.step_size or START_STEP, o.burn)
         for iteration in range(o.burn):
             position = self._draw(joint, kernel, iteration, chain)
             chain.tell(iteration + 1, {"step": f"{kernel.step_size:.2g}"})
-        spent = joint.gradients + moves / len(self.target.start)
-        return State(position, scale, float(kernel.step_size), spent)
+        if o.burn:
+            (variance,) = kernel.inverse_mass_matrix.values()
+            position, scale = position / variance.sqrt(), scale * variance.sqrt()
+        return State(position, scale, float(kernel.step_size), float(joint.gradients))
 
     def step(self, state: State, draw: int, chain: Chain) -> tuple[State, int, Facts]:
         """The next draw of a warm chain."""
@@ -191,16 +177,16 @@ class NutsSampler(Sampler):
             **of_gradients(self, target.cost),
         }
         gradients = found["spent"].sum()
-        cost = target.setup_evaluations + int(target.cost * len(target.start) * gradients)
+        cost = target.setup_evaluations + int(target.cost * len(target.centre) * gradients)
         return Draws(found["weights"], statistics=statistics, evaluations=cost)
 
     def _kernel(self, joint: Joint, position: Tensor, step_size: float, warm_up: int) -> Any:
-        """A kernel at a position that adapts for `warm_up` draws."""
+        """A kernel at a position; it adapts step size and units for `warm_up` draws."""
         kernel = pyro_nuts()(
             potential_fn=joint,
             step_size=step_size,
             adapt_step_size=warm_up > 0,
-            adapt_mass_matrix=False,
+            adapt_mass_matrix=warm_up > 0,
             target_accept_prob=self.options.acpt,
             max_tree_depth=tree_depth(self.options.traj_length),
         )
@@ -224,7 +210,7 @@ class NutsSampler(Sampler):
     def _seeded(self, chain: Chain, iteration: int) -> AbstractContextManager[None]:
         """Random numbers for one iteration of a chain."""
         seed = seeding.integer(self.options.seed, "nuts", chain.number, iteration)
-        return seeded(self.target.start.device, seed)
+        return seeded(self.target.centre.device, seed)
 
 
 def tree_depth(leapfrog_steps: int) -> int:

@@ -25,7 +25,6 @@ OF_GRADIENTS = {"step_size", "traj_length", "acpt", "thin"}
 HEEDED = {
     "--sampler=flow": OF_WEIGHTS | {"proposals", "refresh"},
     "--sampler=quadrature": OF_WEIGHTS | {"grid"},
-    "--sampler=parallel": OF_WEIGHTS | OF_GRADIENTS,
     "--sampler=nuts": OF_WEIGHTS | OF_GRADIENTS,
     "--sampler=hamiltorch": OF_WEIGHTS | OF_GRADIENTS,
     "--experiment=sbc": {"prior", "net_eps_cd", "grid", "sims", "sim_n"},
@@ -91,8 +90,8 @@ class McmcOptions(ToySolverOptions, SamplerOptions, NetworkOptions, RunOptions):
     )  # fmt: skip
     sampler: str = option(
         "flow", type=click.Choice(SAMPLERS),
-        help="candidates weighed by the flow's likelihood; exact on a 2-D grid; HMC on all latents "
-        "side by side; pyro's NUTS; hamiltorch's HMC as published",
+        help="posteriors of the data one by one, weighed anew; exact on a 2-D grid; pyro's NUTS on "
+        "all latents together; hamiltorch's HMC as published",
     )  # fmt: skip
     gt_n: int = option(2000, type=COUNT, help="data to simulate")
     gt_eps_mvn: float = option(0.01, type=POSITIVE, help="variance of the data's noise")

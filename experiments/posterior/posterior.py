@@ -108,16 +108,6 @@ class Problem:
         u = torch.cat([self.flow.integrate(b, T, t0, **how) for b in blocks])
         return self.flow.from_whitened(u, t0, "scaled_es")
 
-    def jacobian(self, z: Tensor) -> Tensor:
-        """df/dz at latents z [n, d], [n, d, d]."""
-        return torch.cat([self._jacobian(b) for b in z.split(self.flow.block)])
-
-    def _jacobian(self, z: Tensor) -> Tensor:
-        v = z.detach().requires_grad_()
-        fz = self.generate(v, differentiable=True)
-        rows = [torch.autograd.grad(c.sum(), v, retain_graph=True)[0] for c in fz.unbind(1)]
-        return torch.stack(rows, 1)
-
     def inflate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """f^-1(x) and log |det df^-1/dx|: data [n, d] to latents [n, d] and [n]."""
         t0, T = self.flow.ends(**self.how)

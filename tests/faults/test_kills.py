@@ -42,8 +42,8 @@ def commands(place):
                          "--save_dir=out", cpu]],
         "toy_MCMC_exps flow": [[*mcmc, "--gt_n=30", "--chains=2", "--mcmc_n=400", "--burn=100",
                                 "--proposals=16", "--refresh=1"]],
-        "toy_MCMC_exps parallel": [[*mcmc, "--sampler=parallel", "--gt_n=8", "--chains=2",
-                                    "--mcmc_n=20", "--burn=10", "--traj_length=4"]],
+        "toy_MCMC_exps nuts": [[*mcmc, "--sampler=nuts", "--gt_n=4", "--chains=2", "--mcmc_n=20",
+                                "--burn=10", "--traj_length=3"]],
         "toy_MCMC_exps sbc": [[*mcmc, "--experiment=sbc", "--grid=31", "--sims=20", "--sim_n=20"]],
         "calc_posterior": [["calc_posterior", toy, f"--observations={place / 'seen.csv'}",
                             "--noise=0.1", "--n=200", "--particles=64", "--bs=1", "--outdir=out",
@@ -66,7 +66,7 @@ def commands(place):
 
 LONG = (
     "gen_fid_samples", "toy_pfODE_int", "pfODE_int", "calc_roundtrip_mse", "calc_nll",
-    "extract and calc", "extracttoys", "toy_MCMC_exps flow", "toy_MCMC_exps parallel",
+    "extract and calc", "extracttoys", "toy_MCMC_exps flow", "toy_MCMC_exps nuts",
     "toy_MCMC_exps sbc", "calc_posterior", "coverage", "train", "fid", "dataset_tool",
     "dataset_tool folder",
 )  # fmt: skip

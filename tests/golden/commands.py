@@ -155,7 +155,6 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     # posteriors
     "flow": (f"{MCMC} --sampler=flow --proposals=8 --refresh=1 --no-plot",),
     "quadrature": (f"{MCMC} --sampler=quadrature --grid=21 --prior=improper",),
-    "parallel": (f"{MCMC} --sampler=parallel --traj_length=3 --thin=1 --no-plot",),
     "nuts": (
         f"{MCMC} --sampler=nuts --no-plot --gt_n=3 --traj_length=3 --mcmc_n=8 --burn=1 --steps=1",
     ),

@@ -1,4 +1,4 @@
-"""Data-space proposals against a linear flow's exact posterior."""
+"""Candidates about the posteriors of the data, against a linear flow's exact posterior."""
 
 from dataclasses import replace
 
@@ -12,9 +12,14 @@ from experiments.posterior.flow_sampler import FlowSampler, choose, plan
 from experiments.posterior.mcmc import diagnose
 from experiments.posterior.options import SamplerOptions
 from experiments.posterior.posterior import Truth, paper_problem, simulate_data
-from experiments.posterior.proposals import proposals
+from experiments.posterior.proposals import DEFENCE, LEAST_SHARE, SPREAD, proposals
 from tests.experiments.posterior.linear import exact_log_like, exact_weights, linear_problem, slope
-from tests.experiments.posterior.linear_gaussian import Linear, check_draws, exact_posterior
+from tests.experiments.posterior.linear_gaussian import (
+    Linear,
+    check_draws,
+    exact_posterior,
+    matrix_problem,
+)
 from tests.helpers import gaussian_flow
 
 TRUTH = Truth(torch.ones(3), torch.zeros(1), torch.zeros(1, 2))
@@ -73,9 +78,7 @@ def test_likelihoods_of_a_linear_flow():
 
 
 def test_few_candidates_that_are_renewed_are_exact_and_fixed_ones_are_not(monkeypatch):
-    monkeypatch.setattr(
-        "experiments.posterior.proposals.SHARES", (1 - 1e-9,)
-    )  # the poorer proposals
+    monkeypatch.setattr("experiments.posterior.proposals.DEFENCE", 0.5)  # poor proposals
     monkeypatch.setattr(flow_sampler, "check", lambda state, options: None)
     problem = fast(linear_problem(15, steps=4))
     mean, sd = exact_weights(problem)
@@ -108,8 +111,11 @@ def test_latents_of_a_linear_flow():
 def test_a_datum_that_the_flow_cannot_carry_is_named():
     problem = linear_problem(4, steps=4)
     problem.x[2] = float("nan")
-    with pytest.raises(ValueError, match="no candidate of datum 2"):
+    with pytest.raises(ValueError, match=r"datum 2, \[nan, .* is not finite"):
         run(problem, chains=1, mcmc_n=8, burn=0, proposals=8)
+    walled, _ = matrix_problem(4)
+    with pytest.raises(ValueError, match=r"no candidate of datum 0, \[.*\], generates finite data"):
+        run(replace(walled, wall=-9.0), chains=1, mcmc_n=8, burn=0, proposals=8)
 
 
 def test_a_killed_chain_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
@@ -165,12 +171,11 @@ def test_data_thinner_than_the_noise(thin):
     check_draws(draws, exact)
 
 
-def test_candidates_from_around_the_datum_alone_are_refused(monkeypatch):
-    """What they lead to without thin dimensions is right; with two of them w1 is far off."""
-    monkeypatch.setattr("experiments.posterior.proposals.SHARES", (1 - 1e-9,))
-    settings = {"chains": 1, "mcmc_n": 50, "burn": 10}
-    assert run(thin_problem(0), **settings).fatal == ""
-    problem = thin_problem(2)
+def test_candidates_of_the_components_alone_are_refused(monkeypatch):
+    """Of which too few count: weights are off, and R-hat does not see it."""
+    monkeypatch.setattr("experiments.posterior.proposals.DEFENCE", 1 - 1e-9)
+    settings, problem = {"chains": 1, "mcmc_n": 50, "burn": 10}, thin_problem(0)
+    object.__setattr__(problem, "noise_var", 0.0005)
     with pytest.raises(ValueError, match=r"of 32 candidates a datum, 1.\d count at the 10 %"):
         run(problem, **settings)
     monkeypatch.setattr(flow_sampler, "check", lambda state, options: None)
@@ -192,8 +197,29 @@ def test_longer_chains_come_nearer():
     assert off[1] < 0.4 * off[0]
 
 
-def test_shares_follow_what_finds_the_posterior():
-    thin, wide = (thin_problem(k) for k in (4, 0))
-    assert float(proposals(thin).around.max()) <= 0.25
-    shifted = replace(proposals(wide), mean=proposals(wide).mean + 3.0)
-    assert float(shifted.with_best_shares().around.min()) >= 0.75
+def test_gaussians_are_the_posteriors_of_a_linear_flow():
+    """Under each component; shares are what each gives the datum."""
+    problem = linear_problem(20, steps=8)
+    found, K = proposals(problem), 3
+    A, m = slope(problem), problem.mixture
+    precision = A**2 / problem.noise_var + 1 / m.sds**2  # [K, d]
+    mean = (A * problem.x[:, None] / problem.noise_var + m.means / m.sds**2) / precision
+    off = (found.mean[:, :K] - mean) * precision.sqrt()
+    assert float(off.square().mean().sqrt()) < 0.15
+    sds = found.root[:, :K].square().sum(3).sqrt() * precision.sqrt() / SPREAD
+    assert 0.9 < float(sds.mean()) < 1.1
+    exact = torch.softmax(exact_log_like(problem), 1)
+    share = (found.share[:, :K] / (1 - DEFENCE) - LEAST_SHARE / K) / (1 - LEAST_SHARE)
+    assert float((share - exact).abs().mean()) < 0.03
+
+
+def test_candidates_have_the_density_that_they_are_weighed_by():
+    problem = linear_problem(3, steps=8)
+    found, rng = proposals(problem), np.random.default_rng(0)
+    z = found.draw(np.arange(3), rng.random((3, 4000)), rng.standard_normal((3, 4000, 2)))
+    unit = problem.mixture.sds.max(0).values  # [d]
+    wide = torch.distributions.Normal(torch.zeros(2).double(), 3 * unit)
+    ratio = (wide.log_prob(z).sum(2) - found.log_density(np.arange(3), z)).exp()
+    inside = (z.abs() < 1.5 * unit).all(2)  # where both have mass
+    box = wide.cdf(1.5 * unit) - wide.cdf(-1.5 * unit)
+    np.testing.assert_allclose((ratio * inside).mean(1), float(box.prod()), rtol=0.15)
