@@ -1,7 +1,7 @@
 """Samplers of the calibration experiment beside the exact posterior, and what a draw of each costs.
 
-`flow` and `quadrature` share nothing but the flow: one weighs draws of the posteriors of the data one
-by one, the other tabulates the latents. Where both are run, the difference of their means is
+`flow` and `quadrature` share nothing but the flow: one weighs draws of the posteriors of the data
+one by one, the other tabulates the latents. Where both are run, the difference of their means is
 given in posterior sds and in Monte Carlo standard errors of the two.
 
 python -m benchmarks.mcmc [--data=2000] [--data=500] [--data=50] [--quick]
