@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from flow.arguments import How, check_coordinates, check_integration
 from flow.arguments import rows as checked_rows
 from flow.coordinates import CoordinateMaps, Coordinates
-from flow.steppers import PAPER_SOLVERS, SOLVERS, solve
+from flow.steppers import PAPER_SOLVERS, SOLVERS, Field, solve
 from training.arc import IMAGE_STEP_GROWTH, STEP_GROWTH, Arc
 from training.precond import FieldModel
 
 BLOCK = 2048  # vectors integrated together; fixed, so that results do not depend on the total
 IMAGE_BLOCK, GPU_IMAGE_BLOCK = 64, 512  # of images, where --bs is not given; others round otherwise
+LARGEST_GRAPH = 2**29  # bytes that autograd may keep of one block; beyond, steps are made twice
 Watcher = Callable[[int, float, Tensor], None]  # (step, time t, whitened state)
 # (time t, whitened states [n, d], angle rates [d]) -> the field F [n, d] there, and the rates of
 # quantities that are integrated along the path in further columns of the state, [n, m] each.
@@ -178,8 +180,16 @@ class Integrator(CoordinateMaps):
 
         Returns:
             states [n, d] and rows [n, ...].
+
+        Raises:
+            ValueError: naming the argument that cannot be.
         """
         check_integration(solver, steps, times, settings, differentiable)
+        if u.dim() not in (2, 3) or (u.dim() == 3 and u.shape[1] != 2):
+            raise ValueError(
+                f"u has the shape {tuple(u.shape)}: give [n, d], or the rows [n, 2, d] that the "
+                "reversible solver has left"
+            )
         rate = rate or self._plain
         if solver in PAPER_SOLVERS:
             term = paper_term(self, rate, sorted(times or (), reverse=stop < start))
@@ -191,11 +201,39 @@ class Integrator(CoordinateMaps):
             def watch(k: int, a: float, y: Tensor) -> None:
                 callback(k, term.time(a), term.leave(a, y))
 
+        stepper = SOLVERS[solver](**settings)
         with torch.set_grad_enabled(differentiable):
-            y = term.enter(u)
-            y, rows = solve(SOLVERS[solver](**settings), term.velocity, y, term.grid, watch)
+            y, velocity = term.enter(u), term.velocity
+            if differentiable and y.requires_grad:
+                velocity = self._in_memory(velocity, len(term.grid) * (stepper.stages or 1))
+            y, rows = solve(stepper, velocity, y, term.grid, watch)
             u = term.leave(term.grid[-1], y)
             return u, u if rows is y else term.leave(term.grid[-1], rows)
+
+    def _in_memory(self, velocity: Field, evaluations: int) -> Field:
+        """A velocity that is evaluated again on the way back where the graph would be too large."""
+        size = -1
+        kept = (*self.model.parameters(), *self.model.buffers())
+        weights = {w.untyped_storage().data_ptr() for w in kept}
+
+        def keep(saved: Tensor) -> Tensor:
+            nonlocal size
+            size += saved.nbytes if saved.untyped_storage().data_ptr() not in weights else 0
+            return saved
+
+        def bounded(a: float, y: Tensor) -> Tensor:
+            nonlocal size
+            if size < 0:  # the first, which tells
+                size = 0
+                with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+                    return velocity(a, y)
+            if size * evaluations <= LARGEST_GRAPH:
+                return velocity(a, y)
+            again = checkpoint(velocity, a, y, use_reentrant=False, preserve_rng_state=False)
+            assert isinstance(again, Tensor)
+            return again
+
+        return bounded
 
     def _in_blocks(self, step: Callable[[Tensor], Tensor], u: Tensor, how: How) -> Tensor:
         """step(block) of all blocks, so that memory stays flat; a callback sees all rows."""

@@ -196,3 +196,33 @@ def test_schedule_moves_with_the_model():
     names = set(flow.model.state_dict())
     assert {"W", "mean", "scale", "schedule.xi", "schedule.g", "schedule.gamma0"} <= names
     assert isinstance(flow.schedule, Schedule)
+
+
+def test_rows_of_another_shape_are_refused():
+    flow, x = three_blobs(2, 2)
+    u = flow.to_whitened(x, 0.0, "unscaled")
+    for wrong in (torch.stack([u, u]), u[0]):
+        with pytest.raises(ValueError, match=r"u has the shape .*: give \[n, d\], or the rows"):
+            flow.integrate(wrong, 0.0, 1.0, "reversible", 4)
+
+
+@pytest.mark.parametrize("solver", ["rk4", "ab2", "reversible"])
+def test_gradients_do_not_depend_on_what_autograd_keeps(solver, monkeypatch):
+    """Beyond a size steps are made again on the way back: the same numbers, in little memory."""
+    flow, x = three_blobs(2, 1)
+    found, kept = [], []
+
+    def keep(saved):
+        kept[-1] += saved.nbytes
+        return saved
+
+    for most in (2**40, 0):
+        monkeypatch.setattr("flow.integration.LARGEST_GRAPH", most)
+        u = flow.to_whitened(x, 0.0, "unscaled").requires_grad_()
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda saved: saved):
+            z = flow.integrate(u, 0.0, 5.0, solver, 8, differentiable=True)
+        found.append((z.detach(), *torch.autograd.grad(z.sin().sum(), u)))
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+    assert kept[1] < 0.5 * kept[0]
