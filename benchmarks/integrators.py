@@ -35,13 +35,10 @@ def measure(flow: Flow, u: torch.Tensor, exact: torch.Tensor, solver: str, steps
     T = flow.schedule.tmax
     times = ifs_times(steps, T / steps) if solver == PAPER[0] else None
     back = times[::-1] if times else None
-    start = torch.stack([u, u]) if solver == "reversible" else u
     flow.evaluations = 0
-    z = flow.integrate(start, 0.0, T, solver, steps, times=times)
+    z, rows = flow.carry(u, 0.0, T, solver, steps, times=times)
     evaluations = flow.evaluations
-    x = flow.integrate(z, T, 0.0, solver, steps, times=back)
-    if solver == "reversible":
-        z, x = z[0], x[0]
+    x = flow.integrate(rows, T, 0.0, solver, steps, times=back)
     return {
         "evaluations": evaluations,
         "latent": float((z - exact).square().mean().sqrt()),
