@@ -111,9 +111,9 @@ def test_every_network_trains_with_classes_andaugmentation(tmp_path, colour, arc
 def test_interrupted_training_is_bit_identical(tmp_path, colour):
     """With dropout, augmentation and class labels."""
     args = ["--cond", "--augment=0.3", "--dropout=0.2", "--dump=1", "--no-plot"]
-    trained(tmp_path / "whole", colour, *args, "--duration=0.0006")
-    trained(tmp_path / "parts", colour, *args, "--duration=0.0006", "--stop_after=0.0003")
-    trained(tmp_path / "parts", colour, *args, "--duration=0.0006", "--resume=latest")
+    trained(tmp_path / "whole", colour, *args, "--duration=0.0004")
+    trained(tmp_path / "parts", colour, *args, "--duration=0.0004", "--stop_after=0.0002")
+    trained(tmp_path / "parts", colour, *args, "--duration=0.0004", "--resume=latest")
     whole, parts = (network_file.load_network(tmp_path / f)["state"] for f in ("whole", "parts"))
     assert whole.keys() == parts.keys()
     for name in whole:

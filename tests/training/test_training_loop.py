@@ -113,7 +113,7 @@ def test_training_approaches_the_exact_field(tmp_path):
     from flow.exact import MixtureField
     from training.data.toys import ToySource, exact_mixture
 
-    train("--outdir", tmp_path, "--data_name=gmm1d", "--duration=0.6", "--batch=1024", "--no-plot")
+    train("--outdir", tmp_path, "--data_name=gmm1d", "--duration=0.2", "--batch=512", "--no-plot")
     flow = load_flow(tmp_path, "cpu")
     truth = MixtureField(flow.schedule, flow.model.basis, **exact_mixture("gmm1d"))
     y = flow.model.encode(ToySource("gmm1d").samples(1, 0, 4000)) / flow.schedule.xi.sqrt()
