@@ -34,7 +34,7 @@ RUNS: dict[int, dict[str, SamplerOptions]] = {
     50: {
         "quadrature": SamplerOptions(),
         "flow": SamplerOptions(refresh=5.0),
-        "nuts": SamplerOptions(mcmc_n=200, burn=150, chains=2),
+        "nuts": SamplerOptions(mcmc_n=60, burn=40, chains=2),
     },
 }
 EXACT = "quadrature"
