@@ -50,11 +50,6 @@ class Mixture:
         """log sum_k w_k N_k(z), [n], for log weights [K] or [n, K]."""
         return torch.logsumexp(self.log_components(z) + log_weights, 1)
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variances of the mixture with equal weights, [d] each."""
-        variance = self.sds.square().mean(0) + self.means.var(0, correction=0)
-        return self.means.mean(0), variance
-
 
 def paper_mixture(variances: Tensor) -> Mixture:
     """The three components of appendix B.7: one round, one thin in each of two directions.
