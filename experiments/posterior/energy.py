@@ -102,7 +102,7 @@ class LatentTarget:
         found, flow = moments(self.problem, seed, folder), problem.flow
         stretch = flow.stretch(flow.schedule.tmax, "scaled_es")
         self.centre = found.mean * stretch  # [n, d]
-        self.root = stretch[:, None] * found.root  # [n, d, d]
+        self.root = stretch[:, None] * torch.linalg.cholesky(found.covariance)  # [n, d, d]
         self.setup_evaluations = found.evaluations
 
     def begin(self, rng: np.random.Generator) -> Tensor:

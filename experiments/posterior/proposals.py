@@ -32,7 +32,6 @@ from torch import Tensor
 from experiments.posterior.posterior import Problem
 from experiments.posterior.quadrature import most_likely
 from flow.inference.posterior import Posteriors
-from flow.inference.smc import Ellipse
 from flow.likelihood import log_normal
 from torch_utils.work import Parts, shared_rows
 
@@ -48,17 +47,19 @@ class Moments(NamedTuple):
 
     Attributes:
         mean: [n, d].
-        root: lower triangular root of the covariance, [n, d, d].
+        covariance: [n, d, d].
         evaluations: of the network, each of one sample, that they took.
     """
 
     mean: Tensor
-    root: Tensor
+    covariance: Tensor
     evaluations: int
 
 
 def moments(problem: Problem, seed: int, folder: Path | None = None) -> Moments:
     """Moments of the posteriors of the problem's data; every rank must call this.
+
+    Covariances are shrunk towards their diagonals as far as draws are few.
 
     Args:
         problem: with data x [n, d].
@@ -81,20 +82,24 @@ def moments(problem: Problem, seed: int, folder: Path | None = None) -> Moments:
         lambda rows: _moments(problem, rows, seed), n, TOGETHER, "posteriors of the data",
         Parts(folder, identity),
     )  # fmt: skip
-    mean, root, evaluations = found.to(problem.x).split([d, d * d, 1], 1)
-    return Moments(mean, root.reshape(n, d, d), round(float(evaluations.sum())))
+    mean, covariance, evaluations = found.to(problem.x).split([d, d * d, 1], 1)
+    return Moments(mean, covariance.reshape(n, d, d), round(float(evaluations.sum())))
 
 
 def _moments(problem: Problem, rows: range, seed: int) -> Tensor:
-    """Of some data: means, roots and evaluations in a row each, [m, d + d^2 + 1]."""
+    """Of some data: means, covariances and evaluations in a row each, [m, d + d^2 + 1]."""
     data = Posteriors(problem.flow, [_observed(problem, i) for i in rows])
     found = data.sample(PARTICLES, seed, "importance", first=rows.start,
                         particles=PARTICLES, rounds=ROUNDS)  # fmt: skip
-    alike = found[0].z.new_full((PARTICLES,), 1 / PARTICLES)
-    fits = [Ellipse.fitted(draws.z, alike, draws.effective) for draws in found]
-    evaluations = alike.new_tensor([[draws.facts["evaluations"]] for draws in found])
-    mean, root = torch.stack([fit.mean for fit in fits]), torch.stack([fit.L for fit in fits])
-    return torch.cat([mean, root.flatten(1), evaluations], 1)
+    z = torch.stack([draws.z for draws in found])  # [m, P, d]
+    mean, effective = z.mean(1), z.new_tensor([draws.effective for draws in found])
+    away = z - mean[:, None]
+    covariance = away.mT @ away / PARTICLES
+    shrink = (z.shape[2] / effective).clamp(max=1.0)[:, None, None]
+    diagonal = torch.diag_embed(covariance.diagonal(dim1=1, dim2=2) + 1e-9)
+    covariance = (1 - shrink) * covariance + shrink * diagonal
+    evaluations = z.new_tensor([[draws.facts["evaluations"]] for draws in found])
+    return torch.cat([mean, covariance.flatten(1), evaluations], 1)
 
 
 def _observed(problem: Problem, i: int) -> Callable[[Tensor], Tensor]:
@@ -178,7 +183,7 @@ def proposals(problem: Problem, seed: int = 0, folder: Path | None = None) -> Pr
     stretch = flow.stretch(flow.schedule.tmax, "scaled_es")
     centre, sds = problem.mixture.means / stretch, problem.mixture.sds / stretch  # [K, d], whitened
     n, (K, d) = len(found.mean), centre.shape
-    inverse = torch.cholesky_inverse(found.root)
+    inverse = torch.linalg.inv(found.covariance)
     values, vectors = torch.linalg.eigh(inverse - torch.eye(d).to(inverse))
     pull = (vectors * values.clamp(min=0.0)[:, None]) @ vectors.mT  # precision of the likelihood
     push = (inverse @ found.mean[..., None])[:, None, :, 0] + centre / sds.square()  # [n, K, d]

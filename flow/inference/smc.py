@@ -115,13 +115,12 @@ class Ellipse(NamedTuple):
         return cls(z.new_zeros(d), torch.eye(d, dtype=z.dtype, device=z.device))
 
     @classmethod
-    def fitted(cls, z: Tensor, weights: Tensor, effective: float = math.inf) -> Ellipse:
+    def fitted(cls, z: Tensor, weights: Tensor) -> Ellipse:
         """To weighted particles z [n, d]; weights [n], sum 1.
 
-        The covariance is shrunk towards its diagonal as far as the particles are few, or worth few
-        independent ones.
+        The covariance is shrunk towards its diagonal as far as the particles are few.
         """
-        d, n = z.shape[1], min(1 / float(weights.square().sum()), effective)
+        d, n = z.shape[1], 1 / float(weights.square().sum())
         mean = weights @ z
         c = z - mean
         covariance = (weights[:, None] * c).T @ c
