@@ -119,35 +119,45 @@ def reproduce(names: tuple[str, ...], options: dict[str, Any]) -> int:
                 f"put the set at {about['usual']} or {about['source']} (README; CIFAR-10 is "
                 "fetched by python -m benchmarks.real_data cifar10)"
             )
-    cores, procs = os.cpu_count() or 1, options["procs"]
-    jobs = options["jobs"] or (cores if scale == "smoke" else 1)
+    command = _snakemake(papers, data, options)
+    targets = [*options["more"], "--", *(f"{name}/done" for name in names)]
+    if dry:
+        return _show(command, outdir, targets)
+    for name in names:  # tables are made anew, of what is there
+        (outdir / name / "done").unlink(missing_ok=True)
+    code = _call([*command, str(outdir), "--quiet", "reason", *targets])
+    left = [name for name in names if not (outdir / name / "done").exists()]
+    if code and left and (outdir / "steps").exists():
+        from experiments.reproduce.tables import write_table
+
+        for name in left:
+            write_table(papers, name, outdir)
+    click.echo(f"Results: {outdir}/results.txt")
+    return code
+
+
+def _snakemake(papers: Papers, data: dict[str, str], options: dict[str, Any]) -> list[str]:
+    """The command of Snakemake, up to its folder and targets."""
+    smoke, cores, procs = papers.scale == "smoke", os.cpu_count() or 1, options["procs"]
+    jobs = options["jobs"] or (cores if smoke else 1)
     queue = "--executor" in options["more"]
     tries = options["tries"] if options["tries"] is not None else 20 * queue
     settings = {
-        "scale": scale, "seed": options["seed"], "data": data, "settings": papers.path,
-        "procs": procs, "gpus": 0 if scale == "smoke" else procs, "device": options["device"],
+        "scale": papers.scale, "seed": options["seed"], "data": data, "settings": papers.path,
+        "procs": procs, "gpus": 0 if smoke else procs, "device": options["device"],
         "threads": max(1, cores // jobs), "tries": tries, "queue": queue,
     }  # fmt: skip
     # Locks are the steps' own (experiments/reproduce/step.py): Snakemake's outlive a kill.
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--nolock",
-               "--cores", str(max(cores, jobs)), "--keep-going", "--rerun-incomplete",
-               "--rerun-triggers", "mtime", "params", "input", "--nocolor",
-               "--config", *(f"{k}={json.dumps(v)}" for k, v in settings.items()),
-               "--directory"]  # fmt: skip
-    targets = [*options["more"], "--", *(f"{name}/done" for name in names)]
-    if not dry:
-        for name in names:  # tables are made anew, of what is there
-            (outdir / name / "done").unlink(missing_ok=True)
-        code = _call([*command, str(outdir), "--quiet", "reason", *targets])
-        left = [name for name in names if not (outdir / name / "done").exists()]
-        if code and left and (outdir / "steps").exists():
-            from experiments.reproduce.tables import write_table
+    return [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--nolock",
+            "--cores", str(max(cores, jobs)), "--keep-going", "--rerun-incomplete",
+            "--rerun-triggers", "mtime", "params", "input", "--nocolor",
+            "--config", *(f"{k}={json.dumps(v)}" for k, v in settings.items()),
+            "--directory"]  # fmt: skip
 
-            for name in left:
-                write_table(papers, name, outdir)
-        click.echo(f"Results: {outdir}/results.txt")
-        return code
-    with tempfile.TemporaryDirectory() as empty:  # a dry run writes nothing
+
+def _show(command: list[str], outdir: Path, targets: list[str]) -> int:
+    """Print the commands that are left to run; writes nothing. Returns Snakemake's exit code."""
+    with tempfile.TemporaryDirectory() as empty:
         where = str(outdir) if outdir.exists() else empty
         found = subprocess.run(
             [*command, where, "--dry-run", "--printshellcmds", *targets],

@@ -130,35 +130,61 @@ def calibrate(
         raise ValueError(f"{n} truths cannot tell; give 20 at least, better 200")
     seen = [simulate(x, seeding.generator(seed, "observation", i)) for i, x in enumerate(truths)]
     points = references(truths, seen, seed, reference)
-    spread = truths.std(0)
-    scale = np.where(spread > 1e-6 * max(spread.max(), 1e-300), spread, np.inf)
+    scale = spreads(truths)
 
     def one(i: int) -> Tensor:
         found = sample(seen[i], draws, seeding.integer(seed, "draws", i))
         x, effective = drawn(found, draws, d, i)
         rng = seeding.generator(seed, "ties", i)
         both = np.concatenate([x, truths[i : i + 1]])
-        if log_likelihood is not None:
-            both = np.column_stack([both, np.asarray(log_likelihood(seen[i], both))])
-        rank = (position(both[:-1], both[-1], rng) + rng.random(both.shape[1])) / (draws + 1)
-        far, own = (np.linalg.norm((p - points[i]) / scale, axis=-1) for p in (x, truths[i]))
-        nearer = (position(far, own, rng) + rng.random()) / (draws + 1)
-        return torch.from_numpy(np.array([*rank, nearer, effective]))
+        likely = () if log_likelihood is None else (np.asarray(log_likelihood(seen[i], both)),)
+        places = placed(np.column_stack([both, *likely]), (both - points[i]) / scale, rng)
+        return torch.from_numpy(np.array([[*places, effective]]))
 
     mark = {"calibration": truths, "seen": [np.asarray(y) for y in seen], "draws": draws}
     parts = Parts(folder, {**mark, "seed": seed, "references": points})
-    found = shared_rows(
-        lambda rows: torch.stack([one(i) for i in rows]), n, 1, "observations", parts
-    ).numpy()
+    found = shared_rows(lambda rows: one(rows[0]), n, 1, "observations", parts)
+    return judged(found.numpy(), scale, draws, seed)
+
+
+def spreads(truths: np.ndarray) -> np.ndarray:
+    """Sds of coordinates [n, d], infinite where they do not vary, [d]."""
+    spread = truths.std(0)
+    return np.where(spread > 1e-6 * max(spread.max(), 1e-300), spread, np.inf)
+
+
+def judged(found: np.ndarray, scale: np.ndarray, draws: int, seed: int) -> Verdict:
+    """The verdict on ranks, credibilities and effective draws, the columns of `found`.
+
+    Args:
+        found: of each truth, [n, d + 2], or [n, d + 3] with ranks of the likelihood.
+        scale: sds of the truths' coordinates, infinite for those that do not vary, [d].
+        draws: of each observation.
+        seed: of the bands.
+    """
     ranks, credibility, effective = found[:, :-2], found[:, -2], found[:, -1]
     values = {"tarp": credibility}
-    if log_likelihood is not None:
-        values["likelihood"] = ranks[:, d]
+    if ranks.shape[1] > len(scale):
+        values["likelihood"] = ranks[:, -1]
     values |= {f"x{j + 1}": ranks[:, j] for j in np.flatnonzero(np.isfinite(scale)).tolist()}
     level = 1 - (1 - LEVEL) / len(values)
     grid = np.arange(1, draws + 1) / (draws + 1)
     tests = {name: assess(v, grid, seed, level) for name, v in values.items()}
     return Verdict(ranks, credibility, effective, draws, LEAST_SHARE * draws, tests)
+
+
+def placed(values: np.ndarray, away: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Ranks of a truth's values among those of its draws, and its credibility, in (0, 1), [k + 1].
+
+    Args:
+        values: of the draws, and of the truth last, [draws + 1, k].
+        away: what they are from the reference point, [draws + 1, d].
+        rng: decides ties.
+    """
+    rank = position(values[:-1], values[-1], rng) + rng.random(values.shape[1])
+    far = np.linalg.norm(away, axis=-1)
+    nearer = position(far[:-1], far[-1], rng) + rng.random()
+    return np.array([*rank, nearer]) / len(values)
 
 
 def position(x: np.ndarray, truth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
