@@ -114,7 +114,7 @@ def draws(y: np.ndarray, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """
     folder = NETWORKS / "posteriors"
     batches = [range(k, min(k + TOGETHER, len(y))) for k in range(0, len(y), TOGETHER)]
-    facts = {"of": load_flow(folder / "digits", "cpu").model.net, "how": [*HOW.values(), factor]}
+    facts = {"of": load_flow(folder / "digits", "cpu").model, "how": [*HOW.values(), factor]}
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context) as pool, ThreadPoolExecutor() as waiting:
 
