@@ -74,7 +74,7 @@ format: venv  ## apply the style
 
 BENCHMARKS := toy_training integrators nll mcmc correlations basis batches frechet unet \
 	image_round_trips evaluations likelihood scaling png posteriors gpu
-bench: venv  ## time to answer, about 20 minutes: benchmarks/results/bench.txt
+bench: venv  ## time to answer, about half an hour: benchmarks/results/bench.txt
 	$(BIN)/python -m benchmarks
 
 bench-full: venv  ## every benchmark in its full size, hours; tables go to benchmarks/results/

@@ -1,7 +1,7 @@
 """Which committed tables are older than the code that they measured.
 
 A table names the digest of the files that its benchmark imports or runs, and what these import:
-all but dnnlib (command lines, files, pictures), and but comments and empty lines.
+all but dnnlib (command lines, files, pictures), and but docstrings, comments and empty lines.
 
     python -m benchmarks.sources    # write the state of all tables into docs/benchmarks.md
 """
@@ -68,10 +68,20 @@ def digest(benchmark: str) -> str:
         todo = [p for path in todo for p in named(path) if p not in files]
     whole = hashlib.sha256()
     for path in sorted(files):
-        lines = [line.rstrip() for line in path.read_text().splitlines()]
-        code = [line for line in lines if line and not line.lstrip().startswith("#")]
-        whole.update("\n".join([str(path.relative_to(ROOT)), *code, ""]).encode())
+        whole.update("\n".join([str(path.relative_to(ROOT)), *_code(path), ""]).encode())
     return whole.hexdigest()[:12]
+
+
+def _code(path: Path) -> list[str]:
+    """Lines of a file without docstrings, comments and empty lines."""
+    text = path.read_text()
+    said: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            said |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = (line.rstrip() for n, line in enumerate(text.splitlines(), 1) if n not in said)
+    return [line for line in lines if line and not line.lstrip().startswith("#")]
 
 
 def stale() -> dict[str, str]:

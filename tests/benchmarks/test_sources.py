@@ -11,7 +11,7 @@ def test_stale_tables_are_marked():
 
 
 def test_a_digest_is_of_what_is_measured(tmp_path, monkeypatch):
-    """Code that a benchmark reaches changes its digest; comments and other code do not."""
+    """Code that a benchmark reaches changes its digest; remarks and other code do not."""
     for name, text in {
         "benchmarks/speed.py": "from training.a import f\nrun('script.py')\n",
         "training/__init__.py": "",
@@ -33,7 +33,7 @@ def test_a_digest_is_of_what_is_measured(tmp_path, monkeypatch):
 
     first = now()
     (tmp_path / "training/c.py").write_text("y = 2\n")
-    (tmp_path / "training/b.py").write_text("# a remark\n\nx = 1\n")
+    (tmp_path / "training/b.py").write_text('"""What it is,\nin full."""\n\n# a remark\nx = 1\n')
     assert now() == first
     seen = {first}
     for name in ("training/b.py", "flow/d.py", "script.py", "benchmarks/speed.py"):
