@@ -52,7 +52,6 @@ def _file(module: str) -> Path | None:
     return next(found, None)
 
 
-@cache
 def digest(benchmark: str) -> str:
     """Of the files that a benchmark, a module of this folder, depends on; 12 digits."""
     if benchmark == "__main__":  # all that `make bench` runs
@@ -72,6 +71,7 @@ def digest(benchmark: str) -> str:
     return whole.hexdigest()[:12]
 
 
+@cache
 def _code(path: Path) -> list[str]:
     """Lines of a file without docstrings, comments and empty lines."""
     text = path.read_text()
