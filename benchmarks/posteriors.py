@@ -114,7 +114,8 @@ def draws(y: np.ndarray, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """
     folder = NETWORKS / "posteriors"
     batches = [range(k, min(k + TOGETHER, len(y))) for k in range(0, len(y), TOGETHER)]
-    facts = {"of": load_flow(folder / "digits", "cpu").model, "how": [*HOW.values(), factor]}
+    how = [*HOW.values(), NOISE, CHAINS, FEW, factor]
+    kept = Parts(folder / "draws", {"of": load_flow(folder / "digits", "cpu").model, "how": how})
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context) as pool, ThreadPoolExecutor() as waiting:
 
@@ -123,7 +124,7 @@ def draws(y: np.ndarray, factor: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
                 return {"x": pool.submit(some, folder, mine, rows.start, factor).result()}
 
             mine = y[rows.start : rows.stop]
-            return Parts(folder / "draws", {**facts, "y": mine}).get(rows, work)["x"]
+            return kept.also(y=mine).get(rows, work)["x"]
 
         found = list(tqdm(waiting.map(one, batches), total=len(batches), unit="batch"))
     whole = torch.cat(found).numpy()
@@ -224,7 +225,8 @@ def wine() -> tuple[Rows, list[Line]]:
 
 
 @click.command()
-@click.option("--digits", "count", default=50, help="held-out digits, each about half a minute")
+@click.option("--digits", "count", type=click.IntRange(min=20), default=50,
+              help="held-out digits, each about half a minute")  # fmt: skip
 @click.option("--broken", is_flag=True, help="also draw with a likelihood that is wrong")
 def main(count: int, broken: bool) -> None:
     """Measure, and write the table."""
@@ -233,7 +235,7 @@ def main(count: int, broken: bool) -> None:
     rng = np.random.default_rng(1)
     picks = rng.permutation(len(held))[:count]
     noise = math.sqrt(float(flow.schedule.gamma0)) * flow.model.scale.numpy()
-    truths = held[picks] + noise * rng.standard_normal((count, 64))
+    truths = held[picks] + noise * rng.standard_normal((len(picks), 64))
     y = np.stack([measured(x, rng) for x in truths])
     found, effective = draws(y)
     more, other = recognised(flow, seen, (truths, classes[picks]), y, found)

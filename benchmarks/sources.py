@@ -21,6 +21,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 MARK = re.compile(r"(<!-- tables -->\n).*?(<!-- end -->)", re.DOTALL)
 MEASURED = ("torch_utils", "training", "flow", "metrics", "experiments", "benchmarks")
 APART = {"benchmarks.sources", "benchmarks.common", "benchmarks.__main__"}
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 WHOLE = {"bench": "__main__", "cifar10_fid_smoke": "cifar10_fid"}  # tables of modules not so named
 
 
@@ -77,8 +78,7 @@ def _code(path: Path) -> list[str]:
     text = path.read_text()
     said: set[int] = set()
     for node in ast.walk(ast.parse(text)):
-        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             said |= set(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
     lines = (line.rstrip() for n, line in enumerate(text.splitlines(), 1) if n not in said)
     return [line for line in lines if line and not line.lstrip().startswith("#")]
